@@ -1,0 +1,1 @@
+//! Lockable: a distributed lock service over HTTPS, on PostgreSQL.

@@ -1,1 +1,5 @@
 //! Lockable: a distributed lock service over HTTPS, on PostgreSQL.
+
+pub mod cli;
+pub mod config;
+pub mod server;

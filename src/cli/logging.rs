@@ -1,0 +1,21 @@
+//! Logs: on standard error, as text or JSON.
+
+use tracing_subscriber::EnvFilter;
+
+use crate::config::{LogFormat, LogSettings};
+
+/// Starts logging for this process.
+///
+/// # Errors
+/// A sentence, where the filter cannot be read.
+pub(super) fn start(settings: &LogSettings) -> Result<(), String> {
+    let filter = EnvFilter::try_new(&settings.filter)
+        .map_err(|error| format!("--log {:?} is no log filter: {error}", settings.filter))?;
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // A second subscriber can only be a test's: keep that one.
+    let _ = match settings.format {
+        LogFormat::Text => lines.with_target(false).try_init(),
+        LogFormat::Json => lines.json().flatten_event(true).with_current_span(true).with_span_list(false).try_init(),
+    };
+    Ok(())
+}

@@ -1,0 +1,360 @@
+//! The settings: each by flag and by environment variable, with units in their names.
+//!
+//! [`Settings`] is what `lockable serve` takes; [`DatabaseSettings`] is the part that every command on the data needs.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use etcetera::BaseStrategy;
+use ipnet::IpNet;
+use url::Url;
+
+const LISTEN: &str = "127.0.0.1:8080";
+const METRICS_LISTEN: &str = "127.0.0.1:9464";
+const DRAIN_TIMEOUT_MS: u64 = 10_000;
+const DATABASE_CONNECTIONS: u32 = 20;
+
+/// Everything that `lockable serve` can be told.
+#[derive(Args, Clone, Debug)]
+pub struct Settings {
+    /// Where the data is.
+    #[command(flatten)]
+    pub database: DatabaseSettings,
+
+    /// Address and port to serve on; several machines reach it only if this is not loopback
+    #[arg(long, env = "LOCKABLE_LISTEN", value_name = "ADDRESS:PORT", default_value = LISTEN, value_parser = address)]
+    pub listen: SocketAddr,
+
+    /// Address and port for Prometheus metrics (GET /metrics); keep it away from the public
+    #[arg(long, env = "LOCKABLE_METRICS_LISTEN", value_name = "ADDRESS:PORT", default_value = METRICS_LISTEN, value_parser = address)]
+    pub metrics_listen: SocketAddr,
+
+    /// PEM file with the TLS certificate and its chain; with it the service speaks HTTPS (HTTP/1.1 and HTTP/2), and takes
+    /// up a changed file within seconds. Unset: plain HTTP
+    #[arg(long, env = "LOCKABLE_TLS_CERT", value_name = "FILE")]
+    pub tls_cert: Option<PathBuf>,
+
+    /// PEM file with the private key of the TLS certificate
+    #[arg(long, env = "LOCKABLE_TLS_KEY", value_name = "FILE")]
+    pub tls_key: Option<PathBuf>,
+
+    /// What browsers and mail call this service, such as https://locks.example.com. Its scheme decides whether cookies are
+    /// Secure and HSTS is sent [default: from the listener]
+    #[arg(long, env = "LOCKABLE_PUBLIC_URL", value_name = "URL", value_parser = public_url)]
+    pub public_url: Option<Url>,
+
+    /// Proxies in front of the service, as addresses or networks separated by commas (10.0.0.0/8,127.0.0.1). Only they are
+    /// believed when they say in X-Forwarded-For who asked [default: none, the peer's address counts]
+    #[arg(long, env = "LOCKABLE_TRUSTED_PROXIES", value_name = "CIDR,...", value_delimiter = ',', value_parser = network)]
+    pub trusted_proxies: Vec<IpNet>,
+
+    /// Mail server, as smtp://user:password@host:port (with ?tls=required for STARTTLS) or smtps://... Unset: mail is
+    /// written to the folder outbox in the data directory
+    #[arg(long, env = "LOCKABLE_SMTP_URL", value_name = "URL", hide_env_values = true)]
+    pub smtp_url: Option<SecretUrl>,
+
+    /// Sender of the service's mail [default: lockable@ and the host of the public URL]
+    #[arg(long, env = "LOCKABLE_MAIL_FROM", value_name = "ADDRESS")]
+    pub mail_from: Option<String>,
+
+    /// Where a Hobbyist is sent who asks for Business things
+    #[arg(long, env = "LOCKABLE_UPGRADE_URL", value_name = "URL", value_parser = public_url)]
+    pub upgrade_url: Option<Url>,
+
+    /// How long after an outage of the database its leases may still be renewed before anybody else gets the lock,
+    /// milliseconds [default: what the database says, 60000 at first]
+    #[arg(long, env = "LOCKABLE_OUTAGE_GRACE_MS", value_name = "MS", value_parser = clap::value_parser!(u32).range(0..=86_400_000))]
+    pub outage_grace_ms: Option<u32>,
+
+    /// How long a stop may take to answer what is in flight, milliseconds
+    #[arg(long, env = "LOCKABLE_DRAIN_TIMEOUT_MS", value_name = "MS", default_value_t = DRAIN_TIMEOUT_MS)]
+    pub drain_timeout_ms: u64,
+}
+
+/// Where the data is: for `serve` and for every command that works on the data.
+#[derive(Args, Clone, Debug)]
+pub struct DatabaseSettings {
+    /// PostgreSQL to use, as postgres://user:password@host/database. Unset: Lockable runs a PostgreSQL of its own in the
+    /// data directory
+    #[arg(long, env = "DATABASE_URL", value_name = "URL", hide_env_values = true)]
+    pub database_url: Option<SecretUrl>,
+
+    /// Folder of the embedded PostgreSQL and of unsent mail [default: /var/lib/lockable for root, else the platform's data
+    /// folder for lockable]
+    #[arg(long, env = "LOCKABLE_DATA_DIR", value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+
+    /// Connections to PostgreSQL that this process opens at most
+    #[arg(long, env = "LOCKABLE_DATABASE_CONNECTIONS", value_name = "N", default_value_t = DATABASE_CONNECTIONS,
+          value_parser = clap::value_parser!(u32).range(4..=1000))]
+    pub database_connections: u32,
+
+    /// Accept a PostgreSQL with fsync or full_page_writes off. A crash of it may then forget locks that were granted
+    #[arg(long, env = "LOCKABLE_UNSAFE_DATABASE")]
+    pub unsafe_database: bool,
+}
+
+/// What is logged, and how.
+#[derive(Args, Clone, Debug)]
+pub struct LogSettings {
+    /// What to log: error, warn, info, debug or trace, also by module (info,lockable::locks=debug)
+    #[arg(long = "log", env = "LOCKABLE_LOG", value_name = "FILTER", global = true, default_value = "info")]
+    pub filter: String,
+
+    /// How to write the log, on standard error
+    #[arg(
+        long = "log-format",
+        env = "LOCKABLE_LOG_FORMAT",
+        value_name = "FORMAT",
+        global = true,
+        value_enum,
+        default_value = "text"
+    )]
+    pub format: LogFormat,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// One readable line an event
+    Text,
+    /// One JSON object a line
+    Json,
+}
+
+/// Settings that contradict each other, as a sentence that says what to do.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("{0}")]
+pub struct SettingsError(String);
+
+impl Settings {
+    /// Checks what no single setting can know.
+    ///
+    /// # Errors
+    /// A sentence about the settings that do not go together.
+    pub fn validate(&self) -> Result<(), SettingsError> {
+        let complain = |sentence: &str| Err(SettingsError(sentence.to_owned()));
+        match (&self.tls_cert, &self.tls_key) {
+            (Some(_), None) => {
+                return complain("--tls-cert is set without --tls-key: give the file of its private key too");
+            }
+            (None, Some(_)) => {
+                return complain("--tls-key is set without --tls-cert: give the file of its certificate too");
+            }
+            _ => {}
+        }
+        if self.listen == self.metrics_listen && self.listen.port() != 0 {
+            return complain(
+                "--listen and --metrics-listen are the same address: give the metrics a port of their own",
+            );
+        }
+        if let Some(url) = &self.smtp_url
+            && !matches!(url.expose().scheme(), "smtp" | "smtps")
+        {
+            return complain("--smtp-url has to begin with smtp:// or smtps://");
+        }
+        if let Some(from) = &self.mail_from
+            && !from.contains('@')
+        {
+            return complain("--mail-from has to be an e-mail address, such as locks@example.com");
+        }
+        self.database.validate()
+    }
+
+    /// What browsers and mail call this service: the setting, else the listener's address. `listening` is the bound
+    /// address, whose port is known even where the setting said 0.
+    pub fn public_url(&self, listening: SocketAddr) -> Url {
+        if let Some(url) = &self.public_url {
+            return url.clone();
+        }
+        let scheme = if self.tls_cert.is_some() { "https" } else { "http" };
+        let host = match listening.ip() {
+            ip if ip.is_unspecified() => "localhost".to_owned(),
+            IpAddr::V6(ip) => format!("[{ip}]"),
+            IpAddr::V4(ip) => ip.to_string(),
+        };
+        Url::parse(&format!("{scheme}://{host}:{}/", listening.port())).expect("an address and a port make a URL")
+    }
+
+    /// How long a stop may take to answer what is in flight.
+    pub fn drain_timeout(&self) -> Duration {
+        Duration::from_millis(self.drain_timeout_ms)
+    }
+}
+
+impl DatabaseSettings {
+    /// Checks what clap cannot.
+    ///
+    /// # Errors
+    /// A sentence about what is wrong.
+    pub fn validate(&self) -> Result<(), SettingsError> {
+        if let Some(url) = &self.database_url
+            && !matches!(url.expose().scheme(), "postgres" | "postgresql")
+        {
+            return Err(SettingsError(
+                "DATABASE_URL has to begin with postgres:// (Lockable works on PostgreSQL)".to_owned(),
+            ));
+        }
+        Ok(())
+    }
+
+    /// The data directory: the setting, else the platform's place.
+    ///
+    /// # Errors
+    /// Where this user has no home directory to put it in.
+    pub fn data_dir(&self) -> Result<PathBuf, SettingsError> {
+        if let Some(dir) = &self.data_dir {
+            return std::path::absolute(dir)
+                .map_err(|error| SettingsError(format!("--data-dir {}: {error}", dir.display())));
+        }
+        if nix::unistd::geteuid().is_root() {
+            return Ok(PathBuf::from("/var/lib/lockable"));
+        }
+        etcetera::base_strategy::choose_native_strategy().map(|places| places.data_dir().join("lockable")).map_err(
+            |_| SettingsError("this user has no home directory: say with --data-dir where the data goes".to_owned()),
+        )
+    }
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        let loopback = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        Self {
+            database: DatabaseSettings::default(),
+            listen: loopback(8080),
+            metrics_listen: loopback(9464),
+            tls_cert: None,
+            tls_key: None,
+            public_url: None,
+            trusted_proxies: Vec::new(),
+            smtp_url: None,
+            mail_from: None,
+            upgrade_url: None,
+            outage_grace_ms: None,
+            drain_timeout_ms: DRAIN_TIMEOUT_MS,
+        }
+    }
+}
+
+impl Default for DatabaseSettings {
+    fn default() -> Self {
+        Self { database_url: None, data_dir: None, database_connections: DATABASE_CONNECTIONS, unsafe_database: false }
+    }
+}
+
+/// A URL that may hold a password: `Debug` and `Display` leave that out.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SecretUrl(Url);
+
+impl SecretUrl {
+    /// The URL with its password.
+    pub fn expose(&self) -> &Url {
+        &self.0
+    }
+}
+
+impl FromStr for SecretUrl {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Url::parse(text).map(Self).map_err(|error| format!("not a URL: {error}"))
+    }
+}
+
+impl fmt::Display for SecretUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut url = self.0.clone();
+        if url.password().is_some() {
+            // Fails only for URLs that cannot have a password.
+            let _ = url.set_password(Some("***"));
+        }
+        // The query may carry one too (?password=).
+        url.set_query(None);
+        url.fmt(f)
+    }
+}
+
+impl fmt::Debug for SecretUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    text.to_socket_addrs()
+        .map_err(|error| format!("expected ADDRESS:PORT, such as 127.0.0.1:8080 ({error})"))?
+        .next()
+        .ok_or_else(|| "no address found for it".to_owned())
+}
+
+fn public_url(text: &str) -> Result<Url, String> {
+    let url = Url::parse(text)
+        .map_err(|_| "expected a whole URL with its scheme, such as https://locks.example.com".to_owned())?;
+    if !matches!(url.scheme(), "http" | "https") || url.host().is_none() {
+        return Err("expected a URL that begins with https:// or http://".to_owned());
+    }
+    Ok(url)
+}
+
+fn network(text: &str) -> Result<IpNet, String> {
+    let text = text.trim();
+    text.parse::<IpNet>()
+        .or_else(|_| text.parse::<IpAddr>().map(IpNet::from))
+        .map_err(|_| format!("{text:?} is neither an address nor a network such as 10.0.0.0/8"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Flags {
+        #[command(flatten)]
+        settings: Settings,
+    }
+
+    fn parse(flags: &[&str]) -> Result<Settings, String> {
+        let settings = Flags::try_parse_from([&["serve"], flags].concat()).map_err(|error| error.to_string())?.settings;
+        settings.validate().map_err(|error| error.to_string())?;
+        Ok(settings)
+    }
+
+    #[test]
+    fn no_flags_are_the_defaults() {
+        let settings = parse(&[]).unwrap();
+        assert_eq!(settings.listen, Settings::default().listen);
+        assert_eq!(settings.metrics_listen, Settings::default().metrics_listen);
+        assert_eq!(settings.public_url(settings.listen).as_str(), "http://127.0.0.1:8080/");
+    }
+
+    #[test]
+    fn a_certificate_without_key_is_refused() {
+        assert!(parse(&["--tls-cert", "cert.pem"]).unwrap_err().contains("--tls-key"));
+        assert!(parse(&["--tls-key", "key.pem"]).unwrap_err().contains("--tls-cert"));
+    }
+
+    #[test]
+    fn a_public_url_needs_its_scheme() {
+        assert!(parse(&["--public-url", "locks.example.com"]).unwrap_err().contains("scheme"));
+        assert!(parse(&["--public-url", "ftp://locks.example.com"]).unwrap_err().contains("https://"));
+    }
+
+    #[test]
+    fn proxies_are_addresses_and_networks() {
+        let settings = parse(&["--trusted-proxies", "10.0.0.0/8, ::1"]).unwrap();
+        assert_eq!(settings.trusted_proxies.len(), 2);
+        assert!(settings.trusted_proxies[1].contains(&"::1".parse::<IpAddr>().unwrap()));
+        assert!(parse(&["--trusted-proxies", "proxy"]).unwrap_err().contains("network"));
+    }
+
+    #[test]
+    fn passwords_in_urls_are_not_shown() {
+        let url: SecretUrl = "postgres://me:hunter2@host/db?password=hunter3".parse().unwrap();
+        assert!(!format!("{url:?} {url}").contains("hunter"));
+    }
+}

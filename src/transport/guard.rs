@@ -1,0 +1,108 @@
+//! The inner layer: a handler that panics or takes too long becomes an answer, and each side of the house puts the
+//! last touch on its answers (the API writes problem documents, the pages their error page).
+
+use std::any::Any;
+use std::convert::Infallible;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::extract::Request;
+use axum::response::Response;
+use futures_util::FutureExt;
+use tower::{Layer, Service};
+
+use super::{RequestContext, RequestId};
+
+/// How a handler ended.
+#[derive(Debug)]
+pub enum Outcome {
+    /// With an answer, which may still lack what only the outside knows, such as the request id.
+    Answer(Response),
+    /// By a panic, which is in the log already.
+    Panicked,
+    /// Not within the deadline; whether what it did took effect is not known.
+    TimedOut,
+}
+
+/// Turns an outcome into the answer that is sent.
+pub type Finish = Arc<dyn Fn(Outcome, &RequestContext) -> Response + Send + Sync>;
+
+/// Puts [`Guard`] around a service.
+#[derive(Clone)]
+pub struct GuardLayer {
+    finish: Finish,
+    deadline: Duration,
+}
+
+impl GuardLayer {
+    /// Answers through `finish`, after `deadline` at the latest.
+    pub fn new(
+        deadline: Duration,
+        finish: impl Fn(Outcome, &RequestContext) -> Response + Send + Sync + 'static,
+    ) -> Self {
+        Self { finish: Arc::new(finish), deadline }
+    }
+}
+
+impl<S> Layer<S> for GuardLayer {
+    type Service = Guard<S>;
+
+    fn layer(&self, inner: S) -> Guard<S> {
+        Guard { inner, layer: self.clone() }
+    }
+}
+
+/// See [`GuardLayer`].
+#[derive(Clone)]
+pub struct Guard<S> {
+    inner: S,
+    layer: GuardLayer,
+}
+
+impl<S> Service<Request> for Guard<S>
+where
+    S: Service<Request, Response = Response, Error = Infallible>,
+    S::Future: Send + 'static,
+{
+    type Response = Response;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        let context = request.extensions().get::<RequestContext>().cloned().unwrap_or_else(nobody);
+        let GuardLayer { finish, deadline } = self.layer.clone();
+        // Nothing that the handler leaves half done is looked at after a panic but through locks that know of it.
+        let handler = AssertUnwindSafe(self.inner.call(request)).catch_unwind();
+        Box::pin(async move {
+            let outcome = match tokio::time::timeout(deadline, handler).await {
+                Ok(Ok(Ok(response))) => Outcome::Answer(response),
+                Ok(Err(panic)) => {
+                    tracing::error!(request_id = %context.id(), panic = message(&*panic), "a handler panicked");
+                    Outcome::Panicked
+                }
+                Err(_) => Outcome::TimedOut,
+            };
+            Ok(finish(outcome, &context))
+        })
+    }
+}
+
+/// For a service that is called without the edge around it, as some tests do.
+fn nobody() -> RequestContext {
+    RequestContext::new(RequestId::generate(), std::net::Ipv4Addr::UNSPECIFIED.into())
+}
+
+fn message(panic: &(dyn Any + Send)) -> &str {
+    panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("no message")
+}

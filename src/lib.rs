@@ -1,5 +1,7 @@
 //! Lockable: a distributed lock service over HTTPS, on PostgreSQL.
 
+pub mod api;
+
 pub mod cli;
 pub mod config;
 pub mod server;

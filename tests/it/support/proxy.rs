@@ -1,0 +1,181 @@
+//! A network between the service and PostgreSQL that a test may break, in each direction by itself.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use sqlx::postgres::{PgConnectOptions, PgSslMode};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream, UnixStream};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use super::database::Database;
+
+/// What happens to bytes of one direction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Flow {
+    /// They arrive.
+    Pass,
+    /// They arrive so much later.
+    Delay(Duration),
+    /// They are kept back until the flow is set to something else: a network that hangs.
+    Freeze,
+    /// They are lost.
+    Drop,
+    /// The connection that they are on is closed instead: an answer that was on its way, and a client that will never know.
+    Cut,
+}
+
+/// Listens on a port of 127.0.0.1 and passes everything on to a PostgreSQL. Stops when dropped.
+#[derive(Debug)]
+pub(crate) struct Proxy {
+    port: u16,
+    network: Arc<Network>,
+    listener: JoinHandle<()>,
+}
+
+#[derive(Debug)]
+struct Network {
+    upstream: PathBuf,
+    to_server: watch::Sender<Flow>,
+    to_client: watch::Sender<Flow>,
+    /// Counts the cuts: each connection ends when it changes.
+    cuts: watch::Sender<u64>,
+    refuses: AtomicBool,
+    passed_to_server: AtomicU64,
+    passed_to_client: AtomicU64,
+}
+
+impl Proxy {
+    /// A proxy to the cluster of this database.
+    pub(crate) async fn to(database: &Database) -> Proxy {
+        let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = socket.local_addr().unwrap().port();
+        let network = Arc::new(Network {
+            upstream: database.cluster().socket(),
+            to_server: watch::Sender::new(Flow::Pass),
+            to_client: watch::Sender::new(Flow::Pass),
+            cuts: watch::Sender::new(0),
+            refuses: AtomicBool::new(false),
+            passed_to_server: AtomicU64::new(0),
+            passed_to_client: AtomicU64::new(0),
+        });
+        let listener = tokio::spawn({
+            let network = network.clone();
+            async move {
+                while let Ok((client, _)) = socket.accept().await {
+                    // Dropping the socket is how a refused client learns of it.
+                    if !network.refuses.load(Ordering::SeqCst) {
+                        tokio::spawn(network.clone().carry(client));
+                    }
+                }
+            }
+        });
+        Proxy { port, network, listener }
+    }
+
+    /// How to connect to that database through this proxy.
+    pub(crate) fn options(&self, database: &Database) -> PgConnectOptions {
+        PgConnectOptions::new_without_pgpass()
+            .host("127.0.0.1")
+            .port(self.port)
+            .username(super::cluster::SUPERUSER)
+            .password("")
+            .database(&database.name)
+            .ssl_mode(PgSslMode::Disable)
+    }
+
+    /// The same as an address, for `DATABASE_URL`.
+    pub(crate) fn url(&self, database: &Database) -> String {
+        format!("postgres://{}@127.0.0.1:{}/{}?sslmode=disable", super::cluster::SUPERUSER, self.port, database.name)
+    }
+
+    /// What happens from now on to what the service sends.
+    pub(crate) fn requests(&self, flow: Flow) {
+        self.network.to_server.send_replace(flow);
+    }
+
+    /// What happens from now on to what PostgreSQL answers.
+    pub(crate) fn answers(&self, flow: Flow) {
+        self.network.to_client.send_replace(flow);
+    }
+
+    /// Closes every connection; new ones are welcome.
+    pub(crate) fn cut(&self) {
+        self.network.cuts.send_modify(|cuts| *cuts += 1);
+    }
+
+    /// Closes every connection and refuses new ones, until [`Proxy::mend`].
+    pub(crate) fn sever(&self) {
+        self.network.refuses.store(true, Ordering::SeqCst);
+        self.cut();
+    }
+
+    /// Back to a network that works.
+    pub(crate) fn mend(&self) {
+        self.network.refuses.store(false, Ordering::SeqCst);
+        self.requests(Flow::Pass);
+        self.answers(Flow::Pass);
+    }
+
+    /// Bytes that reached PostgreSQL so far.
+    pub(crate) fn passed_to_server(&self) -> u64 {
+        self.network.passed_to_server.load(Ordering::SeqCst)
+    }
+
+    /// Bytes that reached the service so far.
+    pub(crate) fn passed_to_client(&self) -> u64 {
+        self.network.passed_to_client.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.listener.abort();
+        self.cut();
+    }
+}
+
+impl Network {
+    async fn carry(self: Arc<Self>, client: TcpStream) {
+        let mut cuts = self.cuts.subscribe();
+        client.set_nodelay(true).ok();
+        let Ok(server) = UnixStream::connect(&self.upstream).await else { return };
+        let (from_client, to_client) = client.into_split();
+        let (from_server, to_server) = server.into_split();
+        let requests = pump(from_client, to_server, self.to_server.subscribe(), &self.passed_to_server);
+        let answers = pump(from_server, to_client, self.to_client.subscribe(), &self.passed_to_client);
+        // Whichever ends first ends the connection, in both directions.
+        tokio::select! {
+            () = requests => {}
+            () = answers => {}
+            _ = cuts.changed() => {}
+        }
+    }
+}
+
+async fn pump(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    mut flow: watch::Receiver<Flow>,
+    passed: &AtomicU64,
+) {
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        let Ok(length @ 1..) = from.read(&mut buffer).await else { return };
+        // Judged by the flow at their arrival, except that frozen ones wait for the next.
+        let Ok(now) = flow.wait_for(|flow| *flow != Flow::Freeze).await.map(|flow| *flow) else { return };
+        match now {
+            Flow::Drop => continue,
+            Flow::Cut => return,
+            Flow::Delay(time) => tokio::time::sleep(time).await,
+            Flow::Pass | Flow::Freeze => {}
+        }
+        if to.write_all(&buffer[..length]).await.is_err() {
+            return;
+        }
+        passed.fetch_add(length as u64, Ordering::SeqCst);
+    }
+}

@@ -1,9 +1,8 @@
 //! Lockable: a distributed lock service over HTTPS, on PostgreSQL.
 
 pub mod api;
-
 pub mod cli;
 pub mod config;
+pub mod locks;
 pub mod server;
-
 pub mod transport;

@@ -1,0 +1,5 @@
+//! Locks: named, leased, fenced.
+
+pub mod names;
+
+pub use names::{LockName, NameError};

@@ -31,7 +31,10 @@ echo $postmaster
 if read -r signal; then
   kill -s "$signal" $postmaster 2>/dev/null; wait $postmaster
 else
-  kill -s CONT $postmaster 2>/dev/null; kill -s INT $postmaster 2>/dev/null; wait $postmaster; rm -rf "$folder"
+  kill -s CONT $postmaster; kill -s INT $postmaster
+  # Frozen backends do not end; told to quit, the postmaster kills them.
+  { sleep 2; kill -s QUIT $postmaster; } &
+  wait $postmaster; rm -rf "$folder"
 fi
 "#;
 

@@ -1,4 +1,5 @@
 //! The integration tests, one binary, against real PostgreSQL. How to write one: see [`support`].
 #![expect(clippy::unwrap_used, reason = "a test that panics is a test that fails")]
 
+mod architecture;
 mod support;

@@ -4,5 +4,7 @@ pub mod api;
 pub mod cli;
 pub mod config;
 pub mod locks;
+pub mod mail;
 pub mod server;
 pub mod transport;
+pub mod web;

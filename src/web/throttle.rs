@@ -1,0 +1,137 @@
+//! How often one address, or one e-mail address, may try: against guessing passwords and finding out who has an account.
+//!
+//! Counted on this node, in memory. By e-mail address alone the limit is wide, because everybody may use it up for its owner.
+
+use std::hash::{BuildHasher, RandomState};
+use std::net::IpAddr;
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use governor::clock::{Clock, DefaultClock};
+use governor::state::keyed::DashMapStateStore;
+use governor::{Quota, RateLimiter};
+
+use super::error::WebError;
+use crate::transport::client_addr::throttle_key;
+
+/// Above this many keys, those that are back to normal are forgotten.
+const KEYS: usize = 20_000;
+
+struct Limiter {
+    limiter: RateLimiter<u64, DashMapStateStore<u64>, DefaultClock>,
+}
+
+impl Limiter {
+    /// `burst` at once, then one each `period`.
+    fn new(burst: u32, period: Duration) -> Self {
+        let burst = NonZeroU32::new(burst).expect("a burst is at least one");
+        let quota = Quota::with_period(period).expect("a period is longer than nothing").allow_burst(burst);
+        Self { limiter: RateLimiter::dashmap(quota) }
+    }
+
+    fn check(&self, key: u64) -> Result<(), WebError> {
+        if self.limiter.len() > KEYS {
+            self.limiter.retain_recent();
+        }
+        self.limiter.check_key(&key).map_err(|refused| {
+            let wait = refused.wait_time_from(DefaultClock::default().now());
+            WebError::Throttled { retry_after_s: wait.as_secs() + 1 }
+        })
+    }
+}
+
+/// The limits of one node.
+pub struct Throttles {
+    /// Random for each process: nobody can choose keys that collide.
+    hasher: RandomState,
+    sign_in_by_address: Limiter,
+    sign_in_by_email: Limiter,
+    sign_in_by_both: Limiter,
+    sign_up_by_address: Limiter,
+    sign_up_by_email: Limiter,
+    mail_by_address: Limiter,
+    mail_by_email: Limiter,
+    password_by_account: Limiter,
+}
+
+impl std::fmt::Debug for Throttles {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Throttles").finish_non_exhaustive()
+    }
+}
+
+impl Default for Throttles {
+    fn default() -> Self {
+        let seconds = Duration::from_secs;
+        Self {
+            hasher: RandomState::new(),
+            sign_in_by_address: Limiter::new(40, seconds(3)),
+            sign_in_by_email: Limiter::new(60, seconds(10)),
+            sign_in_by_both: Limiter::new(10, seconds(15)),
+            sign_up_by_address: Limiter::new(20, seconds(60)),
+            sign_up_by_email: Limiter::new(10, seconds(60)),
+            mail_by_address: Limiter::new(20, seconds(60)),
+            mail_by_email: Limiter::new(4, seconds(300)),
+            password_by_account: Limiter::new(10, seconds(15)),
+        }
+    }
+}
+
+impl Throttles {
+    fn key(&self, what: impl std::hash::Hash) -> u64 {
+        self.hasher.hash_one(what)
+    }
+
+    /// One try to sign in. `email` in lower case.
+    ///
+    /// # Errors
+    /// When there were too many, with the seconds until the next may come.
+    pub fn sign_in(&self, address: IpAddr, email: &str) -> Result<(), WebError> {
+        let address = throttle_key(address);
+        self.sign_in_by_address.check(self.key(address))?;
+        self.sign_in_by_both.check(self.key((address, email)))?;
+        self.sign_in_by_email.check(self.key(email))
+    }
+
+    /// One try to sign up, which tells whether an address is taken.
+    ///
+    /// # Errors
+    /// As [`Self::sign_in`].
+    pub fn sign_up(&self, address: IpAddr, email: &str) -> Result<(), WebError> {
+        self.sign_up_by_address.check(self.key(throttle_key(address)))?;
+        self.sign_up_by_email.check(self.key(email))
+    }
+
+    /// One letter that somebody who need not be the owner asks for.
+    ///
+    /// # Errors
+    /// As [`Self::sign_in`].
+    pub fn mail(&self, address: IpAddr, email: &str) -> Result<(), WebError> {
+        self.mail_by_address.check(self.key(throttle_key(address)))?;
+        self.mail_by_email.check(self.key(email))
+    }
+
+    /// One try of the password by somebody who is signed in.
+    ///
+    /// # Errors
+    /// As [`Self::sign_in`].
+    pub fn password(&self, account_id: i64) -> Result<(), WebError> {
+        self.password_by_account.check(self.key(account_id))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_address_cannot_use_up_what_another_has_for_the_same_account() {
+        let throttles = Throttles::default();
+        let (mine, theirs) = ("192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap());
+        for _ in 0..10 {
+            throttles.sign_in(theirs, "me@example.com").unwrap();
+        }
+        assert!(matches!(throttles.sign_in(theirs, "me@example.com"), Err(WebError::Throttled { retry_after_s: 1.. })));
+        throttles.sign_in(mine, "me@example.com").unwrap();
+    }
+}

@@ -96,10 +96,10 @@ codes! {
 const RETRY_AFTER_S: u32 = 1;
 
 /// One thing that went wrong, before it is written: the document also needs what only [`ProblemWriter`] knows.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Problem(Box<Parts>);
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 struct Parts {
     code: Code,
     detail: Cow<'static, str>,

@@ -3,6 +3,7 @@
 pub mod api;
 pub mod cli;
 pub mod config;
+pub mod db;
 pub mod locks;
 pub mod mail;
 pub mod server;

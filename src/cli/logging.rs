@@ -1,5 +1,7 @@
 //! Logs: on standard error, as text or JSON.
 
+use std::io::IsTerminal;
+
 use tracing_subscriber::EnvFilter;
 
 use crate::config::{LogFormat, LogSettings};
@@ -11,7 +13,10 @@ use crate::config::{LogFormat, LogSettings};
 pub(super) fn start(settings: &LogSettings) -> Result<(), String> {
     let filter = EnvFilter::try_new(&settings.filter)
         .map_err(|error| format!("--log {:?} is no log filter: {error}", settings.filter))?;
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
     // A second subscriber can only be a test's: keep that one.
     let _ = match settings.format {
         LogFormat::Text => lines.with_target(false).try_init(),

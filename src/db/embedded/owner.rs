@@ -1,0 +1,180 @@
+//! Whose the data is, and how a process started as root becomes that user.
+//!
+//! PostgreSQL refuses to run as root, and nothing that parses requests should: the whole process becomes an unprivileged
+//! user, which `lockable` names if the machine has it, else `postgres`. Never `nobody`, whom other daemons share.
+
+use std::ffi::CString;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::path::Path;
+
+use nix::unistd::{User, geteuid};
+
+/// Users that a process started as root may become, best first.
+const CANDIDATES: [&str; 2] = ["lockable", "postgres"];
+
+/// Why this process cannot become an unprivileged user.
+#[derive(Debug, thiserror::Error)]
+pub enum OwnerError {
+    /// There is no user to become.
+    #[error(
+        "started as root, but this machine has neither a user `lockable` nor `postgres` to run as; make one with:\n  \
+         useradd --system --home-dir /var/lib/lockable --shell /usr/sbin/nologin lockable"
+    )]
+    NoUser,
+    /// The data belongs to somebody whom this process will not become.
+    #[error(
+        "{dir} belongs to {owner}, and the service does not run as that user; give it to one of its own:\n  chown -R {to} {dir}"
+    )]
+    WrongOwner {
+        /// The data directory.
+        dir: String,
+        /// Who owns it.
+        owner: String,
+        /// Who could.
+        to: String,
+    },
+    /// The data directory is out of the reach of the user.
+    #[error("the user {user} cannot use the data directory {dir} ({error}): choose another place with --data-dir")]
+    OutOfReach {
+        /// The data directory.
+        dir: String,
+        /// The user.
+        user: String,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// PostgreSQL needs a name for the user.
+    #[error(
+        "the user id {0} has no entry in the passwd database, which PostgreSQL needs: add one, or use DATABASE_URL"
+    )]
+    Nameless(u32),
+    /// The system refused.
+    #[error("cannot {what}: {error}")]
+    System {
+        /// What was tried.
+        what: String,
+        /// What the system said.
+        error: io::Error,
+    },
+}
+
+fn system(what: impl Into<String>) -> impl FnOnce(io::Error) -> OwnerError {
+    let what = what.into();
+    move |error| OwnerError::System { what, error }
+}
+
+fn system_errno(what: impl Into<String>) -> impl FnOnce(nix::Error) -> OwnerError {
+    let what = what.into();
+    move |errno| OwnerError::System { what, error: errno.into() }
+}
+
+/// The name of the user that this process runs as.
+///
+/// # Errors
+/// Where the passwd database has no such user.
+pub(super) fn current_user() -> Result<String, OwnerError> {
+    let uid = geteuid();
+    User::from_uid(uid).ok().flatten().map(|user| user.name).ok_or(OwnerError::Nameless(uid.as_raw()))
+}
+
+/// Makes sure that the data directory exists, is closed to others, and belongs to the user that this process is or, started
+/// as root, becomes here for good. Returns the user's name.
+///
+/// # Errors
+/// A sentence that says what to do about it.
+pub fn settle_in(data_dir: &Path) -> Result<String, OwnerError> {
+    if !geteuid().is_root() {
+        make_private_dir(data_dir).map_err(system(format!("make the data directory {}", data_dir.display())))?;
+        return current_user();
+    }
+    let user = user_for(data_dir)?;
+    if !data_dir.exists() {
+        make_private_dir(data_dir).map_err(system(format!("make the data directory {}", data_dir.display())))?;
+    }
+    let meta = std::fs::metadata(data_dir).map_err(system(format!("read {}", data_dir.display())))?;
+    if meta.uid() != user.uid.as_raw() {
+        nix::unistd::chown(data_dir, Some(user.uid), Some(user.gid)).map_err(system_errno(format!(
+            "give {} to {}",
+            data_dir.display(),
+            user.name
+        )))?;
+    }
+    become_user(&user)?;
+    // /root, for one, is closed to the user.
+    std::fs::read_dir(data_dir).map_err(|error| OwnerError::OutOfReach {
+        dir: data_dir.display().to_string(),
+        user: user.name.clone(),
+        error,
+    })?;
+    Ok(user.name)
+}
+
+/// Started as root, becomes an unprivileged user where there is no data directory to settle in.
+///
+/// # Errors
+/// Where there is no such user.
+pub fn leave_root() -> Result<(), OwnerError> {
+    if geteuid().is_root() { become_user(&candidate()?) } else { Ok(()) }
+}
+
+/// Whom root becomes for this data: its owner if that is somebody; for new data (or a fresh folder of root's) the first
+/// candidate that exists.
+fn user_for(data_dir: &Path) -> Result<User, OwnerError> {
+    let Ok(meta) = std::fs::metadata(data_dir) else { return candidate() };
+    let empty = std::fs::read_dir(data_dir).is_ok_and(|mut entries| entries.next().is_none());
+    if meta.uid() == 0 && empty {
+        return candidate();
+    }
+    let owner = User::from_uid(meta.uid().into()).ok().flatten();
+    match owner {
+        Some(owner) if !owner.uid.is_root() && owner.name != "nobody" => Ok(owner),
+        other => Err(OwnerError::WrongOwner {
+            dir: data_dir.display().to_string(),
+            owner: other.map_or_else(|| format!("the unknown user id {}", meta.uid()), |owner| owner.name),
+            to: candidate().map_or_else(|_| "lockable".to_owned(), |user| user.name),
+        }),
+    }
+}
+
+fn candidate() -> Result<User, OwnerError> {
+    let known = |name: &&str| User::from_name(name).ok().flatten();
+    CANDIDATES.iter().find_map(known).ok_or(OwnerError::NoUser)
+}
+
+/// Root's rights are gone after this, for every thread: the C library sets the ids of all of them.
+fn become_user(user: &User) -> Result<(), OwnerError> {
+    let what = || format!("become the user {}", user.name);
+    #[cfg(not(target_vendor = "apple"))]
+    {
+        let name = CString::new(user.name.as_str()).expect("a user's name has no NUL");
+        nix::unistd::initgroups(&name, user.gid).map_err(system_errno(what()))?;
+    }
+    nix::unistd::setgid(user.gid).map_err(system_errno(what()))?;
+    nix::unistd::setuid(user.uid).map_err(system_errno(what()))?;
+    if nix::unistd::setuid(nix::unistd::Uid::from_raw(0)).is_ok() {
+        return Err(system(what())(io::Error::other("root's rights could be taken back")));
+    }
+    tracing::info!(user = user.name, "left root");
+    Ok(())
+}
+
+/// Makes a directory with mode 0700; one that is there already keeps its mode unless others may enter it.
+///
+/// # Errors
+/// What the system says.
+pub(super) fn make_private_dir(dir: &Path) -> io::Result<()> {
+    if let Some(parent) = dir.parent() {
+        std::fs::create_dir_all(parent)?;
+    }
+    match std::fs::DirBuilder::new().mode(0o700).create(dir) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            let mode = std::fs::metadata(dir)?.permissions().mode();
+            if mode & 0o077 != 0 {
+                std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700))?;
+            }
+            Ok(())
+        }
+        outcome => outcome,
+    }
+}

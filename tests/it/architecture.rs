@@ -233,8 +233,7 @@ fn statements(source: &Source, module: &str) -> Vec<String> {
     let mut wrong = Vec::new();
     let file = source.path.display();
     let code = blank(&source.text, true);
-    let is_store = source.path.file_name().is_some_and(|name| name == "store.rs")
-        || source.path.parent().is_some_and(|folder| folder.ends_with("store"));
+    let is_store = ["store.rs", "statements.rs"].iter().any(|name| source.path.ends_with(name));
     let may_hold_sql = is_store || module == "db" || module == "clock";
     for name in ["query", "query_as", "query_scalar", "raw_sql", "query_file", "query_with"] {
         for (at, _) in code.match_indices(name) {
@@ -251,7 +250,7 @@ fn statements(source: &Source, module: &str) -> Vec<String> {
             if is_call && module != "db" {
                 wrong.push(format!("{file}: `{name}` without `!` is not checked when compiling"));
             }
-            if is_macro && first_literal(&source.text[at..]).is_none_or(|sql| named(sql, module).is_none()) {
+            if is_macro && first_literal(&source.text[at..]).is_none_or(|sql| !is_named(sql, &source.path)) {
                 let line = source.text[..at].lines().count();
                 wrong.push(format!("{file}:{line}: a statement starts with its name, `/* {module}.what */`"));
             }
@@ -280,12 +279,15 @@ fn first_literal(text: &str) -> Option<&str> {
     Some(&body[..body.find(&close)?])
 }
 
-fn named<'a>(sql: &'a str, module: &str) -> Option<&'a str> {
-    let name = sql.trim_start().strip_prefix("/* ")?.split_once(" */")?.0;
-    let what = name.strip_prefix(module)?.strip_prefix('.')?;
-    let plain =
-        |character: char| character.is_ascii_lowercase() || character.is_ascii_digit() || "_.".contains(character);
-    (!what.is_empty() && what.chars().all(plain)).then_some(name)
+/// Starts with `/* noun.what */`, where the noun is the file's or one of its folders'.
+fn is_named(sql: &str, path: &Path) -> bool {
+    let Some((name, _)) = sql.trim_start().strip_prefix("/* ").and_then(|rest| rest.split_once(" */")) else {
+        return false;
+    };
+    let Some((noun, what)) = name.split_once('.') else { return false };
+    let place = path.with_extension("");
+    let plain = |character: char| character.is_ascii_lowercase() || character.is_ascii_digit() || character == '_';
+    place.components().any(|part| part.as_os_str() == noun) && !what.is_empty() && what.chars().all(plain)
 }
 
 /// The same text, of the same length, with comments blanked, and strings too if asked.

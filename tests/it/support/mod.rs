@@ -17,6 +17,7 @@
 
 pub(crate) mod cluster;
 pub(crate) mod database;
+pub(crate) mod history;
 pub(crate) mod proxy;
 mod self_test;
 pub(crate) mod wait;

@@ -102,7 +102,7 @@ pub struct DatabaseSettings {
 #[derive(Args, Clone, Debug)]
 pub struct LogSettings {
     /// What to log: error, warn, info, debug or trace, also by module (info,lockable::locks=debug)
-    #[arg(long = "log", env = "LOCKABLE_LOG", value_name = "FILTER", global = true, default_value = "info")]
+    #[arg(long = "log", env = "LOCKABLE_LOG", value_name = "FILTER", global = true, default_value = "info,sqlx=warn")]
     pub filter: String,
 
     /// How to write the log, on standard error

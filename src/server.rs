@@ -1,18 +1,164 @@
 //! The service: the router and the whole middleware stack in one place, listeners, TLS, shutdown.
 
-use crate::config::Settings;
-use crate::db::embedded::{Embedded, Purpose};
+mod health;
+mod listener;
+mod signals;
+mod telemetry;
+mod tls;
 
-/// Runs the service until it is told to stop.
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::Context;
+use axum::Router;
+use axum_server::Handle;
+use sqlx::PgPool;
+use sqlx::postgres::PgPoolOptions;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Settings;
+use crate::db::{Source, migrate};
+use health::Readiness;
+use signals::StopSignals;
+use tls::Tls;
+
+/// How long to wait at the start for a database that does not answer yet.
+const WAIT_FOR_DATABASE: Duration = Duration::from_secs(60);
+
+/// Runs the service until it is told to stop, and to the end of what was in flight then.
 ///
 /// # Errors
-/// Where it cannot start.
-#[expect(clippy::needless_pass_by_value, reason = "the service keeps its settings")]
+/// Where it cannot start, or not end in order.
 pub fn serve(settings: Settings) -> anyhow::Result<()> {
-    tracing::info!(listen = %settings.listen, "starting");
-    let e = Embedded::start(&settings.database.data_dir()?, Purpose::Serve, 100)?;
+    // What needs root's rights comes first; opening the database gives them up for good.
+    let listener = listener::bind("--listen", settings.listen)?;
+    let metrics_listener = listener::bind("--metrics-listen", settings.metrics_listen)?;
+    let tls = match (&settings.tls_cert, &settings.tls_key) {
+        (Some(cert), Some(key)) => Some(Tls::load(cert, key)?),
+        _ => None,
+    };
+    let source = Source::for_service(&settings.database)?;
+    if let Some(tls) = &tls
+        && !tls.is_readable()
+    {
+        tracing::warn!(
+            "the TLS certificate and key can be read by root only: a renewed one will not be taken up before a restart; make \
+             them readable for the user that the service runs as"
+        );
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let _ = runtime.block_on(tokio::signal::ctrl_c());
-    e.stop();
-    Ok(())
+    let outcome = runtime.block_on(run(settings, &source, listener, metrics_listener, tls));
+    // What still runs is not waited for: it was, within its deadline.
+    runtime.shutdown_timeout(Duration::from_millis(100));
+    source.stop();
+    tracing::info!("stopped");
+    outcome
+}
+
+async fn run(
+    settings: Settings,
+    source: &Source,
+    listener: std::net::TcpListener,
+    metrics_listener: std::net::TcpListener,
+    tls: Option<Tls>,
+) -> anyhow::Result<()> {
+    let mut signals = StopSignals::catch()?;
+    let metrics = telemetry::record()?;
+    let pool = tokio::select! {
+        pool = open_database(&settings, source) => pool?,
+        signal = signals.next() => {
+            tracing::info!(signal, "stopping before having started");
+            return Ok(());
+        }
+    };
+    let stopping = CancellationToken::new();
+    let router = router(&pool, &stopping);
+
+    let address = listener.local_addr()?;
+    let handle = Handle::new();
+    let tls_config = tls.as_ref().map(|tls| tls.config.clone());
+    if tls_config.is_none() && !address.ip().is_loopback() {
+        tracing::warn!(
+            "plain HTTP beyond this machine: tokens and passwords can be read on the way; set --tls-cert and --tls-key, or put a proxy with TLS in front"
+        );
+    }
+    let mut background = tokio::task::JoinSet::new();
+    if let Some(tls) = tls {
+        background.spawn(tls.keep_fresh());
+    }
+    background.spawn(telemetry::upkeep(metrics.clone()));
+    let metrics_address = metrics_listener.local_addr()?;
+    background.spawn(async move {
+        if let Err(error) = listener::serve(metrics_listener, None, Handle::new(), telemetry::router(metrics)).await {
+            tracing::error!(%error, "the metrics listener ended");
+        }
+    });
+    tracing::info!(%address, metrics = %metrics_address, url = %settings.public_url(address), "listening");
+    let server = tokio::spawn(listener::serve(listener, tls_config, handle.clone(), router));
+
+    let outcome = drain_on_signal(server, &handle, &mut signals, &stopping, settings.drain_timeout()).await;
+    background.shutdown().await;
+    pool.close().await;
+    outcome
+}
+
+/// Everything that the service answers, with the layers that every request runs through.
+fn router(pool: &PgPool, stopping: &CancellationToken) -> Router {
+    health::router(Readiness { db: pool.clone(), stopping: stopping.clone() })
+}
+
+/// Serves until a signal, then answers what is in flight. A second signal cuts that short.
+async fn drain_on_signal(
+    mut server: tokio::task::JoinHandle<std::io::Result<()>>,
+    handle: &Handle<SocketAddr>,
+    signals: &mut StopSignals,
+    stopping: &CancellationToken,
+    patience: Duration,
+) -> anyhow::Result<()> {
+    tokio::select! {
+        ended = &mut server => return ended?.context("the listener ended"),
+        signal = signals.next() => {
+            tracing::info!(signal, in_flight = handle.connection_count(), "stopping: answering what is in flight");
+        }
+    }
+    stopping.cancel();
+    handle.graceful_shutdown(Some(patience));
+    tokio::select! {
+        ended = &mut server => ended?.context("the listener ended"),
+        signal = signals.next() => {
+            tracing::warn!(signal, "stopping at once");
+            handle.shutdown();
+            server.abort();
+            Ok(())
+        }
+    }
+}
+
+/// Migrates the database and opens the pool, once it answers.
+async fn open_database(settings: &Settings, source: &Source) -> anyhow::Result<PgPool> {
+    let started = tokio::time::Instant::now();
+    let mut pause = Duration::from_millis(200);
+    loop {
+        match migrate::prepare_with(source.options(), settings.database.unsafe_database).await {
+            Ok(()) => break,
+            Err(migrate::MigrateError::Database(error))
+                if is_unreachable(&error) && started.elapsed() < WAIT_FOR_DATABASE =>
+            {
+                tracing::warn!(%error, "the database does not answer yet");
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(Duration::from_secs(5));
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    PgPoolOptions::new()
+        .max_connections(settings.database.database_connections)
+        .connect_with(source.options().clone())
+        .await
+        .context("the database")
+}
+
+fn is_unreachable(error: &sqlx::Error) -> bool {
+    matches!(error, sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut)
+        || error.as_database_error().and_then(|it| it.code()).is_some_and(|code| code.starts_with("57P"))
 }

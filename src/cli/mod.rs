@@ -7,7 +7,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::config::{LogSettings, Settings};
+use crate::config::{DatabaseSettings, LogSettings, Settings, SettingsError};
+use crate::db::{Source, migrate};
 
 /// A distributed lock service: flock for programs that share no file system
 ///
@@ -25,6 +26,8 @@ pub struct Cli {
 enum Command {
     /// Run the service
     Serve(Box<Settings>),
+    /// Bring the database to the schema of this version, as `serve` does when it starts
+    Migrate(DatabaseSettings),
 }
 
 impl Cli {
@@ -34,19 +37,36 @@ impl Cli {
             return usage(&error);
         }
         let outcome = match self.command {
-            Command::Serve(settings) => match settings.validate() {
-                Ok(()) => crate::server::serve(*settings).map(|()| ExitCode::SUCCESS),
-                Err(error) => return usage(&error.to_string()),
-            },
+            Command::Serve(settings) => {
+                settings.validate().map_err(Into::into).and_then(|()| crate::server::serve(*settings))
+            }
+            Command::Migrate(settings) => migrate(&settings),
         };
-        outcome.unwrap_or_else(|error| {
-            eprintln!("lockable: {error:#}");
-            ExitCode::FAILURE
-        })
+        match outcome {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) if error.is::<SettingsError>() => usage(&error.to_string()),
+            Err(error) => {
+                eprintln!("lockable: {error:#}");
+                ExitCode::FAILURE
+            }
+        }
     }
 }
 
 fn usage(sentence: &str) -> ExitCode {
     eprintln!("lockable: {sentence}");
     ExitCode::from(2)
+}
+
+fn migrate(settings: &DatabaseSettings) -> anyhow::Result<()> {
+    settings.validate()?;
+    let source = Source::for_command(settings)?;
+    let outcome = on_runtime(migrate::prepare_with(source.options(), settings.unsafe_database));
+    source.stop();
+    Ok(outcome??)
+}
+
+/// Runs one command's work; a command has little to do at once.
+fn on_runtime<T>(work: impl Future<Output = T>) -> anyhow::Result<T> {
+    Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work))
 }

@@ -1,0 +1,85 @@
+//! Which database a command works on: the one that `DATABASE_URL` names, or the embedded one.
+
+use std::str::FromStr;
+
+use sqlx::postgres::PgConnectOptions;
+
+use super::embedded::{Access, Embedded, EmbeddedError, OwnerError, Purpose, leave_root};
+use crate::config::{DatabaseSettings, SettingsError};
+
+/// A database to connect to. Where this process runs it, it stops when this is stopped or dropped: keep it.
+#[derive(Debug)]
+pub struct Source {
+    options: PgConnectOptions,
+    embedded: Option<Embedded>,
+}
+
+/// Why there is no database to connect to.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// The settings are wrong.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    /// `DATABASE_URL` cannot be read. It may hold a password, so it is not shown.
+    #[error("DATABASE_URL is not a PostgreSQL address: {0}")]
+    Url(#[source] sqlx::Error),
+    /// The embedded cluster does not run.
+    #[error(transparent)]
+    Embedded(#[from] EmbeddedError),
+    /// The process could not leave root.
+    #[error(transparent)]
+    Owner(#[from] OwnerError),
+}
+
+impl Source {
+    /// For `lockable serve`: as root, the process becomes an unprivileged user here, so bind and read first.
+    ///
+    /// # Errors
+    /// Sentences that say what to do.
+    pub fn for_service(settings: &DatabaseSettings) -> Result<Self, SourceError> {
+        if let Some(options) = from_url(settings)? {
+            leave_root()?;
+            return Ok(Self { options, embedded: None });
+        }
+        let embedded = Embedded::start(&settings.data_dir()?, Purpose::Serve, server_connections(settings))?;
+        Ok(Self { options: embedded.places().connect_options(), embedded: Some(embedded) })
+    }
+
+    /// For any other command: uses the cluster of a service that runs, else starts it (as root, as an unprivileged user).
+    ///
+    /// # Errors
+    /// Sentences that say what to do.
+    pub fn for_command(settings: &DatabaseSettings) -> Result<Self, SourceError> {
+        if let Some(options) = from_url(settings)? {
+            return Ok(Self { options, embedded: None });
+        }
+        Ok(match Embedded::access(&settings.data_dir()?, Purpose::Command, server_connections(settings))? {
+            Access::Own(embedded) => Self { options: embedded.places().connect_options(), embedded: Some(embedded) },
+            Access::Running(places) => Self { options: places.connect_options(), embedded: None },
+        })
+    }
+
+    /// How to connect.
+    pub fn options(&self) -> &PgConnectOptions {
+        &self.options
+    }
+
+    /// Stops what this process runs. Close the connections first.
+    pub fn stop(self) {
+        if let Some(embedded) = self.embedded {
+            embedded.stop();
+        }
+    }
+}
+
+fn from_url(settings: &DatabaseSettings) -> Result<Option<PgConnectOptions>, SourceError> {
+    let Some(url) = &settings.database_url else { return Ok(None) };
+    PgConnectOptions::from_str(url.expose().as_str())
+        .map(|options| Some(options.application_name("lockable")))
+        .map_err(SourceError::Url)
+}
+
+/// What the embedded server allows: this process's own, and room for commands and for a look with psql.
+fn server_connections(settings: &DatabaseSettings) -> u32 {
+    (2 * settings.database_connections + 20).max(100)
+}

@@ -1,0 +1,58 @@
+//! The listener: what a connection may take in time and memory before it has asked for anything.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::time::Duration;
+
+use anyhow::Context;
+use axum::Router;
+use axum_server::Handle;
+use axum_server::accept::NoDelayAcceptor;
+use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
+
+/// For a new connection to send its first request, and for its TLS handshake before that.
+const FIRST_REQUEST: Duration = Duration::from_secs(10);
+/// For a kept connection to send the head of its next request; so also how long an idle one is kept. Longer than the minute
+/// that load balancers keep theirs, so that it is they who close.
+const NEXT_REQUEST: Duration = Duration::from_secs(75);
+/// All headers of a request together, bytes; beyond it the answer is 431.
+const HEADER_BYTES: usize = 32 * 1024;
+/// Requests at once on one HTTP/2 connection.
+const STREAMS: u32 = 256;
+/// How long a silent HTTP/2 peer is left alone, and then how long it may take to answer a ping.
+const HTTP2_PING: Duration = Duration::from_secs(30);
+
+/// Takes the port.
+///
+/// # Errors
+/// A sentence that names the setting.
+pub(super) fn bind(setting: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).with_context(|| format!("cannot listen on {address} ({setting})"))
+}
+
+/// Serves until the handle says otherwise.
+pub(super) async fn serve(
+    listener: TcpListener,
+    tls: Option<RustlsConfig>,
+    handle: Handle<SocketAddr>,
+    router: Router,
+) -> io::Result<()> {
+    let mut server = axum_server::from_tcp(listener)?.handle(handle).first_request_timeout(FIRST_REQUEST);
+    let builder = server.http_builder();
+    builder.http1().header_read_timeout(NEXT_REQUEST).max_buf_size(HEADER_BYTES);
+    builder
+        .http2()
+        .max_header_list_size(HEADER_BYTES as u32)
+        .max_concurrent_streams(STREAMS)
+        .keep_alive_interval(HTTP2_PING)
+        .keep_alive_timeout(HTTP2_PING);
+    let service = router.into_make_service_with_connect_info::<SocketAddr>();
+    match tls {
+        Some(config) => {
+            let acceptor =
+                RustlsAcceptor::new(config).handshake_timeout(FIRST_REQUEST).acceptor(NoDelayAcceptor::new());
+            server.acceptor(acceptor).serve(service).await
+        }
+        None => server.acceptor(NoDelayAcceptor::new()).serve(service).await,
+    }
+}

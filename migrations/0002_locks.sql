@@ -20,18 +20,13 @@ CREATE TABLE locks (
   name text COLLATE "C" NOT NULL,
   holder text,
   metadata jsonb,
-  lapsed_lease_id uuid,
-  lapsed_account_id bigint,
-  lapsed_at timestamptz,
   CONSTRAINT locks_pk PRIMARY KEY (namespace_id, name),
   CONSTRAINT locks_name_length CHECK (octet_length(name) BETWEEN 1 AND 255),
   CONSTRAINT locks_fencing_token_range CHECK (fencing_token BETWEEN 0 AND 9007199254740991),
   CONSTRAINT locks_lease_range CHECK (lease_ms BETWEEN 1 AND 86400000),
   CONSTRAINT locks_end_reason_known CHECK (end_reason IN (0, 1, 2)),
   CONSTRAINT locks_holder_length CHECK (octet_length(holder) <= 256),
-  CONSTRAINT locks_metadata_size CHECK (octet_length(metadata::text) <= 8192),
-  CONSTRAINT locks_lapsed_together CHECK ((lapsed_lease_id IS NULL) = (lapsed_account_id IS NULL)
-    AND (lapsed_lease_id IS NULL) = (lapsed_at IS NULL))
+  CONSTRAINT locks_metadata_size CHECK (octet_length(metadata::text) <= 8192)
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 5000,
         autovacuum_vacuum_insert_scale_factor = 0.1, autovacuum_vacuum_cost_delay = 0);
 COMMENT ON TABLE locks IS 'One row a lock, of its latest lease; kept after the lease has ended, deleted when idle for an hour. fillfactor 50 keeps heartbeats heap-only.';
@@ -41,7 +36,6 @@ COMMENT ON COLUMN locks.expires_at IS 'the lease ends here on the database''s cl
 COMMENT ON COLUMN locks.lease_ms IS 'the length that the lease was granted with, milliseconds; what a heartbeat renews by';
 COMMENT ON COLUMN locks.end_reason IS '0: live or lapsed, 1: released, 2: broken';
 COMMENT ON COLUMN locks.needs_proof IS 'renewed and released only with its lease_id; false: by any process of the account';
-COMMENT ON COLUMN locks.lapsed_lease_id IS 'the lease that lapsed before this one was granted, handed to lease_ends by the granting statement';
 -- An account's locks: the account page, the count against the plan's limit, the end of an account.
 CREATE INDEX locks_account_index ON locks (account_id);
 
@@ -58,7 +52,6 @@ CREATE TABLE lease_ends (
   CONSTRAINT lease_ends_reason_known CHECK (reason IN (1, 2, 3))
 ) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 5000, autovacuum_vacuum_cost_delay = 0);
 COMMENT ON COLUMN lease_ends.reason IS '1: released, 2: broken, 3: lapsed and taken over';
-CREATE INDEX lease_ends_age_index ON lease_ends USING brin (ended_at) WITH (pages_per_range = 16, autosummarize = on);
 
 -- The outage record (P10). Ticked every second by every ready node.
 CREATE TABLE service_clock (

@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::sync::Arc;
 
 use percent_encoding::percent_decode_str;
 
@@ -11,7 +12,7 @@ pub const MAX_BYTES: usize = 255;
 
 /// A lock's name that follows the rules.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct LockName(Box<str>);
+pub struct LockName(Arc<str>);
 
 /// Which rule a name breaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

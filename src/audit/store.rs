@@ -1,0 +1,66 @@
+//! The audit log's queries.
+
+use sqlx::{PgConnection, PgPool};
+
+use super::{Act, Actor, Entry};
+use crate::id::AccountId;
+
+/// Writes a line. Takes a connection, so that it belongs to the transaction of the act itself.
+///
+/// # Errors
+/// Where the database cannot be asked.
+pub async fn record(connection: &mut PgConnection, actor: &Actor, act: Act<'_>) -> sqlx::Result<()> {
+    sqlx::query!(
+        "/* audit.record */
+        INSERT INTO audit_log (actor_account_id, actor, address, request_id, action, subject_account_id, subject, before, after, reason)
+        VALUES ($1, $2, $3::text::inet, $4, $5, $6, $7, $8, $9, $10)",
+        actor.account_id.map(|id| id.0),
+        actor.name,
+        actor.address.map(|address| address.to_string()),
+        actor.request_id,
+        act.action,
+        act.subject_account_id.map(|id| id.0),
+        act.subject,
+        act.before,
+        act.after,
+        act.reason,
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Which lines to show.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    /// Only what was done to this account.
+    pub subject_account_id: Option<AccountId>,
+    /// Only lines in which actor, action or subject contain this text.
+    pub text: Option<String>,
+    /// Only lines older than this one: the last that a reader has seen.
+    pub before_id: Option<i64>,
+}
+
+/// The newest lines first, at most `limit`.
+///
+/// # Errors
+/// Where the database cannot be asked.
+pub async fn list(pool: &PgPool, filter: &Filter, limit: i64) -> sqlx::Result<Vec<Entry>> {
+    sqlx::query_as!(
+        Entry,
+        r#"/* audit.list */
+        SELECT audit_id, at, actor, host(address) AS address, request_id, action, subject, before, after, reason
+          FROM audit_log
+         WHERE ($1::bigint IS NULL OR subject_account_id = $1)
+           AND ($2::text IS NULL OR strpos(lower(concat_ws(' ', actor, action, subject)), lower($2)) > 0)
+           AND ($3::bigint IS NULL OR audit_id < $3)
+         ORDER BY audit_id DESC
+         LIMIT $4"#,
+        filter.subject_account_id.map(|id| id.0),
+        filter.text,
+        filter.before_id,
+        limit,
+    )
+    .fetch_all(pool)
+    .await
+}

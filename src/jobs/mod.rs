@@ -1,0 +1,92 @@
+//! What a node does by the clock, beside answering requests. Every job can run on every node at once.
+
+use std::time::Duration;
+
+use tokio::time::MissedTickBehavior;
+use tokio_util::task::TaskTracker;
+
+use crate::app::App;
+use crate::db::changes::Subscriber;
+use crate::locks::sweeper::Sweeper;
+use crate::{accounts, clock};
+
+/// Starts the jobs of a node. They end when the app begins to stop; wait for `tasks` after that.
+pub fn spawn(app: &App, tasks: &TaskTracker) {
+    let verifier = app.tokens.clone();
+    let subscribers: Vec<Subscriber> = vec![Box::new(move |notice| verifier.forget(notice))];
+    tasks.spawn(app.changes.clone().listen(app.database.clone(), subscribers, app.stopping.clone()));
+
+    every(app, tasks, "tick", Duration::from_secs(1), |app| async move {
+        if clock::tick(&app.db).await? {
+            tracing::warn!("an outage has ended: its leases can be renewed before anybody else gets their locks");
+        }
+        Ok(())
+    });
+    every(app, tasks, "count live locks", Duration::from_secs(1), |app| async move {
+        app.locks.usage().count(&app.db).await
+    });
+    every(app, tasks, "finish deletions", Duration::from_secs(60), |app| async move {
+        for account_id in accounts::deleting(&app.db).await? {
+            accounts::delete(&app.db, account_id).await?;
+        }
+        Ok(())
+    });
+    tasks.spawn(write_last_uses(app.clone()));
+    let app = app.clone();
+    tasks.spawn(async move {
+        let mut sweeper = Sweeper::default();
+        let mut interval = interval(Duration::from_secs(1));
+        while next(&app, &mut interval).await {
+            if let Err(error) = sweeper.step(&app.db).await {
+                tracing::warn!(%error, job = "sweep", "could not be done: tried again in a second");
+            }
+        }
+    });
+}
+
+/// Also once more on the way out, so that nothing is lost that a stop could have written.
+async fn write_last_uses(app: App) {
+    let mut interval = interval(Duration::from_secs(5));
+    let mut running = true;
+    while running {
+        running = next(&app, &mut interval).await;
+        app.tokens.tidy();
+        if let Err(error) = app.tokens.write_last_used().await {
+            tracing::warn!(%error, job = "write last uses of tokens", "could not be done");
+        }
+    }
+}
+
+/// Runs a job at once and then every `period`, until the app stops. One that fails is tried again the next time.
+fn every<F>(
+    app: &App,
+    tasks: &TaskTracker,
+    name: &'static str,
+    period: Duration,
+    job: impl Fn(App) -> F + Send + 'static,
+) where
+    F: Future<Output = sqlx::Result<()>> + Send,
+{
+    let app = app.clone();
+    tasks.spawn(async move {
+        let mut interval = interval(period);
+        while next(&app, &mut interval).await {
+            if let Err(error) = job(app.clone()).await {
+                tracing::warn!(%error, job = name, "could not be done: tried again later");
+            }
+        }
+    });
+}
+
+fn interval(period: Duration) -> tokio::time::Interval {
+    let mut interval = tokio::time::interval(period);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
+}
+
+async fn next(app: &App, interval: &mut tokio::time::Interval) -> bool {
+    tokio::select! {
+        () = app.stopping.cancelled() => false,
+        _ = interval.tick() => true,
+    }
+}

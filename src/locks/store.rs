@@ -1,0 +1,178 @@
+//! What is asked of the locks besides the three statements of the engine.
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use serde_json::json;
+use sqlx::{PgConnection, PgPool};
+
+use super::LockName;
+use crate::audit::{self, Act, Actor};
+use crate::id::{AccountId, NamespaceId};
+
+/// A lock that is held, as its account or its namespace's owner sees it.
+#[derive(Clone, Debug, Serialize)]
+pub struct LiveLock {
+    /// Where.
+    pub namespace: String,
+    /// What.
+    pub name: String,
+    /// The label of the API token that took it; none: that token is gone.
+    pub token_label: Option<String>,
+    /// What the client calls itself.
+    pub holder: Option<String>,
+    /// The grant's fencing token.
+    pub fencing_token: i64,
+    /// When it was taken.
+    pub acquired_at: DateTime<Utc>,
+    /// When its lease ends, if it is not renewed.
+    pub expires_at: DateTime<Utc>,
+    /// How long that is from now, milliseconds; 0 in the grace after an outage.
+    pub remaining_ms: i64,
+}
+
+/// The locks that an account sees: those held in its private namespaces, and those it holds in the public one. By namespace and name,
+/// after `after`, at most `limit`.
+///
+/// # Errors
+/// Where the database cannot be asked.
+pub async fn list_live(
+    pool: &PgPool,
+    account_id: AccountId,
+    namespace: Option<&str>,
+    after: Option<(&str, &str)>,
+    limit: i64,
+) -> sqlx::Result<Vec<LiveLock>> {
+    sqlx::query_as!(
+        LiveLock,
+        r#"/* locks.list_live */
+        SELECT n.name AS namespace, l.name, t.label AS "token_label?", l.holder, l.fencing_token, l.acquired_at, l.expires_at,
+               greatest(0, (extract(epoch FROM l.expires_at - clock_timestamp()) * 1000)::bigint) AS "remaining_ms!"
+          FROM locks l
+          JOIN namespaces n USING (namespace_id)
+          CROSS JOIN lease_clock c
+          LEFT JOIN api_tokens t ON t.token_id = l.token_id
+         WHERE l.account_id = $1 AND (n.account_id = $1 OR n.account_id IS NULL)
+           AND ($2::text IS NULL OR n.name = $2)
+           AND ($3::text IS NULL OR (n.name COLLATE "C", l.name) > ($3, $4::text))
+           AND lease_is_live(l.expires_at, l.end_reason, l.lease_ms, c.recent_until, c.open_start, c.outage_start, c.outage_end, c.grace_ms)
+         ORDER BY n.name COLLATE "C", l.name
+         LIMIT $5"#,
+        account_id.0,
+        namespace,
+        after.map(|(namespace, _)| namespace),
+        after.map(|(_, name)| name),
+        limit,
+    )
+    .fetch_all(pool)
+    .await
+}
+
+/// How many locks an account holds.
+///
+/// # Errors
+/// Where the database cannot be asked.
+pub async fn count_live(pool: &PgPool, account_id: AccountId) -> sqlx::Result<i64> {
+    sqlx::query_scalar!(
+        r#"/* locks.count_live */
+        SELECT count(*) AS "count!" FROM locks l CROSS JOIN lease_clock c
+         WHERE l.account_id = $1
+           AND lease_is_live(l.expires_at, l.end_reason, l.lease_ms, c.recent_until, c.open_start, c.outage_start, c.outage_end, c.grace_ms)"#,
+        account_id.0
+    )
+    .fetch_one(pool)
+    .await
+}
+
+/// Whether any lock of a namespace is held.
+///
+/// # Errors
+/// Where the database cannot be asked.
+pub async fn any_live(connection: &mut PgConnection, namespace_id: NamespaceId) -> sqlx::Result<bool> {
+    sqlx::query_scalar!(
+        r#"/* locks.any_live */
+        SELECT EXISTS (SELECT FROM locks l CROSS JOIN lease_clock c
+          WHERE l.namespace_id = $1
+            AND lease_is_live(l.expires_at, l.end_reason, l.lease_ms, c.recent_until, c.open_start, c.outage_start, c.outage_end, c.grace_ms)) AS "any!""#,
+        namespace_id.0
+    )
+    .fetch_one(connection)
+    .await
+}
+
+/// Which lease is broken: the one that whoever breaks it has seen, not one that was granted since.
+#[derive(Clone, Copy, Debug)]
+pub struct Seen {
+    /// Its fencing token; none: whichever holds the lock.
+    pub fencing_token: Option<i64>,
+    /// Only if this account holds it: in the public namespace nobody but an administrator breaks another's.
+    pub account_id: Option<AccountId>,
+}
+
+/// Ends a lease against its holder's will, on record. Returns whether there was one.
+///
+/// # Errors
+/// Where the database cannot be asked.
+pub async fn break_lease(
+    pool: &PgPool,
+    actor: &Actor,
+    namespace: (NamespaceId, &str),
+    name: &LockName,
+    seen: Seen,
+    reason: &str,
+) -> sqlx::Result<bool> {
+    let mut transaction = pool.begin().await?;
+    let broken = sqlx::query!(
+        "/* locks.break */
+        WITH broken AS (
+          UPDATE locks l SET expires_at = clock_timestamp(), end_reason = 2
+           WHERE l.namespace_id = $1 AND l.name = $2
+             AND ($3::bigint IS NULL OR l.fencing_token = $3) AND ($4::bigint IS NULL OR l.account_id = $4)
+             AND lease_is_live(l.expires_at, l.end_reason, l.lease_ms, (SELECT recent_until FROM lease_clock), (SELECT open_start FROM lease_clock),
+                   (SELECT outage_start FROM lease_clock), (SELECT outage_end FROM lease_clock), (SELECT grace_ms FROM lease_clock))
+          RETURNING l.account_id, l.lease_id, l.fencing_token, l.expires_at, l.needs_proof
+        ), ended AS (
+          INSERT INTO lease_ends (account_id, lease_id, namespace_id, name, ended_at, reason)
+          SELECT account_id, lease_id, $1, $2, expires_at, 2 FROM broken WHERE needs_proof ON CONFLICT DO NOTHING
+        )
+        SELECT account_id, fencing_token FROM broken",
+        namespace.0.0,
+        name.as_str(),
+        seen.fencing_token,
+        seen.account_id.map(|id| id.0),
+    )
+    .fetch_optional(&mut *transaction)
+    .await?;
+    let Some(broken) = broken else { return Ok(false) };
+    let subject = format!("lock:{}/{}", namespace.1, name);
+    let act = Act {
+        action: "lock.break",
+        subject_account_id: Some(AccountId(broken.account_id)),
+        subject: &subject,
+        before: Some(json!({"held": true, "fencing_token": broken.fencing_token})),
+        after: Some(json!({"held": false})),
+        reason: Some(reason),
+    };
+    audit::record(&mut transaction, actor, act).await?;
+    transaction.commit().await?;
+    Ok(true)
+}
+
+/// Ends all leases of an account, and all leases in its namespaces are its own. A few at a time, in key order, each lot a
+/// transaction of its own: nobody waits long for a row of another's.
+pub(crate) async fn end_leases_of_account(pool: &PgPool, account_id: AccountId) -> sqlx::Result<()> {
+    loop {
+        let ended = sqlx::query!(
+            "/* locks.end_leases_of_account */
+            UPDATE locks l SET expires_at = clock_timestamp(), end_reason = 1
+              FROM (SELECT namespace_id, name FROM locks WHERE account_id = $1 AND end_reason = 0
+                     ORDER BY namespace_id, name LIMIT 500 FOR NO KEY UPDATE) k
+             WHERE l.namespace_id = k.namespace_id AND l.name = k.name AND l.account_id = $1 AND l.end_reason = 0",
+            account_id.0
+        )
+        .execute(pool)
+        .await?;
+        if ended.rows_affected() == 0 {
+            return Ok(());
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! The namespaces' queries.
+
+use sqlx::{PgConnection, PgPool};
+
+use super::{Namespace, NamespaceError, PUBLIC};
+use crate::accounts::Account;
+use crate::db::violated_constraint;
+use crate::id::{AccountId, NamespaceId};
+use crate::locks;
+use crate::plans::is_slug;
+
+/// The public namespace and the account's own, by name.
+///
+/// # Errors
+/// Where the database cannot be asked.
+pub async fn list(pool: &PgPool, account_id: AccountId) -> sqlx::Result<Vec<Namespace>> {
+    sqlx::query_as!(
+        Namespace,
+        r#"/* namespaces.list */
+        SELECT n.namespace_id AS "namespace_id: NamespaceId", n.name, n.lease_default_ms, n.created_at,
+               (SELECT count(*) FROM api_tokens t WHERE t.namespace_id = n.namespace_id AND t.account_id = $1
+                   AND t.revoked_at IS NULL AND (t.expires_at IS NULL OR t.expires_at > clock_timestamp())) AS "tokens!"
+          FROM namespaces n
+         WHERE n.account_id = $1 OR n.account_id IS NULL
+         ORDER BY n.account_id NULLS FIRST, n.name"#,
+        account_id.0
+    )
+    .fetch_all(pool)
+    .await
+}
+
+/// The namespace of this name: `public`, or one of the account's own.
+///
+/// # Errors
+/// [`NamespaceError::Unknown`], or where the database cannot be asked.
+pub async fn find(pool: &PgPool, account_id: AccountId, name: &str) -> Result<Namespace, NamespaceError> {
+    list(pool, account_id).await?.into_iter().find(|namespace| namespace.name == name).ok_or(NamespaceError::Unknown)
+}
+
+/// Makes a private namespace. Of two that are made at the limit at once, one succeeds.
+///
+/// # Errors
+/// Where the name or the plan does not allow it, or the database cannot be asked.
+pub async fn create(pool: &PgPool, account: &Account, name: &str) -> Result<NamespaceId, NamespaceError> {
+    let max = account.limits.max_private_namespaces;
+    if max == 0 {
+        return Err(NamespaceError::NotInPlan);
+    }
+    if name == PUBLIC {
+        return Err(NamespaceError::Reserved);
+    }
+    if !is_slug(name) {
+        return Err(NamespaceError::InvalidName);
+    }
+    let mut transaction = pool.begin().await?;
+    lock_account(&mut transaction, account.account_id).await?;
+    let existing = sqlx::query_scalar!(
+        r#"/* namespaces.count */ SELECT count(*) AS "count!" FROM namespaces WHERE account_id = $1"#,
+        account.account_id.0
+    )
+    .fetch_one(&mut *transaction)
+    .await?;
+    if existing >= i64::from(max) {
+        return Err(NamespaceError::TooMany { max });
+    }
+    let namespace_id = sqlx::query_scalar!(
+        r#"/* namespaces.create */
+        INSERT INTO namespaces (account_id, name) VALUES ($1, $2) RETURNING namespace_id AS "namespace_id: NamespaceId""#,
+        account.account_id.0,
+        name
+    )
+    .fetch_one(&mut *transaction)
+    .await
+    .map_err(|error| match violated_constraint(&error) {
+        Some("namespaces_name_unique") => NamespaceError::Taken,
+        _ => error.into(),
+    })?;
+    transaction.commit().await?;
+    Ok(namespace_id)
+}
+
+/// What is counted against a limit is counted under the account's row lock.
+async fn lock_account(connection: &mut PgConnection, account_id: AccountId) -> Result<(), NamespaceError> {
+    sqlx::query!(
+        r#"/* namespaces.lock_account */
+        SELECT account_id FROM accounts WHERE account_id = $1 AND deleting_since IS NULL FOR NO KEY UPDATE"#,
+        account_id.0
+    )
+    .fetch_optional(connection)
+    .await?
+    .map(|_| ())
+    .ok_or(NamespaceError::Unknown)
+}
+
+/// Sets the default lease of a private namespace; none: the account's.
+///
+/// # Errors
+/// [`NamespaceError::Lease`], [`NamespaceError::Unknown`], or where the database cannot be asked.
+pub async fn set_lease_default(
+    pool: &PgPool,
+    account: &Account,
+    name: &str,
+    lease_ms: Option<i64>,
+) -> Result<(), NamespaceError> {
+    let lease_ms = lease_ms.map(|lease_ms| account.limits.check_lease_ms(lease_ms)).transpose()?;
+    let changed = sqlx::query!(
+        "/* namespaces.set_lease_default */
+        UPDATE namespaces SET lease_default_ms = $3 WHERE account_id = $1 AND name = $2",
+        account.account_id.0,
+        name,
+        lease_ms
+    )
+    .execute(pool)
+    .await?;
+    if changed.rows_affected() == 1 { Ok(()) } else { Err(NamespaceError::Unknown) }
+}
+
+/// Deletes a private namespace in which nothing is held, and its tokens with it.
+///
+/// A lock that is taken at the same moment by a node that has not heard of it yet is in nobody's way: the namespace's id is
+/// never used again, and the sweeper removes the row.
+///
+/// # Errors
+/// [`NamespaceError::InUse`], [`NamespaceError::Unknown`], or where the database cannot be asked.
+pub async fn delete(pool: &PgPool, account_id: AccountId, name: &str) -> Result<(), NamespaceError> {
+    let mut transaction = pool.begin().await?;
+    let namespace_id = sqlx::query_scalar!(
+        "/* namespaces.lock */ SELECT namespace_id FROM namespaces WHERE account_id = $1 AND name = $2 FOR UPDATE",
+        account_id.0,
+        name
+    )
+    .fetch_optional(&mut *transaction)
+    .await?
+    .map(NamespaceId)
+    .ok_or(NamespaceError::Unknown)?;
+    if locks::store::any_live(&mut transaction, namespace_id).await? {
+        return Err(NamespaceError::InUse);
+    }
+    sqlx::query!("/* namespaces.delete */ DELETE FROM namespaces WHERE namespace_id = $1", namespace_id.0)
+        .execute(&mut *transaction)
+        .await?;
+    transaction.commit().await?;
+    Ok(())
+}

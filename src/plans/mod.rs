@@ -1,0 +1,251 @@
+//! Plans: what an account may do. Rows that administrators edit, not code.
+
+pub mod store;
+
+use serde::Serialize;
+
+use crate::id::PlanId;
+
+pub use store::{create, find, list, update};
+
+/// The plan of new accounts.
+pub const DEFAULT_PLAN: &str = "hobbyist";
+
+/// The longest lease that any plan may allow, milliseconds: a day.
+pub const LEASE_CEILING_MS: i32 = 24 * 60 * 60 * 1000;
+/// The shortest lease that any plan may allow, milliseconds. Under it, an ordinary pause of a client or of the network ends the lease.
+pub const LEASE_FLOOR_MS: i32 = 1000;
+
+/// What a plan allows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Limits {
+    /// What people call it.
+    pub name: String,
+    /// The shortest lease, milliseconds.
+    pub lease_min_ms: i32,
+    /// The lease where nobody says otherwise, milliseconds.
+    pub lease_default_ms: i32,
+    /// The longest lease, milliseconds. The same as the shortest: the lease is fixed.
+    pub lease_max_ms: i32,
+    /// Private namespaces an account may have; 0: none, the plan is for the public one only.
+    pub max_private_namespaces: i32,
+    /// API tokens an account may have.
+    pub max_tokens: i32,
+    /// Locks an account may hold at once.
+    pub max_live_locks: i32,
+    /// Requests of an account that may wait at once.
+    pub max_waiters: i32,
+    /// Requests a second of an account on a node, with a burst of twice as many.
+    pub requests_per_second: i32,
+}
+
+impl Limits {
+    /// Whether accounts, namespaces and requests may choose a lease.
+    pub fn lease_is_configurable(&self) -> bool {
+        self.lease_min_ms < self.lease_max_ms
+    }
+
+    /// The lease for a request: what it asks for, else the namespace's, else the account's, else the plan's.
+    /// A stored setting that a smaller plan no longer allows is brought into its bounds; a request's is refused.
+    ///
+    /// # Errors
+    /// Where the request asks for a lease that the plan does not allow.
+    pub fn lease_ms(
+        &self,
+        requested_ms: Option<i64>,
+        namespace_default_ms: Option<i32>,
+        account_default_ms: Option<i32>,
+    ) -> Result<i32, LeaseRefused> {
+        if let Some(requested_ms) = requested_ms {
+            return self.check_lease_ms(requested_ms);
+        }
+        let lease_ms = namespace_default_ms.or(account_default_ms).unwrap_or(self.lease_default_ms);
+        Ok(lease_ms.clamp(self.lease_min_ms, self.lease_max_ms))
+    }
+
+    /// Whether this plan allows somebody to choose this lease.
+    ///
+    /// # Errors
+    /// Where the lease is fixed, or out of bounds.
+    pub fn check_lease_ms(&self, lease_ms: i64) -> Result<i32, LeaseRefused> {
+        if !self.lease_is_configurable() {
+            return Err(LeaseRefused::Fixed { lease_ms: self.lease_default_ms });
+        }
+        i32::try_from(lease_ms)
+            .ok()
+            .filter(|lease_ms| (self.lease_min_ms..=self.lease_max_ms).contains(lease_ms))
+            .ok_or(LeaseRefused::OutOfBounds { min_ms: self.lease_min_ms, max_ms: self.lease_max_ms })
+    }
+
+    /// Finds the first rule that these limits break, as (field, what to do).
+    ///
+    /// # Errors
+    /// Where one is broken.
+    pub fn validate(&self) -> Result<(), InvalidLimits> {
+        let refuse = |field, problem: String| Err(InvalidLimits { field, problem });
+        if self.name.trim().is_empty() || self.name.chars().count() > 100 || self.name.chars().any(char::is_control) {
+            return refuse("name", "give the plan a name of 1 to 100 characters".into());
+        }
+        for (field, value) in [
+            ("lease_min_ms", self.lease_min_ms),
+            ("lease_default_ms", self.lease_default_ms),
+            ("lease_max_ms", self.lease_max_ms),
+        ] {
+            if !(LEASE_FLOOR_MS..=LEASE_CEILING_MS).contains(&value) {
+                return refuse(
+                    field,
+                    format!("give a number of milliseconds from {LEASE_FLOOR_MS} to {LEASE_CEILING_MS}"),
+                );
+            }
+        }
+        if self.lease_min_ms > self.lease_max_ms {
+            return refuse("lease_max_ms", "the longest lease must not be shorter than the shortest".into());
+        }
+        if !(self.lease_min_ms..=self.lease_max_ms).contains(&self.lease_default_ms) {
+            return refuse(
+                "lease_default_ms",
+                "the default lease must lie between the shortest and the longest".into(),
+            );
+        }
+        for (field, value, least, most) in [
+            ("max_private_namespaces", self.max_private_namespaces, 0, 100_000),
+            ("max_tokens", self.max_tokens, 1, 100_000),
+            ("max_live_locks", self.max_live_locks, 0, 100_000_000),
+            ("max_waiters", self.max_waiters, 0, 1_000_000),
+            ("requests_per_second", self.requests_per_second, 1, 1_000_000),
+        ] {
+            if !(least..=most).contains(&value) {
+                return refuse(field, format!("give a whole number from {least} to {most}"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Why a lease was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LeaseRefused {
+    /// The plan has one lease for all.
+    #[error("the lease of this plan is fixed at {lease_ms} ms")]
+    Fixed {
+        /// The plan's lease, milliseconds.
+        lease_ms: i32,
+    },
+    /// The plan allows others only.
+    #[error("the lease must be from {min_ms} to {max_ms} ms on this plan")]
+    OutOfBounds {
+        /// The plan's shortest, milliseconds.
+        min_ms: i32,
+        /// The plan's longest, milliseconds.
+        max_ms: i32,
+    },
+}
+
+/// A rule that a plan's limits would break.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {problem}")]
+pub struct InvalidLimits {
+    /// The field of [`Limits`].
+    pub field: &'static str,
+    /// What to do about it.
+    pub problem: String,
+}
+
+/// A plan as it is stored.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Plan {
+    /// Its row.
+    pub plan_id: PlanId,
+    /// What commands and addresses name it by.
+    pub code: String,
+    /// What it allows.
+    #[serde(flatten)]
+    pub limits: Limits,
+    /// How many accounts are on it.
+    pub accounts: i64,
+}
+
+/// What may be wrong with creating or editing a plan.
+#[derive(Debug, thiserror::Error)]
+pub enum PlanError {
+    /// A limit breaks a rule.
+    #[error(transparent)]
+    Invalid(#[from] InvalidLimits),
+    /// The code is not `[a-z0-9-]{1,63}`.
+    #[error("a plan's code is 1 to 63 of a-z, 0-9 and -")]
+    InvalidCode,
+    /// There is one of this code.
+    #[error("there is a plan `{0}` already")]
+    Taken(String),
+    /// There is none of this code.
+    #[error("there is no plan `{0}`")]
+    Unknown(String),
+    /// The database could not be asked.
+    #[error(transparent)]
+    Database(#[from] sqlx::Error),
+}
+
+/// Whether a text is 1 to 63 of a-z, 0-9 and `-`: the rule for plan codes and names of private namespaces.
+pub fn is_slug(text: &str) -> bool {
+    (1..=63).contains(&text.len()) && text.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn business() -> Limits {
+        Limits {
+            name: "Business".into(),
+            lease_min_ms: 1000,
+            lease_default_ms: 60_000,
+            lease_max_ms: LEASE_CEILING_MS,
+            max_private_namespaces: 20,
+            max_tokens: 100,
+            max_live_locks: 1_000_000,
+            max_waiters: 10_000,
+            requests_per_second: 20_000,
+        }
+    }
+
+    fn hobbyist() -> Limits {
+        Limits { lease_min_ms: 60_000, lease_max_ms: 60_000, max_private_namespaces: 0, ..business() }
+    }
+
+    #[test]
+    fn the_nearest_setting_decides_the_lease() {
+        let plan = business();
+        assert_eq!(plan.lease_ms(Some(5000), Some(7000), Some(9000)), Ok(5000));
+        assert_eq!(plan.lease_ms(None, Some(7000), Some(9000)), Ok(7000));
+        assert_eq!(plan.lease_ms(None, None, Some(9000)), Ok(9000));
+        assert_eq!(plan.lease_ms(None, None, None), Ok(60_000));
+    }
+
+    #[test]
+    fn requests_out_of_bounds_are_refused_and_stored_settings_are_brought_in() {
+        let plan = business();
+        for absurd in [0, -1, 999, 86_400_001, i64::MAX, i64::MIN] {
+            assert!(plan.lease_ms(Some(absurd), None, None).is_err(), "{absurd}");
+        }
+        assert_eq!(hobbyist().lease_ms(None, Some(7000), Some(9000)), Ok(60_000));
+        assert_eq!(hobbyist().lease_ms(Some(60_000), None, None), Err(LeaseRefused::Fixed { lease_ms: 60_000 }));
+    }
+
+    #[test]
+    fn limits_are_validated_field_by_field() {
+        assert_eq!(business().validate(), Ok(()));
+        let field = |limits: Limits| limits.validate().map_err(|invalid| invalid.field);
+        assert_eq!(field(Limits { name: " ".into(), ..business() }), Err("name"));
+        assert_eq!(field(Limits { lease_min_ms: 0, ..business() }), Err("lease_min_ms"));
+        assert_eq!(field(Limits { lease_max_ms: 86_400_001, ..business() }), Err("lease_max_ms"));
+        assert_eq!(field(Limits { lease_default_ms: 1000, lease_min_ms: 2000, ..business() }), Err("lease_default_ms"));
+        assert_eq!(field(Limits { max_tokens: 0, ..business() }), Err("max_tokens"));
+        assert_eq!(field(Limits { requests_per_second: -5, ..business() }), Err("requests_per_second"));
+    }
+
+    #[test]
+    fn slugs() {
+        assert!(is_slug("team-7") && is_slug(&"a".repeat(63)));
+        assert!(!is_slug("") && !is_slug("Team") && !is_slug(&"a".repeat(64)) && !is_slug("ä"));
+    }
+}

@@ -1,0 +1,258 @@
+//! The tokens' queries.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, Utc};
+use sqlx::{PgConnection, PgPool};
+
+use super::{Caller, NewToken, Scope, Token, TokenError};
+use crate::accounts::Account;
+use crate::id::{AccountId, NamespaceId, TokenId};
+use crate::plans::Limits;
+use crate::secret::{Secret, Sha256Digest};
+
+/// The account's tokens that were not revoked, newest first. Expired ones are shown until their owner removes them.
+///
+/// # Errors
+/// Where the database cannot be asked.
+pub async fn list(pool: &PgPool, account_id: AccountId) -> sqlx::Result<Vec<Token>> {
+    sqlx::query_as!(
+        Token,
+        r#"/* tokens.list */
+        SELECT t.token_id AS "token_id: TokenId", t.label, t.namespace_id AS "namespace_id: NamespaceId", n.name AS namespace,
+               t.scope, t.hint, t.created_at, t.expires_at, t.last_used_at,
+               coalesce(t.expires_at <= clock_timestamp(), false) AS "expired!"
+          FROM api_tokens t JOIN namespaces n USING (namespace_id)
+         WHERE t.account_id = $1 AND t.revoked_at IS NULL
+         ORDER BY t.token_id DESC"#,
+        account_id.0
+    )
+    .fetch_all(pool)
+    .await
+}
+
+/// Makes a token. The secret is returned this once; only its digest is kept. Of two that are made at the limit at once, one succeeds.
+///
+/// # Errors
+/// Where a rule or the plan does not allow it, or the database cannot be asked.
+pub async fn create(pool: &PgPool, account: &Account, new: &NewToken<'_>) -> Result<(TokenId, Secret), TokenError> {
+    let label = new.label.trim();
+    if !(1..=100).contains(&label.chars().count()) || label.chars().any(char::is_control) {
+        return Err(TokenError::InvalidLabel);
+    }
+    let mut transaction = pool.begin().await?;
+    lock_account(&mut transaction, account.account_id).await?;
+    let max = account.limits.max_tokens;
+    if count_live(&mut transaction, account.account_id).await? >= i64::from(max) {
+        return Err(TokenError::TooMany { max });
+    }
+    let namespace_id = sqlx::query_scalar!(
+        "/* tokens.find_namespace */ SELECT namespace_id FROM namespaces WHERE name = $2 AND (account_id = $1 OR account_id IS NULL)",
+        account.account_id.0,
+        new.namespace
+    )
+    .fetch_optional(&mut *transaction)
+    .await?
+    .ok_or(TokenError::UnknownNamespace)?;
+    let token = insert(
+        &mut transaction,
+        account.account_id,
+        NamespaceId(namespace_id),
+        label,
+        new.scope.as_str(),
+        new.expires_at,
+    )
+    .await?;
+    transaction.commit().await?;
+    Ok(token)
+}
+
+/// Gives a token another secret: a new token of the same label, namespace, scope and expiry, while the old one works for `overlap`
+/// longer (none: it stops at once), so that its users can be moved over one by one.
+///
+/// # Errors
+/// [`TokenError::Unknown`], or where the database cannot be asked.
+pub async fn rotate(
+    pool: &PgPool,
+    account_id: AccountId,
+    token_id: TokenId,
+    overlap: Duration,
+) -> Result<(TokenId, Secret), TokenError> {
+    let mut transaction = pool.begin().await?;
+    lock_account(&mut transaction, account_id).await?;
+    let overlap_s = overlap.as_secs_f64();
+    // least() ignores NULL: an expiry that comes earlier stays.
+    let old = sqlx::query!(
+        r#"/* tokens.retire */
+        UPDATE api_tokens t SET
+               revoked_at = CASE WHEN $3::float8 = 0 THEN clock_timestamp() END,
+               expires_at = CASE WHEN $3 = 0 THEN t.expires_at ELSE least(t.expires_at, clock_timestamp() + make_interval(secs => $3)) END
+          FROM (SELECT token_id, expires_at FROM api_tokens WHERE token_id = $2 AND account_id = $1 AND revoked_at IS NULL
+                   AND (expires_at IS NULL OR expires_at > clock_timestamp()) FOR UPDATE) o
+         WHERE t.token_id = o.token_id
+        RETURNING t.label, t.namespace_id, t.scope, o.expires_at AS "expires_at?""#,
+        account_id.0,
+        token_id.0,
+        overlap_s
+    )
+    .fetch_optional(&mut *transaction)
+    .await?
+    .ok_or(TokenError::Unknown)?;
+    let token =
+        insert(&mut transaction, account_id, NamespaceId(old.namespace_id), &old.label, &old.scope, old.expires_at)
+            .await?;
+    transaction.commit().await?;
+    Ok(token)
+}
+
+async fn insert(
+    connection: &mut PgConnection,
+    account_id: AccountId,
+    namespace_id: NamespaceId,
+    label: &str,
+    scope: &str,
+    expires_at: Option<DateTime<Utc>>,
+) -> Result<(TokenId, Secret), TokenError> {
+    let secret = Secret::random();
+    let text = secret.expose();
+    let hint = &text[text.len() - 4..];
+    let digest = secret.sha256();
+    let token_id = sqlx::query_scalar!(
+        r#"/* tokens.insert */
+        INSERT INTO api_tokens (account_id, namespace_id, label, scope, token_sha256, hint, expires_at)
+        SELECT $1, $2, $3, $4, $5, $6, $7 WHERE $7::timestamptz IS NULL OR $7 > clock_timestamp()
+        RETURNING token_id AS "token_id: TokenId""#,
+        account_id.0,
+        namespace_id.0,
+        label,
+        scope,
+        digest.as_bytes(),
+        hint,
+        expires_at,
+    )
+    .fetch_optional(connection)
+    .await?
+    .ok_or(TokenError::ExpiryInThePast)?;
+    Ok((token_id, secret))
+}
+
+/// What is counted against a limit is counted under the account's row lock.
+async fn lock_account(connection: &mut PgConnection, account_id: AccountId) -> Result<(), TokenError> {
+    sqlx::query!(
+        r#"/* tokens.lock_account */
+        SELECT account_id FROM accounts WHERE account_id = $1 AND deleting_since IS NULL FOR NO KEY UPDATE"#,
+        account_id.0
+    )
+    .fetch_optional(connection)
+    .await?
+    .map(|_| ())
+    .ok_or(TokenError::Unknown)
+}
+
+async fn count_live(connection: &mut PgConnection, account_id: AccountId) -> sqlx::Result<i64> {
+    sqlx::query_scalar!(
+        r#"/* tokens.count_live */
+        SELECT count(*) AS "count!" FROM api_tokens
+         WHERE account_id = $1 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > clock_timestamp())"#,
+        account_id.0
+    )
+    .fetch_one(connection)
+    .await
+}
+
+/// Revokes a token: refused on every node within a second. Its leases run on until they lapse.
+///
+/// # Errors
+/// [`TokenError::Unknown`], or where the database cannot be asked.
+pub async fn revoke(pool: &PgPool, account_id: AccountId, token_id: TokenId) -> Result<(), TokenError> {
+    let changed = sqlx::query!(
+        "/* tokens.revoke */
+        UPDATE api_tokens SET revoked_at = clock_timestamp() WHERE token_id = $2 AND account_id = $1 AND revoked_at IS NULL",
+        account_id.0,
+        token_id.0
+    )
+    .execute(pool)
+    .await?;
+    if changed.rows_affected() == 1 { Ok(()) } else { Err(TokenError::Unknown) }
+}
+
+/// Revokes all tokens of an account: somebody else may have made them.
+///
+/// # Errors
+/// Where the database cannot be asked.
+pub async fn revoke_all(connection: &mut PgConnection, account_id: AccountId) -> sqlx::Result<u64> {
+    let changed = sqlx::query!(
+        "/* tokens.revoke_all */ UPDATE api_tokens SET revoked_at = clock_timestamp() WHERE account_id = $1 AND revoked_at IS NULL",
+        account_id.0
+    )
+    .execute(connection)
+    .await?;
+    Ok(changed.rows_affected())
+}
+
+/// Whose token this is, if it works: not revoked, not expired, its account neither suspended nor being deleted.
+pub(super) async fn find_caller(pool: &PgPool, digest: &Sha256Digest) -> sqlx::Result<Option<Caller>> {
+    let asked_at = Instant::now();
+    let row = sqlx::query!(
+        r#"/* tokens.find_caller */
+        SELECT t.token_id, t.account_id, t.namespace_id, t.scope, n.name AS namespace,
+               n.lease_default_ms AS namespace_lease_default_ms, a.lease_default_ms AS account_lease_default_ms, a.email, a.is_admin,
+               (extract(epoch FROM t.expires_at - clock_timestamp()) * 1000)::float8 AS expires_in_ms,
+               n.account_id IS NULL OR (SELECT count(*) FROM namespaces o WHERE o.account_id = n.account_id
+                  AND o.namespace_id <= n.namespace_id) <= p.max_private_namespaces AS "namespace_in_plan!",
+               p.name, p.lease_min_ms, p.lease_default_ms, p.lease_max_ms, p.max_private_namespaces, p.max_tokens,
+               p.max_live_locks, p.max_waiters, p.requests_per_second
+          FROM api_tokens t
+          JOIN accounts a USING (account_id)
+          JOIN plans p USING (plan_id)
+          JOIN namespaces n ON n.namespace_id = t.namespace_id
+         WHERE t.token_sha256 = $1 AND t.revoked_at IS NULL AND (t.expires_at IS NULL OR t.expires_at > clock_timestamp())
+           AND a.suspended_at IS NULL AND a.deleting_since IS NULL"#,
+        digest.as_bytes()
+    )
+    .fetch_optional(pool)
+    .await?;
+    Ok(row.map(|row| Caller {
+        token_id: TokenId(row.token_id),
+        account_id: AccountId(row.account_id),
+        email: row.email,
+        is_admin: row.is_admin,
+        namespace_id: NamespaceId(row.namespace_id),
+        namespace: row.namespace,
+        namespace_in_plan: row.namespace_in_plan,
+        scope: if row.scope == Scope::Manage.as_str() { Scope::Manage } else { Scope::Locks },
+        namespace_lease_default_ms: row.namespace_lease_default_ms,
+        account_lease_default_ms: row.account_lease_default_ms,
+        // Counted from before the question, so that it never works longer than the database says.
+        expires_at: row
+            .expires_in_ms
+            .and_then(|ms| asked_at.checked_add(Duration::from_secs_f64((ms / 1000.0).clamp(0.0, 1e9)))),
+        limits: Arc::new(Limits {
+            name: row.name,
+            lease_min_ms: row.lease_min_ms,
+            lease_default_ms: row.lease_default_ms,
+            lease_max_ms: row.lease_max_ms,
+            max_private_namespaces: row.max_private_namespaces,
+            max_tokens: row.max_tokens,
+            max_live_locks: row.max_live_locks,
+            max_waiters: row.max_waiters,
+            requests_per_second: row.requests_per_second,
+        }),
+        used: std::sync::atomic::AtomicBool::new(false),
+    }))
+}
+
+/// Notes that these tokens were used. Rows are locked in order and busy ones skipped: nodes write the same rows.
+pub(super) async fn touch(pool: &PgPool, token_ids: &[i64]) -> sqlx::Result<()> {
+    sqlx::query!(
+        "/* tokens.touch */
+        UPDATE api_tokens t SET last_used_at = clock_timestamp()
+          FROM (SELECT token_id FROM api_tokens WHERE token_id = ANY ($1) ORDER BY token_id FOR NO KEY UPDATE SKIP LOCKED) o
+         WHERE t.token_id = o.token_id",
+        token_ids
+    )
+    .execute(pool)
+    .await?;
+    Ok(())
+}

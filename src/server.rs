@@ -12,12 +12,14 @@ use std::time::Duration;
 use anyhow::Context;
 use axum::Router;
 use axum_server::Handle;
-use sqlx::PgPool;
-use sqlx::postgres::PgPoolOptions;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
+use crate::app::App;
 use crate::config::Settings;
 use crate::db::{Source, migrate};
+use crate::mail::{MailSettings, Mailer};
+use crate::{clock, jobs};
 use health::Readiness;
 use signals::StopSignals;
 use tls::Tls;
@@ -64,17 +66,29 @@ async fn run(
 ) -> anyhow::Result<()> {
     let mut signals = StopSignals::catch()?;
     let metrics = telemetry::record()?;
-    let pool = tokio::select! {
-        pool = open_database(&settings, source) => pool?,
+    tokio::select! {
+        prepared = prepare_database(&settings, source) => prepared?,
         signal = signals.next() => {
             tracing::info!(signal, "stopping before having started");
             return Ok(());
         }
     };
-    let stopping = CancellationToken::new();
-    let router = router(&pool, &stopping);
-
     let address = listener.local_addr()?;
+    let mail = Mailer::start(&MailSettings {
+        smtp_url: settings.smtp_url.clone(),
+        from: settings.mail_from.clone(),
+        outbox: settings.database.data_dir()?.join("outbox"),
+        public_url: settings.public_url(address),
+    })?;
+    let drain_timeout = settings.drain_timeout();
+    let app = App::new(settings, address, source.options().clone(), mail);
+    if let Some(grace_ms) = app.settings.outage_grace_ms {
+        clock::set_grace_ms(&app.db, i32::try_from(grace_ms)?).await?;
+    }
+    let jobs = TaskTracker::new();
+    jobs::spawn(&app, &jobs);
+    let router = router(&app);
+
     let handle = Handle::new();
     let tls_config = tls.as_ref().map(|tls| tls.config.clone());
     if tls_config.is_none() && !address.ip().is_loopback() {
@@ -93,18 +107,23 @@ async fn run(
             tracing::error!(%error, "the metrics listener ended");
         }
     });
-    tracing::info!(%address, metrics = %metrics_address, url = %settings.public_url(address), "listening");
+    tracing::info!(%address, metrics = %metrics_address, url = %app.public_url, "listening");
     let server = tokio::spawn(listener::serve(listener, tls_config, handle.clone(), router));
 
-    let outcome = drain_on_signal(server, &handle, &mut signals, &stopping, settings.drain_timeout()).await;
+    let outcome = drain_on_signal(server, &handle, &mut signals, &app.stopping, drain_timeout).await;
+    app.stopping.cancel();
+    app.locks.shut_down().await;
+    jobs.close();
+    jobs.wait().await;
+    app.mail.flush(Duration::from_secs(2)).await;
     background.shutdown().await;
-    pool.close().await;
+    app.db.close().await;
     outcome
 }
 
 /// Everything that the service answers, with the layers that every request runs through.
-fn router(pool: &PgPool, stopping: &CancellationToken) -> Router {
-    health::router(Readiness { db: pool.clone(), stopping: stopping.clone() })
+pub fn router(app: &App) -> Router {
+    health::router(Readiness { db: app.db.clone(), stopping: app.stopping.clone() })
 }
 
 /// Serves until a signal, then answers what is in flight. A second signal cuts that short.
@@ -134,13 +153,13 @@ async fn drain_on_signal(
     }
 }
 
-/// Migrates the database and opens the pool, once it answers.
-async fn open_database(settings: &Settings, source: &Source) -> anyhow::Result<PgPool> {
+/// Migrates the database, once it answers.
+async fn prepare_database(settings: &Settings, source: &Source) -> anyhow::Result<()> {
     let started = tokio::time::Instant::now();
     let mut pause = Duration::from_millis(200);
     loop {
         match migrate::prepare_with(source.options(), settings.database.unsafe_database).await {
-            Ok(()) => break,
+            Ok(()) => return Ok(()),
             Err(migrate::MigrateError::Database(error))
                 if is_unreachable(&error) && started.elapsed() < WAIT_FOR_DATABASE =>
             {
@@ -151,11 +170,6 @@ async fn open_database(settings: &Settings, source: &Source) -> anyhow::Result<P
             Err(error) => return Err(error.into()),
         }
     }
-    PgPoolOptions::new()
-        .max_connections(settings.database.database_connections)
-        .connect_with(source.options().clone())
-        .await
-        .context("the database")
 }
 
 fn is_unreachable(error: &sqlx::Error) -> bool {

@@ -1,0 +1,4 @@
+//! The lock engine and its statements, against real PostgreSQL.
+
+mod mutants;
+mod workload;

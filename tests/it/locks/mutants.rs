@@ -1,0 +1,208 @@
+//! Lock services with a bug put in on purpose. The checker must find every one of them, or it proves nothing; the same
+//! service without the bug must pass.
+//!
+//! Each is the version that one would write first, in SQL of its own on a table of its own.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::postgres::PgPoolOptions;
+use sqlx::{AssertSqlSafe, PgPool};
+use uuid::Uuid;
+
+use super::workload::{Load, Subject, run};
+use crate::support::history::{Answer, History, Operation, Rules};
+use crate::support::prelude::*;
+
+const LOAD: Load = Load {
+    clients: 16,
+    locks: 2,
+    nodes: 2,
+    lease: Duration::from_millis(150),
+    pause: Duration::from_millis(4),
+    heartbeats: 3,
+    forgotten: 5,
+    time: Duration::from_secs(1),
+};
+/// Everybody at one lock, without a pause: what it takes to be overtaken between the draw and the row.
+const HASTY: Load = Load { locks: 1, pause: Duration::ZERO, heartbeats: 1, forgotten: 0, ..LOAD };
+const RULES: Rules = Rules { lease: LOAD.lease, outage: Duration::ZERO };
+
+/// Statements with `$1` name, `$2` lease id, `$3` lease in milliseconds, `$4` how far this node's clock is ahead, in
+/// milliseconds. The first column is the fencing token.
+#[derive(Debug, Clone)]
+struct Naive {
+    acquire: String,
+    heartbeat: String,
+    release: String,
+}
+
+const SCHEMA: &str = "
+    CREATE SEQUENCE naive_fence CACHE 1;
+    CREATE TABLE naive (name text PRIMARY KEY, lease_id uuid, token bigint, expires_at timestamptz);
+    CREATE TABLE naive_known (lease_id uuid PRIMARY KEY);
+    CREATE TABLE naive_released (lease_id uuid PRIMARY KEY);
+    CREATE FUNCTION overtaken() RETURNS bigint LANGUAGE plpgsql AS $$
+      BEGIN PERFORM pg_sleep(random() * 0.01); RETURN 0; END $$";
+
+/// Takes a free lock; a lease id that was known before acquires no more. `TOKEN`, `NEW_TOKEN`, `NOW`: where the bugs go.
+/// Without a look first: everybody waits for the row, which is where tokens come into the wrong order.
+const ACQUIRE: &str = "
+    WITH granted AS (
+      INSERT INTO naive AS n (name, lease_id, token, expires_at)
+      SELECT $1, $2, TOKEN, NOW + $3 * interval '1 ms' + 0 * $4 * interval '1 ms'
+       WHERE NOT EXISTS (SELECT FROM naive_known WHERE lease_id = $2)
+             OR EXISTS (SELECT FROM naive WHERE name = $1 AND lease_id = $2)
+      ON CONFLICT (name) DO UPDATE SET lease_id = $2, expires_at = NOW + $3 * interval '1 ms',
+        token = CASE WHEN n.lease_id = $2 THEN n.token ELSE NEW_TOKEN END
+      WHERE CASE WHEN n.lease_id = $2 THEN n.expires_at > NOW
+                 ELSE n.expires_at <= NOW AND NOT EXISTS (SELECT FROM naive_known WHERE lease_id = $2) END
+      RETURNING token),
+    known AS (INSERT INTO naive_known SELECT $2 FROM granted ON CONFLICT DO NOTHING)
+    SELECT token FROM granted";
+const HEARTBEAT: &str = "
+    UPDATE naive SET expires_at = clock_timestamp() + $3 * interval '1 ms' + 0 * $4 * interval '1 ms'
+     WHERE name = $1 AND lease_id = $2 AND expires_at > clock_timestamp() RETURNING token";
+/// Ends the lease and keeps the row; what was released is remembered.
+const RELEASE: &str = "
+    WITH released AS (ENDING),
+    ended AS (INSERT INTO naive_released SELECT $2 FROM released ON CONFLICT DO NOTHING)
+    SELECT token FROM released UNION ALL SELECT 0 FROM naive_released WHERE lease_id = $2";
+const END: &str = "
+    UPDATE naive SET expires_at = clock_timestamp() + 0 * $3 * $4 * interval '1 ms'
+     WHERE name = $1 AND lease_id = $2 AND expires_at > clock_timestamp() RETURNING token";
+const DELETE: &str = "
+    DELETE FROM naive WHERE name = $1 AND lease_id = $2 AND expires_at > clock_timestamp() + 0 * $3 * $4 * interval '1 ms'
+    RETURNING token";
+
+impl Naive {
+    fn right() -> Naive {
+        Naive {
+            acquire: acquire("nextval('naive_fence')", "nextval('naive_fence')", "clock_timestamp()"),
+            heartbeat: HEARTBEAT.to_owned(),
+            release: RELEASE.replace("ENDING", END),
+        }
+    }
+}
+
+fn acquire(token: &str, new_token: &str, now: &str) -> String {
+    ACQUIRE.replace("NEW_TOKEN", new_token).replace("TOKEN", token).replace("NOW", now)
+}
+
+struct Nodes {
+    statements: Naive,
+    pools: Vec<PgPool>,
+}
+
+impl Subject for Nodes {
+    async fn ask(&self, node: usize, operation: Operation, lock: &str, lease_id: Uuid, lease: Duration) -> Answer {
+        let sql = match operation {
+            Operation::Acquire => self.statements.acquire.as_str(),
+            Operation::Heartbeat => self.statements.heartbeat.as_str(),
+            Operation::Release => self.statements.release.as_str(),
+        };
+        let ahead_ms = if node == 0 { 0.0 } else { lease.as_secs_f64() * 500.0 };
+        let answer: sqlx::Result<Option<i64>> = sqlx::query_scalar(AssertSqlSafe(sql.to_owned()))
+            .bind(lock)
+            .bind(lease_id)
+            .bind(lease.as_secs_f64() * 1000.0)
+            .bind(ahead_ms)
+            .fetch_optional(&self.pools[node])
+            .await;
+        match (operation, answer) {
+            (_, Err(error)) => {
+                assert!(!matches!(error, sqlx::Error::Database(_)), "{error}");
+                Answer::Unknown
+            }
+            (Operation::Release, Ok(Some(_))) => Answer::Released,
+            (Operation::Acquire | Operation::Heartbeat, Ok(Some(fencing_token))) => Answer::Held { fencing_token },
+            (Operation::Acquire, Ok(None)) => self.refused_or_lost(node, lease_id).await,
+            (Operation::Heartbeat | Operation::Release, Ok(None)) => Answer::Lost,
+        }
+    }
+}
+
+impl Nodes {
+    async fn refused_or_lost(&self, node: usize, lease_id: Uuid) -> Answer {
+        let known = sqlx::query_scalar("SELECT EXISTS (SELECT FROM naive_known WHERE lease_id = $1)").bind(lease_id);
+        match known.fetch_one(&self.pools[node]).await {
+            Ok(true) => Answer::Lost,
+            Ok(false) => Answer::Refused,
+            Err(_) => Answer::Unknown,
+        }
+    }
+}
+
+async fn history_of(statements: Naive, load: Load) -> Arc<History> {
+    let db = Database::create().await;
+    db.execute(SCHEMA).await;
+    let pool = || PgPoolOptions::new().max_connections(10).connect_lazy_with(db.options());
+    let nodes = Nodes { statements, pools: vec![pool(), pool()] };
+    run(Arc::new(nodes), load).await
+}
+
+/// Lets clients at it until the checker finds the bug: how soon they hit it depends on the machine.
+async fn caught(mutant: Naive, load: Load, expected: &[&str]) {
+    let mut grants = 0;
+    for _ in 0..20 {
+        let history = history_of(mutant.clone(), load).await;
+        grants += history.count(|call| matches!(call.answer, Answer::Held { .. }));
+        let violations = history.violations(RULES);
+        if violations.iter().any(|line| expected.iter().any(|words| line.contains(words))) {
+            return;
+        }
+    }
+    panic!("not caught in {grants} grants and renewals");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_service_without_a_bug_passes() {
+    let history = history_of(Naive::right(), LOAD).await;
+    history.assert_holds(RULES);
+    assert!(history.count(|call| matches!(call.answer, Answer::Held { .. })) > 100, "it did something");
+}
+
+/// The version of every textbook: the token is drawn before the conflict is found, and a release deletes the row. A pause after
+/// the draw makes the race, which a busy machine has as well, likely; drawn in `SET`, the same pause does no harm.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_drawn_too_early_is_caught() {
+    let mutant = Naive {
+        acquire: acquire("nextval('naive_fence') + overtaken()", "excluded.token", "clock_timestamp()"),
+        release: RELEASE.replace("ENDING", DELETE),
+        ..Naive::right()
+    };
+    caught(mutant, LOAD, &["acted after it"]).await;
+    let slow = acquire("overtaken()", "overtaken() + nextval('naive_fence')", "clock_timestamp()");
+    let history = history_of(Naive { acquire: slow, ..Naive::right() }, HASTY).await;
+    history.assert_holds(RULES);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn expiry_on_a_nodes_clock_is_caught() {
+    let draw = "nextval('naive_fence')";
+    let mutant = Naive { acquire: acquire(draw, draw, "(clock_timestamp() + $4 * interval '1 ms')"), ..Naive::right() };
+    caught(mutant, LOAD, &["two leases at once", "before its time"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_release_without_an_owner_check_is_caught() {
+    let mutant = Naive {
+        release: RELEASE.replace("ENDING", &END.replace("lease_id = $2", "$2::uuid IS NOT NULL")),
+        ..Naive::right()
+    };
+    caught(mutant, LOAD, &["two leases at once", "before its time", "acted after it"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_heartbeat_without_an_owner_check_is_caught() {
+    let mutant = Naive { heartbeat: HEARTBEAT.replace("lease_id = $2", "$2::uuid IS NOT NULL"), ..Naive::right() };
+    caught(mutant, LOAD, &["several fencing tokens", "acted after it"]).await;
+}
+
+/// A lease id that serves a second lease: what a repetition that was delayed on its way does without a memory.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_id_that_acquires_twice_is_caught() {
+    let acquire = Naive::right().acquire.replace("EXISTS (SELECT FROM naive_known WHERE lease_id = $2)", "false");
+    let mutant = Naive { acquire, ..Naive::right() };
+    caught(mutant, LOAD, &["had ended, and was held again"]).await;
+}

@@ -103,7 +103,7 @@ pub fn basic(headers: &HeaderMap) -> Result<SentToken, CredentialsError> {
         return Err(CredentialsError::Several);
     }
     let (scheme, credentials) = value.split_at_checked(5).ok_or(CredentialsError::Scheme)?;
-    if !scheme.eq_ignore_ascii_case(b"basic") || !credentials.first().is_none_or(|b| *b == b' ') {
+    if !scheme.eq_ignore_ascii_case(b"basic") || credentials.first().is_some_and(|b| *b != b' ') {
         return Err(CredentialsError::Scheme);
     }
     decode(credentials.trim_ascii())
@@ -148,7 +148,7 @@ mod tests {
         assert_eq!(sent(&[&header]).as_deref(), Ok("a-token"));
         assert_eq!(sent(&[b"bAsIc   YS10b2tlbjo=  "]).as_deref(), Ok("a-token"));
         assert_eq!(sent(&[b"Basic YS10b2tlbjo"]).as_deref(), Ok("a-token"), "without padding");
-        assert_eq!(sent(&[&encoded("t:".repeat(1))]).as_deref(), Ok("t"));
+        assert_eq!(sent(&[&encoded("t:")]).as_deref(), Ok("t"));
     }
 
     #[test]

@@ -3,6 +3,8 @@
 
 use std::borrow::Cow;
 use std::error::Error;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
@@ -10,6 +12,10 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use url::Url;
 
+use crate::db;
+use crate::locks::{EngineError, NameError};
+use crate::plans::LeaseRefused;
+use crate::tokens::VerifyError;
 use crate::transport::{Outcome, RequestContext};
 
 macro_rules! codes {
@@ -88,6 +94,8 @@ codes! {
     Unavailable = ("unavailable", SERVICE_UNAVAILABLE, "Service unavailable");
     /// More work than the service can carry is waiting. Nothing was done; ask again after `Retry-After`.
     Overloaded = ("overloaded", SERVICE_UNAVAILABLE, "Service overloaded");
+    /// This node is stopping. Nothing was done; ask again at once, another or the next one answers.
+    ShuttingDown = ("shutting-down", SERVICE_UNAVAILABLE, "Shutting down");
     /// No answer within the request's deadline; whether it was done is not known. Ask again with the same `lease_id`.
     TimedOut = ("timed-out", SERVICE_UNAVAILABLE, "Timed out");
 }
@@ -164,6 +172,99 @@ impl Problem {
     }
 }
 
+/// A noun's sentence, as a sentence of its own.
+fn sentence(error: &impl std::fmt::Display) -> String {
+    let mut text = error.to_string();
+    if let Some(first) = text.get_mut(..1) {
+        first.make_ascii_uppercase();
+    }
+    if !text.ends_with('.') {
+        text.push('.');
+    }
+    text
+}
+
+impl From<sqlx::Error> for Problem {
+    fn from(error: sqlx::Error) -> Self {
+        if db::is_unavailable(&error) { Self::unavailable(&error) } else { Self::internal(&error) }
+    }
+}
+
+impl From<VerifyError> for Problem {
+    fn from(error: VerifyError) -> Self {
+        match error {
+            VerifyError::Malformed => Self::new(
+                Code::CredentialsMalformed,
+                "The user name is not an API token: a token looks like 0194d3a5-7c1e-4b7e-9d3f-2f1f6c0a4b11. Copy it whole.",
+            ),
+            VerifyError::Refused => Self::new(
+                Code::TokenRefused,
+                "This API token does not work: it is unknown, revoked or expired, or its account is suspended. Look at the \
+                 account page, and make a new token if need be.",
+            ),
+            VerifyError::Throttled { retry_after } => Self::new(
+                Code::TooManyUnknownTokens,
+                "Too many tokens that do not work came from this address: look for a program with an old token. Ask again \
+                 after Retry-After.",
+            )
+            .retry_after_s(seconds(retry_after)),
+            VerifyError::Database(error) => error.into(),
+        }
+    }
+}
+
+impl From<LeaseRefused> for Problem {
+    fn from(error: LeaseRefused) -> Self {
+        match error {
+            LeaseRefused::Fixed { lease_ms } => Self::new(
+                Code::PlanDoesNotAllow,
+                format!("Your plan has one lease for all, {lease_ms} ms: leave lease_ms out, or get a plan with leases of your choice."),
+            ),
+            LeaseRefused::OutOfBounds { min_ms, max_ms } => Self::new(
+                Code::InvalidParameter,
+                format!("lease_ms has to be from {min_ms} to {max_ms} on your plan."),
+            ),
+        }
+    }
+}
+
+impl From<NameError> for Problem {
+    fn from(error: NameError) -> Self {
+        Self::new(Code::InvalidName, sentence(&error))
+    }
+}
+
+impl From<EngineError> for Problem {
+    fn from(error: EngineError) -> Self {
+        match error {
+            EngineError::Overloaded => Self::new(
+                Code::Overloaded,
+                "The service has more to do than it can carry, or your account has too much waiting in it. Nothing was done; ask \
+                 again after Retry-After.",
+            ),
+            EngineError::ShuttingDown => Self::new(
+                Code::ShuttingDown,
+                "This node of the service is stopping. Nothing was done; ask again, and another or the next one answers.",
+            )
+            .retry_after_s(0),
+            EngineError::Unknown => Self::unavailable(&error),
+            EngineError::TooManyLocks { max } => Self::new(
+                Code::LiveLocksLimit,
+                format!(
+                    "Your account holds as many locks as its plan allows, {max}: release some, or let them lapse. What it holds \
+                     can still be renewed and released."
+                ),
+            ),
+            EngineError::Refused => Self::internal(&error),
+        }
+    }
+}
+
+/// Whole seconds for `Retry-After`, never too early.
+fn seconds(wait: Duration) -> u32 {
+    u32::try_from(wait.as_millis().div_ceil(1000)).unwrap_or(u32::MAX).max(1)
+}
+
 /// An error and what caused it, in one line.
 fn chain(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
@@ -189,11 +290,34 @@ impl IntoResponse for Problem {
 }
 
 /// Writes problem documents: knows where this service documents its codes and where plans are upgraded.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct ProblemWriter {
     /// `{public URL}docs#problem-`: with a code behind it, the address of that code's documentation.
     type_prefix: String,
     upgrade_url: Option<Url>,
+    complaints: Occasional,
+}
+
+/// Lets something through once a second: an outage is one matter, not one for each request that meets it.
+#[derive(Debug)]
+struct Occasional {
+    start: Instant,
+    next_ms: AtomicU64,
+}
+
+impl Default for Occasional {
+    fn default() -> Self {
+        Self { start: Instant::now(), next_ms: AtomicU64::new(0) }
+    }
+}
+
+impl Occasional {
+    fn now(&self) -> bool {
+        let now_ms = self.start.elapsed().as_millis() as u64;
+        let next_ms = self.next_ms.load(Ordering::Relaxed);
+        now_ms >= next_ms
+            && self.next_ms.compare_exchange(next_ms, now_ms + 1000, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
 }
 
 #[derive(Serialize)]
@@ -212,7 +336,7 @@ impl ProblemWriter {
     /// `public_url`: what the service is called from outside. `upgrade_url`: where to get what a plan does not allow.
     pub fn new(public_url: &Url, upgrade_url: Option<Url>) -> Self {
         let base = public_url.as_str().trim_end_matches('/');
-        Self { type_prefix: format!("{base}/docs#problem-"), upgrade_url }
+        Self { type_prefix: format!("{base}/docs#problem-"), upgrade_url, complaints: Occasional::default() }
     }
 
     /// The last touch on an answer of the API.
@@ -240,8 +364,8 @@ impl ProblemWriter {
         if let Some(cause) = cause {
             if status == StatusCode::INTERNAL_SERVER_ERROR {
                 tracing::error!(request_id, code = code.as_str(), cause, "a request failed");
-            } else {
-                tracing::warn!(request_id, code = code.as_str(), cause, "a request could not be answered");
+            } else if self.complaints.now() {
+                tracing::warn!(request_id, code = code.as_str(), cause, "a request could not be answered, perhaps more");
             }
         }
         let detail = match (code, upgrade_url) {

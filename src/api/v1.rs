@@ -1,0 +1,202 @@
+//! Version 1: the contract that existing clients rely on. Three calls, two answers, and nothing is ever added to the
+//! bodies; what is new travels in headers. The reference is `docs/api-v1.md`.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::{Body, HttpBody};
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
+use axum::response::Response;
+use axum::routing::any;
+use futures_util::StreamExt;
+use uuid::Uuid;
+
+use super::auth::authenticate;
+use super::parameters::{Operation, Parameters};
+use super::problem::{Code, Problem};
+use super::Api;
+use crate::locks::{
+    Acquire, AcquireOutcome, Heartbeat, HeartbeatOutcome, Lease, LockKey, LockName, Release, ReleaseOutcome,
+};
+use crate::tokens::Caller;
+use crate::transport::RequestContext;
+
+/// Strictly increasing for one lock, in the order of grants.
+pub const FENCING_TOKEN: HeaderName = HeaderName::from_static("lockable-fencing-token");
+/// The lease's id: the client's, or one that the service drew.
+pub const LEASE_ID: HeaderName = HeaderName::from_static("lockable-lease-id");
+/// The length that the lease was granted with, milliseconds.
+pub const LEASE_MS: HeaderName = HeaderName::from_static("lockable-lease-ms");
+/// How long it lasts from now on, milliseconds.
+pub const EXPIRES_IN_MS: HeaderName = HeaderName::from_static("lockable-expires-in-ms");
+/// How long the request stood in line, milliseconds.
+pub const WAITED_MS: HeaderName = HeaderName::from_static("lockable-waited-ms");
+
+const SEC_PURPOSE: HeaderName = HeaderName::from_static("sec-purpose");
+const PURPOSE: HeaderName = HeaderName::from_static("purpose");
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+
+const ACQUIRE: &str = "/v1/acquire/";
+const HEARTBEAT: &str = "/v1/heartbeat/";
+const RELEASE: &str = "/v1/release/";
+
+/// The routes. Methods are looked at in the handler: the router would answer HEAD with the handler for GET, and a HEAD
+/// must never take a lock.
+pub fn routes() -> Router<Arc<Api>> {
+    Router::new()
+        .route("/v1/acquire/{name}", any(async |state, request| call(state, Operation::Acquire, request).await))
+        .route("/v1/heartbeat/{name}", any(async |state, request| call(state, Operation::Heartbeat, request).await))
+        .route("/v1/release/{name}", any(async |state, request| call(state, Operation::Release, request).await))
+}
+
+/// Parse, one call, render.
+async fn call(State(api): State<Arc<Api>>, operation: Operation, request: Request) -> Result<Response, Problem> {
+    let (head, body) = request.into_parts();
+    allow_method(&head.method)?;
+    refuse_bystanders(&head.headers)?;
+    let context = head.extensions.get::<RequestContext>().expect("the edge layer is around every route");
+    let caller = authenticate(&api, context, &head.headers).await?;
+    let name = LockName::parse_segment(segment(operation, &head.uri))?;
+    let parameters = Parameters::parse(operation, head.uri.query(), &head.headers)?;
+    refuse_body(body).await?;
+    let key = LockKey { namespace_id: caller.namespace_id, name };
+    match operation {
+        Operation::Acquire => acquire(&api, &caller, key, &parameters).await,
+        Operation::Heartbeat => heartbeat(&api, &caller, key, &parameters).await,
+        Operation::Release => release(&api, &caller, key, parameters.lease_id).await,
+    }
+}
+
+async fn acquire(api: &Api, caller: &Caller, key: LockKey, parameters: &Parameters) -> Result<Response, Problem> {
+    if parameters.wait_ms > 0 {
+        let detail = "Waiting in line is not built yet: leave wait_ms out, and ask again while the answer is false.";
+        return Err(Problem::new(Code::NotImplemented, detail));
+    }
+    if !caller.namespace_in_plan {
+        let detail = format!(
+            "Your plan no longer covers the private namespace {:?}: locks in it can be renewed and released, but no new \
+             ones taken. Use a token of the public namespace, or a plan with more namespaces.",
+            caller.namespace
+        );
+        return Err(Problem::new(Code::PlanDoesNotAllow, detail));
+    }
+    let lease_ms = caller.lease_ms(parameters.lease_ms)?;
+    let wish = Acquire {
+        key,
+        account_id: caller.account_id,
+        token_id: caller.token_id,
+        // Drawn as the service's own ids are: a version 4 UUID, but from the thread's generator, without a system call.
+        lease_id: parameters.lease_id.unwrap_or_else(|| uuid::Builder::from_random_bytes(rand::random()).into_uuid()),
+        needs_proof: parameters.lease_id.is_some(),
+        lease_ms,
+        requested_ms: parameters.lease_ms.map(|_| lease_ms),
+        holder: None,
+        metadata: None,
+        max_live_locks: caller.limits.max_live_locks,
+    };
+    Ok(match api.app.locks.acquire(wish).await? {
+        AcquireOutcome::Granted(lease) => granted(&lease),
+        AcquireOutcome::Held | AcquireOutcome::LeaseEnded => answer(false),
+    })
+}
+
+async fn heartbeat(api: &Api, caller: &Caller, key: LockKey, parameters: &Parameters) -> Result<Response, Problem> {
+    let lease_ms = parameters.lease_ms.map(|lease_ms| caller.limits.check_lease_ms(lease_ms)).transpose()?;
+    let wish = Heartbeat { key, account_id: caller.account_id, lease_id: parameters.lease_id, lease_ms };
+    Ok(match api.app.locks.heartbeat(wish).await? {
+        HeartbeatOutcome::Renewed(lease) => granted(&lease),
+        HeartbeatOutcome::Lost(_) => answer(false),
+    })
+}
+
+async fn release(api: &Api, caller: &Caller, key: LockKey, lease_id: Option<Uuid>) -> Result<Response, Problem> {
+    let wish = Release { key, account_id: caller.account_id, lease_id };
+    Ok(match api.app.locks.release(wish).await? {
+        ReleaseOutcome::Released => answer(true),
+        ReleaseOutcome::Lost(_) => answer(false),
+    })
+}
+
+/// The name's segment as it was sent: the router's own would be decoded already, and lenient with broken escapes.
+fn segment(operation: Operation, uri: &Uri) -> &str {
+    let prefix = match operation {
+        Operation::Acquire => ACQUIRE,
+        Operation::Heartbeat => HEARTBEAT,
+        Operation::Release => RELEASE,
+    };
+    uri.path().strip_prefix(prefix).unwrap_or_default()
+}
+
+fn allow_method(method: &Method) -> Result<(), Problem> {
+    if matches!(*method, Method::GET | Method::POST) {
+        return Ok(());
+    }
+    let detail = "Locks are taken, kept and given back with GET or POST; nothing was done.";
+    Err(Problem::new(Code::MethodNotAllowed, detail).with_header(header::ALLOW, HeaderValue::from_static("GET, POST")))
+}
+
+/// Browsers that only want to be quick, and pages of other sites that use a browser's stored credentials, do not get to
+/// take or release anybody's lock.
+fn refuse_bystanders(headers: &HeaderMap) -> Result<(), Problem> {
+    let says = |name: &HeaderName, words: &[&str]| {
+        headers.get_all(name).iter().any(|value| {
+            let value = value.as_bytes().to_ascii_lowercase();
+            words.iter().any(|word| value.windows(word.len()).any(|part| part == word.as_bytes()))
+        })
+    };
+    let ahead_of_time = ["prefetch", "prerender", "preview"];
+    if says(&SEC_PURPOSE, &ahead_of_time) || says(&PURPOSE, &ahead_of_time) {
+        let detail = "This was announced as a prefetch, which must not take, keep or give back a lock; nothing was done.";
+        return Err(Problem::new(Code::PrefetchRefused, detail));
+    }
+    if says(&SEC_FETCH_SITE, &["cross-site"]) {
+        let detail = "A page of another site sent this through a browser; nothing was done. Call the API from a program.";
+        return Err(Problem::new(Code::CrossSiteRefused, detail));
+    }
+    Ok(())
+}
+
+/// An empty body is fine, whatever the headers say of it. Of another one no more is read than its first bytes.
+async fn refuse_body(body: Body) -> Result<(), Problem> {
+    if body.is_end_stream() {
+        return Ok(());
+    }
+    let refuse = || {
+        let detail = "Version 1 takes its parameters in the query, with POST too: send no body (…?lease_ms=30000).";
+        Problem::new(Code::UnexpectedBody, detail)
+    };
+    if body.size_hint().lower() > 0 {
+        return Err(refuse());
+    }
+    let mut frames = body.into_data_stream();
+    while let Some(frame) = frames.next().await {
+        match frame {
+            Ok(bytes) if bytes.is_empty() => {}
+            // A body that breaks off is not an empty one.
+            Ok(_) | Err(_) => return Err(refuse()),
+        }
+    }
+    Ok(())
+}
+
+fn answer(response: bool) -> Response {
+    let mut answer = Response::new(Body::from(if response { "{\"response\": true}" } else { "{\"response\": false}" }));
+    let headers = answer.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    answer
+}
+
+fn granted(lease: &Lease) -> Response {
+    let mut answer = answer(true);
+    let headers = answer.headers_mut();
+    let mut buffer = Uuid::encode_buffer();
+    let lease_id = HeaderValue::from_str(lease.lease_id.hyphenated().encode_lower(&mut buffer));
+    headers.insert(FENCING_TOKEN, HeaderValue::from(lease.fencing_token));
+    headers.insert(LEASE_ID, lease_id.expect("a UUID is visible ASCII"));
+    headers.insert(LEASE_MS, HeaderValue::from(lease.lease_ms));
+    headers.insert(EXPIRES_IN_MS, HeaderValue::from(lease.expires_in_ms));
+    headers.insert(WAITED_MS, HeaderValue::from(0));
+    answer
+}

@@ -17,7 +17,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::app::App;
 use crate::config::Settings;
-use crate::db::{Source, migrate};
+use crate::db::{self, Source, migrate};
 use crate::mail::{MailSettings, Mailer};
 use crate::{clock, jobs};
 use health::Readiness;
@@ -161,7 +161,7 @@ async fn prepare_database(settings: &Settings, source: &Source) -> anyhow::Resul
         match migrate::prepare_with(source.options(), settings.database.unsafe_database).await {
             Ok(()) => return Ok(()),
             Err(migrate::MigrateError::Database(error))
-                if is_unreachable(&error) && started.elapsed() < WAIT_FOR_DATABASE =>
+                if db::is_unavailable(&error) && started.elapsed() < WAIT_FOR_DATABASE =>
             {
                 tracing::warn!(%error, "the database does not answer yet");
                 tokio::time::sleep(pause).await;
@@ -170,9 +170,4 @@ async fn prepare_database(settings: &Settings, source: &Source) -> anyhow::Resul
             Err(error) => return Err(error.into()),
         }
     }
-}
-
-fn is_unreachable(error: &sqlx::Error) -> bool {
-    matches!(error, sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut)
-        || error.as_database_error().and_then(|it| it.code()).is_some_and(|code| code.starts_with("57P"))
 }

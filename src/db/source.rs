@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use sqlx::postgres::PgConnectOptions;
 
-use super::embedded::{Access, Embedded, EmbeddedError, OwnerError, Purpose, leave_root};
+use super::embedded::{Access, Embedded, EmbeddedError, OwnerError, Purpose, settle_in};
 use crate::config::{DatabaseSettings, SettingsError};
 
 /// A database to connect to. Where this process runs it, it stops when this is stopped or dropped: keep it.
@@ -26,7 +26,7 @@ pub enum SourceError {
     /// The embedded cluster does not run.
     #[error(transparent)]
     Embedded(#[from] EmbeddedError),
-    /// The process could not leave root.
+    /// The process could not become an unprivileged user.
     #[error(transparent)]
     Owner(#[from] OwnerError),
 }
@@ -38,7 +38,10 @@ impl Source {
     /// Sentences that say what to do.
     pub fn for_service(settings: &DatabaseSettings) -> Result<Self, SourceError> {
         if let Some(options) = from_url(settings)? {
-            leave_root()?;
+            // Unsent mail goes to the data directory.
+            if nix::unistd::geteuid().is_root() {
+                settle_in(&settings.data_dir()?)?;
+            }
             return Ok(Self { options, embedded: None });
         }
         let embedded = Embedded::start(&settings.data_dir()?, Purpose::Serve, server_connections(settings))?;

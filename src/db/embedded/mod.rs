@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 
 pub use files::{PORT, Places, ROLE};
-pub use owner::{OwnerError, leave_root, settle_in};
+pub use owner::{OwnerError, settle_in};
 pub use programs::{OLDEST_MAJOR, Programs};
 
 use postmaster::Postmaster;

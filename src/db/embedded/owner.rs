@@ -110,14 +110,6 @@ pub fn settle_in(data_dir: &Path) -> Result<String, OwnerError> {
     Ok(user.name)
 }
 
-/// Started as root, becomes an unprivileged user where there is no data directory to settle in.
-///
-/// # Errors
-/// Where there is no such user.
-pub fn leave_root() -> Result<(), OwnerError> {
-    if geteuid().is_root() { become_user(&candidate()?) } else { Ok(()) }
-}
-
 /// Whom root becomes for this data: its owner if that is somebody; for new data (or a fresh folder of root's) the first
 /// candidate that exists.
 fn user_for(data_dir: &Path) -> Result<User, OwnerError> {

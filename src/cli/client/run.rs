@@ -1,0 +1,311 @@
+//! `lockable run NAME -- COMMAND`: runs a command while it holds a lock.
+//!
+//! The lease's id is chosen here, so that every request can be sent again after a lost answer. The command is told to end,
+//! and then killed, no later than the instant up to which the lease is certainly held, counted on this machine's monotonic
+//! clock from before the request that was answered was sent.
+
+use std::cell::Cell;
+use std::ffi::OsString;
+use std::io::{ErrorKind, IsTerminal, Write};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Command, ExitCode, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use rand::RngExt;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use uuid::Uuid;
+
+use super::api::{Answer, Api, NoAnswer, Options};
+use super::commands::{complain, milliseconds};
+use super::{Service, duration, exit};
+
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// How long a service that does not answer is asked again, where less was to be waited for the lock.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// For the release at the end: the lease lapses by itself otherwise.
+const RELEASE_PATIENCE: Duration = Duration::from_secs(5);
+
+/// `lockable run`.
+#[derive(Args, Debug)]
+#[command(after_help = EXIT_CODES)]
+pub(in crate::cli) struct RunArgs {
+    /// Name of the lock
+    name: String,
+    #[command(flatten)]
+    service: Service,
+    /// How long to wait for the lock while somebody else has it, such as 30s or 5m
+    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = duration::parse)]
+    wait: Duration,
+    /// Length of the lease, such as 60s, where the plan lets it be chosen: how long the lock stays taken if this machine dies
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
+    lease: Option<Duration>,
+    /// Between telling the command to end (SIGTERM) and killing it, when the lease is lost; at most a third of the lease
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration::parse)]
+    kill_after: Duration,
+    /// The command and its arguments. It finds LOCKABLE_FENCING_TOKEN and LOCKABLE_LEASE_ID in its environment
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    command: Vec<OsString>,
+}
+
+const EXIT_CODES: &str = "Signals are passed on to the command. When the lease is lost, the command is ended.
+Exit codes: the command's own (128 + N if signal N ended it), 2 called wrongly, 69 the service could not be reached,
+75 somebody else has the lock, 76 the lease was lost and the command ended, 77 refused by the service, 126 the command cannot
+be run, 127 there is no such command";
+
+/// Takes the lock, runs the command, gives the lock back.
+pub(in crate::cli) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
+    let api = match Api::new(&args.service, &args.name) {
+        Ok(api) => api,
+        Err(error) => return Ok(complain(&error)),
+    };
+    let mut signals = caught()?;
+    let lease_id = Cell::new(Uuid::new_v4());
+    let granted = tokio::select! {
+        granted = acquire(&api, &args, &lease_id) => granted,
+        Some(signal) = signals.recv() => {
+            // Nothing runs yet, but the request under way may have been granted.
+            let options = Options { lease_id: Some(lease_id.get()), lease_ms: None };
+            let _ = tokio::time::timeout(RELEASE_PATIENCE, api.ask("release", options)).await;
+            return Ok(ExitCode::from(128 + signal as u8));
+        }
+    };
+    let lease = match granted {
+        Ok(Some(lease)) => lease,
+        Ok(None) => {
+            eprintln!("lockable: somebody else has the lock {:?}", args.name);
+            return Ok(ExitCode::from(exit::NOT_GRANTED));
+        }
+        Err(error) => return Ok(complain(&error)),
+    };
+    let code = match Child::spawn(&args.command, &lease) {
+        Ok(child) => {
+            let held = Held { api: &api, lease: &lease, grace: args.kill_after.min(lease.length / 3) };
+            held.while_running(child, &mut signals).await
+        }
+        Err(error) => {
+            eprintln!("lockable: cannot run {}: {error}", args.command[0].display());
+            if error.kind() == ErrorKind::NotFound { exit::NO_SUCH_COMMAND } else { exit::CANNOT_RUN }
+        }
+    };
+    if code != exit::LEASE_LOST {
+        release(&api, lease.id).await;
+    }
+    Ok(ExitCode::from(code))
+}
+
+/// A granted lease.
+#[derive(Debug)]
+struct Lease {
+    id: Uuid,
+    fencing_token: u64,
+    length: Duration,
+    held_until: Instant,
+    /// What a request about it carries.
+    options: Options,
+}
+
+/// Asks until the lock is granted (or, `None`, the wait is over).
+async fn acquire(api: &Api, args: &RunArgs, lease_id: &Cell<Uuid>) -> Result<Option<Lease>, NoAnswer> {
+    let started = Instant::now();
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let options = Options { lease_id: Some(lease_id.get()), lease_ms: args.lease.map(milliseconds) };
+        let wait = match api.ask("acquire", options).await {
+            Ok(answer) if answer.response => return granted(&answer, options).map(Some),
+            Ok(_) if started.elapsed() >= args.wait => return Ok(None),
+            Ok(_) => {
+                // It was certainly not granted. An id serves one lease, and this one may have had it unseen: an answer was
+                // lost, and the lease lapsed. So the next request has an id of its own.
+                lease_id.set(Uuid::new_v4());
+                // Not past the end of the wait: the last try comes at it.
+                jitter(&mut pause).min(args.wait.saturating_sub(started.elapsed()))
+            }
+            Err(NoAnswer::Unavailable { sentence, retry_after }) => {
+                if started.elapsed() >= args.wait.max(PATIENCE) {
+                    return Err(NoAnswer::Unavailable { sentence, retry_after });
+                }
+                // Perhaps it was granted, and the answer got lost: the same id again.
+                jitter(&mut pause).max(retry_after.unwrap_or_default().min(PATIENCE))
+            }
+            Err(error) => return Err(error),
+        };
+        tokio::time::sleep(wait).await;
+    }
+}
+
+fn granted(answer: &Answer, options: Options) -> Result<Lease, NoAnswer> {
+    let (Some(id), Some(fencing_token), Some(lease_ms), Some(held_until)) =
+        (options.lease_id, answer.fencing_token, answer.lease_ms, answer.held_until)
+    else {
+        return Err(NoAnswer::Refused(
+            "the service says nothing of the lease in its answer's headers: `lockable run` needs them".to_owned(),
+        ));
+    };
+    let heartbeat = Options { lease_id: options.lease_id, lease_ms: options.lease_ms };
+    Ok(Lease { id, fencing_token, length: Duration::from_millis(lease_ms), held_until, options: heartbeat })
+}
+
+/// A pause between half of this and all of it; the next is twice as long.
+fn jitter(pause: &mut Duration) -> Duration {
+    let now = pause.mul_f64(rand::rng().random_range(0.5..1.0));
+    *pause = (*pause * 2).min(LONGEST_PAUSE);
+    now
+}
+
+async fn release(api: &Api, lease_id: Uuid) {
+    let started = Instant::now();
+    let mut pause = FIRST_PAUSE;
+    let options = Options { lease_id: Some(lease_id), lease_ms: None };
+    loop {
+        match tokio::time::timeout(RELEASE_PATIENCE, api.ask("release", options)).await {
+            Ok(Ok(answer)) if answer.response => return,
+            Ok(Ok(_)) => {
+                eprintln!("lockable: the lease had ended before the release");
+                return;
+            }
+            Ok(Err(NoAnswer::Unavailable { .. })) if started.elapsed() < RELEASE_PATIENCE => {}
+            Ok(Err(error)) => {
+                eprintln!("lockable: the lock was not released and frees itself when its lease lapses: {error}");
+                return;
+            }
+            Err(_) => {
+                eprintln!("lockable: the lock was not released and frees itself when its lease lapses: no answer");
+                return;
+            }
+        }
+        tokio::time::sleep(jitter(&mut pause)).await;
+    }
+}
+
+/// The running command, and a watchdog that tells it to end should this process be killed.
+struct Child {
+    process: tokio::process::Child,
+    pid: Pid,
+    watchdog: std::process::Child,
+}
+
+impl Child {
+    fn spawn(command: &[OsString], lease: &Lease) -> std::io::Result<Self> {
+        let mut process = tokio::process::Command::new(&command[0]);
+        process
+            .args(&command[1..])
+            .env("LOCKABLE_FENCING_TOKEN", lease.fencing_token.to_string())
+            .env("LOCKABLE_LEASE_ID", lease.id.to_string());
+        let process = process.spawn()?;
+        let id = process.id().unwrap_or_default();
+        let watchdog = Command::new("/bin/sh")
+            .args(["-c", "read line || kill -TERM \"$1\"", "lockable-watchdog", &id.to_string()])
+            .process_group(0)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()?;
+        Ok(Self { process, pid: Pid::from_raw(id.cast_signed()), watchdog })
+    }
+
+    fn signal(&self, signal: Signal) {
+        // Fails only where it has ended already.
+        let _ = kill(self.pid, signal);
+    }
+
+    /// The exit code that says how it ended.
+    fn ended(&mut self, status: std::io::Result<ExitStatus>) -> u8 {
+        if let Some(mut stdin) = self.watchdog.stdin.take() {
+            let _ = stdin.write_all(b"\n");
+        }
+        let _ = self.watchdog.wait();
+        let code = status.map_or(1, |status| status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0)));
+        u8::try_from(code).unwrap_or(1)
+    }
+}
+
+/// A lease that is kept alive.
+struct Held<'a> {
+    api: &'a Api,
+    lease: &'a Lease,
+    /// From SIGTERM to SIGKILL.
+    grace: Duration,
+}
+
+impl Held<'_> {
+    /// Waits for the command, and renews the lease meanwhile; where that fails, ends the command in time.
+    async fn while_running(&self, mut child: Child, signals: &mut mpsc::Receiver<Signal>) -> u8 {
+        let at_terminal = std::io::stdin().is_terminal();
+        let lost = self.keep_renewing();
+        tokio::pin!(lost);
+        let kill_at = loop {
+            tokio::select! {
+                status = child.process.wait() => return child.ended(status),
+                Some(signal) = signals.recv() => {
+                    // What a terminal sends reaches the command by itself: it is in the same group.
+                    if !(at_terminal && matches!(signal, Signal::SIGINT | Signal::SIGQUIT)) {
+                        child.signal(signal);
+                    }
+                }
+                kill_at = &mut lost => break kill_at,
+            }
+        };
+        eprintln!("lockable: the lease is lost: ending the command");
+        child.signal(Signal::SIGTERM);
+        tokio::select! {
+            status = child.process.wait() => { child.ended(status); }
+            () = tokio::time::sleep_until(kill_at.into()) => {
+                child.signal(Signal::SIGKILL);
+                let status = child.process.wait().await;
+                child.ended(status);
+            }
+        }
+        exit::LEASE_LOST
+    }
+
+    /// Returns when the lease is lost, or cannot be renewed in time: when to kill the command.
+    async fn keep_renewing(&self) -> Instant {
+        let mut held_until = self.lease.held_until;
+        let mut pause = self.lease.length / 3;
+        loop {
+            let end_at = held_until.checked_sub(self.grace).unwrap_or(held_until);
+            let renewed = async {
+                tokio::time::sleep(pause).await;
+                self.api.ask("heartbeat", self.lease.options).await
+            };
+            match tokio::time::timeout_at(end_at.into(), renewed).await {
+                Ok(Ok(answer)) if answer.response => {
+                    held_until = answer.held_until.unwrap_or(held_until);
+                    pause = self.lease.length / 3;
+                }
+                // Certainly lost.
+                Ok(Ok(_)) => return Instant::now() + self.grace,
+                Ok(Err(error)) => {
+                    eprintln!("lockable: the lease was not renewed, trying again: {error}");
+                    let mut short = (self.lease.length / 20).clamp(FIRST_PAUSE, LONGEST_PAUSE);
+                    pause = jitter(&mut short);
+                }
+                Err(_) => return held_until,
+            }
+        }
+    }
+}
+
+/// The signals that are passed on to the command, instead of ending this process.
+fn caught() -> std::io::Result<mpsc::Receiver<Signal>> {
+    let (sender, receiver) = mpsc::channel(16);
+    let all = [
+        (SignalKind::terminate(), Signal::SIGTERM),
+        (SignalKind::hangup(), Signal::SIGHUP),
+        (SignalKind::user_defined1(), Signal::SIGUSR1),
+        (SignalKind::user_defined2(), Signal::SIGUSR2),
+        (SignalKind::interrupt(), Signal::SIGINT),
+        (SignalKind::quit(), Signal::SIGQUIT),
+    ];
+    for (kind, name) in all {
+        let mut stream = signal(kind)?;
+        let sender = sender.clone();
+        tokio::spawn(async move { while stream.recv().await.is_some() && sender.send(name).await.is_ok() {} });
+    }
+    Ok(receiver)
+}

@@ -15,10 +15,12 @@ use axum_server::Handle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::api::{self, problem::ProblemWriter};
 use crate::app::App;
 use crate::config::Settings;
 use crate::db::{self, Source, migrate};
 use crate::mail::{MailSettings, Mailer};
+use crate::transport::{EdgeLayer, GuardLayer, TrustedProxies};
 use crate::{clock, jobs};
 use health::Readiness;
 use signals::StopSignals;
@@ -26,6 +28,9 @@ use tls::Tls;
 
 /// How long to wait at the start for a database that does not answer yet.
 const WAIT_FOR_DATABASE: Duration = Duration::from_secs(60);
+
+/// How long a request may take to be answered. Longer than the lock engine's own deadline, which knows more.
+const DEADLINE: Duration = Duration::from_secs(10);
 
 /// Runs the service until it is told to stop, and to the end of what was in flight then.
 ///
@@ -121,9 +126,21 @@ async fn run(
     outcome
 }
 
-/// Everything that the service answers, with the layers that every request runs through.
+/// Everything that the service answers, with the layers that every request runs through, from the outside in:
+///
+/// 1. the edge: request id, client address, log line, metrics, headers of every answer;
+/// 2. the guard of its side of the house: panics, the deadline, and errors as problem documents or pages;
+/// 3. what a side has for itself (sessions, the API's rates).
+///
+/// Layers are put on each side before they are merged, so that a request runs through one list of them, and after its routes,
+/// so that they know the route's template.
 pub fn router(app: &App) -> Router {
-    health::router(Readiness { db: app.db.clone(), stopping: app.stopping.clone() })
+    let proxies = TrustedProxies::new(app.settings.trusted_proxies.iter().copied());
+    let edge = EdgeLayer::new(proxies, app.public_url.scheme() == "https");
+    let problems = ProblemWriter::new(&app.public_url, app.settings.upgrade_url.clone());
+    let api_guard = GuardLayer::new(DEADLINE, move |outcome, context| problems.finish(outcome, context));
+    let health = health::router(Readiness { db: app.db.clone(), stopping: app.stopping.clone() });
+    Router::new().merge(api::router(app.clone()).layer((edge.clone(), api_guard))).merge(health.layer(edge))
 }
 
 /// Serves until a signal, then answers what is in flight. A second signal cuts that short.

@@ -218,12 +218,13 @@ impl From<LeaseRefused> for Problem {
         match error {
             LeaseRefused::Fixed { lease_ms } => Self::new(
                 Code::PlanDoesNotAllow,
-                format!("Your plan has one lease for all, {lease_ms} ms: leave lease_ms out, or get a plan with leases of your choice."),
+                format!(
+                    "Your plan has one lease for all, {lease_ms} ms: leave lease_ms out, or get a plan with leases of your choice."
+                ),
             ),
-            LeaseRefused::OutOfBounds { min_ms, max_ms } => Self::new(
-                Code::InvalidParameter,
-                format!("lease_ms has to be from {min_ms} to {max_ms} on your plan."),
-            ),
+            LeaseRefused::OutOfBounds { min_ms, max_ms } => {
+                Self::new(Code::InvalidParameter, format!("lease_ms has to be from {min_ms} to {max_ms} on your plan."))
+            }
         }
     }
 }
@@ -365,7 +366,12 @@ impl ProblemWriter {
             if status == StatusCode::INTERNAL_SERVER_ERROR {
                 tracing::error!(request_id, code = code.as_str(), cause, "a request failed");
             } else if self.complaints.now() {
-                tracing::warn!(request_id, code = code.as_str(), cause, "a request could not be answered, perhaps more");
+                tracing::warn!(
+                    request_id,
+                    code = code.as_str(),
+                    cause,
+                    "a request could not be answered, perhaps more"
+                );
             }
         }
         let detail = match (code, upgrade_url) {

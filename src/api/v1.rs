@@ -12,10 +12,10 @@ use axum::routing::any;
 use futures_util::StreamExt;
 use uuid::Uuid;
 
+use super::Api;
 use super::auth::authenticate;
 use super::parameters::{Operation, Parameters};
 use super::problem::{Code, Problem};
-use super::Api;
 use crate::locks::{
     Acquire, AcquireOutcome, Heartbeat, HeartbeatOutcome, Lease, LockKey, LockName, Release, ReleaseOutcome,
 };
@@ -147,11 +147,13 @@ fn refuse_bystanders(headers: &HeaderMap) -> Result<(), Problem> {
     };
     let ahead_of_time = ["prefetch", "prerender", "preview"];
     if says(&SEC_PURPOSE, &ahead_of_time) || says(&PURPOSE, &ahead_of_time) {
-        let detail = "This was announced as a prefetch, which must not take, keep or give back a lock; nothing was done.";
+        let detail =
+            "This was announced as a prefetch, which must not take, keep or give back a lock; nothing was done.";
         return Err(Problem::new(Code::PrefetchRefused, detail));
     }
     if says(&SEC_FETCH_SITE, &["cross-site"]) {
-        let detail = "A page of another site sent this through a browser; nothing was done. Call the API from a program.";
+        let detail =
+            "A page of another site sent this through a browser; nothing was done. Call the API from a program.";
         return Err(Problem::new(Code::CrossSiteRefused, detail));
     }
     Ok(())

@@ -122,6 +122,7 @@ where
                 request_id = context.id().as_str(),
                 account_id = context.account_id(),
                 client = %context.client_address(),
+                "request"
             );
             Ok(response)
         })

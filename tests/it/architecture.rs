@@ -233,7 +233,7 @@ fn statements(source: &Source, module: &str) -> Vec<String> {
     let mut wrong = Vec::new();
     let file = source.path.display();
     let code = blank(&source.text, true);
-    let is_store = ["store.rs", "statements.rs"].iter().any(|name| source.path.ends_with(name));
+    let is_store = ["store.rs", "statements.rs", "sweeper.rs"].iter().any(|name| source.path.ends_with(name));
     let may_hold_sql = is_store || module == "db" || module == "clock";
     for name in ["query", "query_as", "query_scalar", "raw_sql", "query_file", "query_with"] {
         for (at, _) in code.match_indices(name) {

@@ -325,7 +325,7 @@ fn new_folder() -> PathBuf {
     let folder = temporary_folder().join(format!("{FOLDER_PREFIX}{}-{number}", std::process::id()));
     std::fs::remove_dir_all(&folder).ok();
     std::fs::create_dir(&folder).expect("the temporary folder can be written");
-    std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o700)).unwrap();
+    std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o755)).unwrap();
     File::create(folder.join("log")).unwrap();
     if let Some(user) = unprivileged() {
         for path in [folder.clone(), folder.join("log")] {

@@ -113,9 +113,7 @@ fn checks(options: PgConnectOptions) -> PgPool {
 
 async fn create_migrated(cluster: &Cluster, name: &str) {
     execute(cluster, "postgres", &format!("CREATE DATABASE {name}")).await;
-    let mut connection = PgConnection::connect_with(&cluster.options(name)).await.unwrap();
-    sqlx::migrate!("./migrations").run(&mut connection).await.unwrap();
-    connection.close().await.unwrap();
+    lockable::db::migrate::prepare_with(&cluster.options(name), true).await.unwrap();
 }
 
 async fn execute(cluster: &Cluster, database: &str, sql: &str) {

@@ -5,27 +5,40 @@
 //!
 //! #[tokio::test(flavor = "multi_thread")]
 //! async fn a_lock_is_exclusive() {
-//!     let db = Database::create().await;            // its own database, migrated, dropped afterwards
-//!     let mut connection = db.connect().await;      // a plain session on it, for checks
-//!     eventually("the row is there", async || sqlx::query("SELECT 1").fetch_optional(&db.pool).await.unwrap()).await;
+//!     let app = TestApp::start().await;             // a node with a real listener, over a database of its own
+//!     let account = app.account("hobbyist").await;  // made through the nouns, not through pages
+//!     let token = account.token().await;
+//!     assert!(app.token(&token).acquire("deploy").await.verdict());
+//!     let other = app.another_node().await;         // another node on the same database
+//!     assert!(!other.token(&token).acquire("deploy").await.verdict());
+//!     assert_eq!(app.db.value::<i64>("SELECT count(*) FROM locks").await, 1);
+//!     eventually("its use is noted", async || app.db.value::<Option<DateTime<Utc>>>("SELECT …").await).await;
 //! }
 //! ```
+//!
+//! `app.anonymous()`, `app.token(&secret)` and `app.browser()` are callers; `Process::start` runs the binary instead, and
+//! `process::lockable()` any of its commands. `Database::create()` alone serves tests below HTTP.
 //!
 //! Rules: never sleep "long enough" (poll with [`wait::eventually`]), never share a database, never assert on speed.
 //! [`cluster::Cluster::durable`] starts a PostgreSQL of the test's own that may be stopped, killed, frozen and started
 //! again; [`proxy::Proxy`] stands between the service and PostgreSQL and loses, delays or cuts what passes.
 
+pub(crate) mod app;
+pub(crate) mod client;
 pub(crate) mod cluster;
 pub(crate) mod database;
 pub(crate) mod history;
+pub(crate) mod process;
 pub(crate) mod proxy;
 mod self_test;
 pub(crate) mod wait;
 
 /// What nearly every test wants in scope.
 pub(crate) mod prelude {
+    pub(crate) use super::app::TestApp;
     pub(crate) use super::cluster::Cluster;
     pub(crate) use super::database::Database;
+    pub(crate) use super::process::Process;
     pub(crate) use super::proxy::Proxy;
     pub(crate) use super::wait::eventually;
 }

@@ -94,3 +94,33 @@ async fn a_proxy_passes_freezes_loses_and_cuts() {
     connection.execute("SELECT 1").await.unwrap();
     assert!(proxy.passed_to_server() > 0 && proxy.passed_to_client() > 0);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_app_serves_with_several_nodes() {
+    let app = TestApp::start().await;
+    let other = app.another_node().await;
+    for node in [&app, &other] {
+        assert_eq!(node.anonymous().get("/healthz").await.status, 200);
+    }
+    let account = app.account("business").await;
+    account.private("team").await;
+    assert_eq!(account.row().await.plan, "business");
+    other.kill();
+    eventually("the killed node answers no more", async || {
+        crate::support::client::try_send(other.anonymous().request(reqwest::Method::GET, "/healthz")).await.err()
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_binary_serves_a_database_of_the_test() {
+    let db = Database::create().await;
+    let process = tokio::task::block_in_place(|| {
+        Process::start(|command| {
+            command.arg("--unsafe-database").env("DATABASE_URL", db.url());
+        })
+    });
+    assert_eq!(process.anonymous().get("/readyz").await.status, 200, "{}", process.log());
+    process.signal(nix::sys::signal::Signal::SIGTERM);
+    assert!(process.wait().success());
+}

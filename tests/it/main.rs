@@ -4,3 +4,4 @@
 mod architecture;
 mod locks;
 mod support;
+mod v1;

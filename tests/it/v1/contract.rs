@@ -1,0 +1,250 @@
+//! The three calls, to the letter: bodies, headers, statuses.
+
+use axum::body::Body;
+use axum::http::{HeaderValue, Method};
+use lockable::{accounts, namespaces, plans};
+use uuid::Uuid;
+
+use super::node::*;
+use crate::support::prelude::*;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_is_taken_kept_and_given_back() {
+    let db = Database::create().await;
+    let node = Node::start(&db);
+    let ada = token(&db, &account(&db, "ada", "hobbyist").await).await;
+    assert!(!node.ask(&ada, "/v1/heartbeat/job").await);
+    assert!(!node.ask(&ada, "/v1/release/job").await);
+    assert!(node.ask(&ada, "/v1/acquire/job").await);
+    assert!(!node.ask(&ada, "/v1/acquire/job").await, "also for the account that holds it");
+    assert!(node.ask(&ada, "/v1/heartbeat/job").await);
+    assert!(node.ask(&ada, "/v1/release/job").await);
+    assert!(!node.ask(&ada, "/v1/release/job").await);
+    assert!(!node.ask(&ada, "/v1/heartbeat/job").await);
+    assert!(node.ask(&ada, "/v1/acquire/job").await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn in_the_public_namespace_accounts_exclude_each_other() {
+    let db = Database::create().await;
+    let node = Node::start(&db);
+    let ada = token(&db, &account(&db, "ada", "hobbyist").await).await;
+    let bob = token(&db, &account(&db, "bob", "business").await).await;
+    assert!(node.ask(&ada, "/v1/acquire/job").await);
+    assert!(!node.ask(&bob, "/v1/acquire/job").await);
+    assert!(!node.ask(&bob, "/v1/heartbeat/job").await);
+    assert!(!node.ask(&bob, "/v1/release/job").await);
+    assert!(node.ask(&ada, "/v1/heartbeat/job").await, "what the other tried had no effect");
+    assert!(node.ask(&ada, "/v1/release/job").await);
+    assert!(node.ask(&bob, "/v1/acquire/job").await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_new_travels_in_headers_of_grants_and_renewals_only() {
+    let db = Database::create().await;
+    let node = Node::start(&db);
+    let ada = token(&db, &account(&db, "ada", "business").await).await;
+    let granted = node.get(&ada, "/v1/acquire/job?lease_ms=30000").await;
+    assert!(granted.response());
+    let fencing_token = granted.number("lockable-fencing-token");
+    assert!(fencing_token > 0);
+    assert!(!granted.header("lockable-lease-id").parse::<Uuid>().unwrap().is_nil());
+    assert_eq!(granted.number("lockable-lease-ms"), 30_000);
+    assert_eq!(granted.number("lockable-expires-in-ms"), 30_000);
+    assert_eq!(granted.number("lockable-waited-ms"), 0);
+
+    let renewed = node.get(&ada, "/v1/heartbeat/job?lease_ms=40000").await;
+    assert!(renewed.response());
+    assert_eq!(renewed.number("lockable-fencing-token"), fencing_token);
+    assert_eq!(renewed.header("lockable-lease-id"), granted.header("lockable-lease-id"));
+    assert_eq!(renewed.number("lockable-expires-in-ms"), 40_000);
+    let renewed = node.get(&ada, "/v1/heartbeat/job").await;
+    assert_eq!(renewed.number("lockable-expires-in-ms"), 30_000, "by the length that it was granted with");
+
+    for (path, response) in [
+        ("/v1/acquire/job", false),
+        ("/v1/heartbeat/other", false),
+        ("/v1/release/other", false),
+        ("/v1/release/job", true),
+    ] {
+        let answer = node.get(&ada, path).await;
+        assert_eq!(answer.response(), response, "{path}");
+        assert!(!answer.headers.keys().any(is_of_a_lease), "{path}: {:?}", answer.headers);
+    }
+    let again = node.get(&ada, "/v1/acquire/job").await;
+    assert!(again.number("lockable-fencing-token") > fencing_token);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_is_nothing_but_what_the_contract_says() {
+    let db = Database::create().await;
+    let node = Node::start(&db);
+    let ada = token(&db, &account(&db, "ada", "hobbyist").await).await;
+    for (path, body) in [
+        ("/v1/acquire/job", r#"{"response": true}"#),
+        ("/v1/acquire/job", r#"{"response": false}"#),
+        ("/v1/release/job", r#"{"response": true}"#),
+    ] {
+        let answer = node.get(&ada, path).await;
+        assert_eq!(answer.text(), body);
+        let mut names: Vec<_> =
+            answer.headers.keys().filter(|name| !is_of_a_lease(name)).map(|name| name.as_str().to_owned()).collect();
+        names.sort_unstable();
+        let expected = [
+            "cache-control",
+            "content-length",
+            "content-type",
+            "referrer-policy",
+            "strict-transport-security",
+            "x-content-type-options",
+            "x-request-id",
+        ];
+        assert_eq!(names, expected);
+        assert_eq!(answer.header("cache-control"), "no-store");
+        assert_eq!(answer.header("content-type"), "application/json");
+        assert_eq!(answer.header("x-request-id"), "the-request-id");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn post_is_as_good_as_get() {
+    let db = Database::create().await;
+    let node = Node::start(&db);
+    let ada = token(&db, &account(&db, "ada", "business").await).await;
+    let post = async |path: &str| node.send(request(Method::POST, path, &ada)).await;
+    let granted = post("/v1/acquire/job?lease_ms=5000").await;
+    assert!(granted.response());
+    assert_eq!(granted.number("lockable-lease-ms"), 5000);
+    assert!(!post("/v1/acquire/job").await.response());
+    assert!(post("/v1/heartbeat/job").await.response());
+    assert!(post("/v1/release/job").await.response());
+    // An empty body is one, however it is announced.
+    let mut chunked = request(Method::POST, "/v1/acquire/job", &ada);
+    *chunked.body_mut() = Body::from_stream(futures_util::stream::empty::<Result<String, std::io::Error>>());
+    assert!(node.send(chunked).await.response());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_with_an_id_needs_it_and_can_be_asked_for_again() {
+    let db = Database::create().await;
+    let node = Node::start(&db);
+    let ada = token(&db, &account(&db, "ada", "hobbyist").await).await;
+    let (mine, other) = (Uuid::now_v7(), Uuid::now_v7());
+    let granted = node.get(&ada, &format!("/v1/acquire/job?lease_id={mine}")).await;
+    assert!(granted.response());
+    assert_eq!(granted.header("lockable-lease-id"), mine.to_string());
+
+    assert!(!node.ask(&ada, "/v1/heartbeat/job").await, "needs its id");
+    assert!(!node.ask(&ada, "/v1/release/job").await, "needs its id");
+    assert!(!node.ask(&ada, &format!("/v1/heartbeat/job?lease_id={other}")).await);
+    assert!(!node.ask(&ada, &format!("/v1/release/job?lease_id={other}")).await);
+    assert!(!node.ask(&ada, &format!("/v1/acquire/job?lease_id={other}")).await);
+
+    let again = node.get(&ada, &format!("/v1/acquire/job?lease_id={mine}")).await;
+    assert!(again.response());
+    assert_eq!(again.header("lockable-fencing-token"), granted.header("lockable-fencing-token"));
+    assert_eq!(again.number("lockable-expires-in-ms"), 60_000, "a full lease");
+    assert!(node.ask(&ada, &format!("/v1/heartbeat/job?lease_id={mine}")).await);
+    assert!(node.ask(&ada, &format!("/v1/release/job?lease_id={mine}")).await);
+    assert!(node.ask(&ada, &format!("/v1/release/job?lease_id={mine}")).await, "answers as the first did");
+    assert!(!node.ask(&ada, &format!("/v1/heartbeat/job?lease_id={mine}")).await);
+    assert!(!node.ask(&ada, &format!("/v1/acquire/job?lease_id={mine}")).await, "an id serves one lease");
+    assert!(node.ask(&ada, "/v1/acquire/job").await, "and the lock is free for another");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idempotency_key_does_what_a_lease_id_does() {
+    let db = Database::create().await;
+    let node = Node::start(&db);
+    let ada = token(&db, &account(&db, "ada", "hobbyist").await).await;
+    let key = Uuid::now_v7();
+    for value in [key.to_string(), format!("\"{key}\"")] {
+        let mut acquire = request(Method::POST, "/v1/acquire/job", &ada);
+        acquire.headers_mut().insert("idempotency-key", HeaderValue::from_str(&value).unwrap());
+        let answer = node.send(acquire).await;
+        assert!(answer.response());
+        assert_eq!(answer.header("lockable-lease-id"), key.to_string());
+    }
+    assert!(!node.ask(&ada, "/v1/release/job").await);
+    assert!(node.ask(&ada, &format!("/v1/release/job?lease_id={key}")).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_acts_in_its_own_namespace() {
+    let db = Database::create().await;
+    let node = Node::start(&db);
+    let (ada, bob) = (account(&db, "ada", "business").await, account(&db, "bob", "business").await);
+    let public = token(&db, &ada).await;
+    let (adas, bobs) = (private(&db, &ada, "builds").await, private(&db, &bob, "builds").await);
+    for holder in [&public, &adas, &bobs] {
+        assert!(node.ask(holder, "/v1/acquire/job").await);
+    }
+    assert!(node.ask(&adas, "/v1/release/job").await);
+    assert!(node.ask(&public, "/v1/heartbeat/job").await);
+    assert!(node.ask(&bobs, "/v1/heartbeat/job").await);
+    assert!(!node.ask(&adas, "/v1/heartbeat/job").await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_nearest_setting_decides_the_lease() {
+    let db = Database::create().await;
+    let node = Node::start(&db);
+    let ada = account(&db, "ada", "business").await;
+    let (public, builds) = (token(&db, &ada).await, private(&db, &ada, "builds").await);
+    let lease = async |token, path: &str| node.get(token, path).await.number("lockable-lease-ms");
+    assert_eq!(lease(&public, "/v1/acquire/a").await, 60_000);
+    accounts::set_lease_default(&db.pool, &ada, Some(20_000)).await.unwrap();
+    namespaces::set_lease_default(&db.pool, &ada, "builds", Some(30_000)).await.unwrap();
+    eventually("the account's", async || {
+        let name = Uuid::new_v4();
+        (lease(&public, &format!("/v1/acquire/{name}")).await == 20_000).then_some(())
+    })
+    .await;
+    assert_eq!(lease(&builds, "/v1/acquire/c").await, 30_000);
+    assert_eq!(lease(&builds, "/v1/acquire/d?lease_ms=1000").await, 1000);
+    assert_eq!(lease(&builds, "/v1/acquire/e?lease_ms=86400000").await, 86_400_000);
+
+    // A plan that is edited brings stored settings into its bounds, and a request's outside of them is refused.
+    plans::update(&db.pool, &administrator(), "business", |limits| limits.lease_max_ms = 60_000).await.unwrap();
+    plans::update(&db.pool, &administrator(), "business", |limits| limits.lease_min_ms = 50_000).await.unwrap();
+    until_code(&node, &builds, "/v1/acquire/f?lease_ms=30000", "invalid-parameter").await;
+    assert_eq!(lease(&builds, "/v1/acquire/g").await, 50_000);
+    assert!(node.ask(&builds, "/v1/heartbeat/c").await, "what is held runs on");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hobbyist_who_chooses_a_lease_is_shown_the_way_up() {
+    let db = Database::create().await;
+    let node = Node::start_with(db.options(), |settings| {
+        settings.upgrade_url = Some("https://example.com/upgrade".parse().unwrap());
+    });
+    let ada = token(&db, &account(&db, "ada", "hobbyist").await).await;
+    for path in ["/v1/acquire/job?lease_ms=30000", "/v1/acquire/job?lease_ms=60000", "/v1/heartbeat/job?lease_ms=1"] {
+        let answer = node.get(&ada, path).await;
+        assert_eq!(answer.problem(), (403, "plan-does-not-allow".into()));
+        assert!(answer.text().contains("\"upgrade_url\":\"https://example.com/upgrade\""));
+    }
+    assert_eq!(rows(&db).await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_downgrade_what_is_held_in_private_namespaces_can_be_kept_and_given_back() {
+    let db = Database::create().await;
+    let node = Node::start(&db);
+    let ada = account(&db, "ada", "business").await;
+    let (first, second) = (private(&db, &ada, "first").await, private(&db, &ada, "second").await);
+    for token in [&first, &second] {
+        assert!(node.ask(token, "/v1/acquire/job").await);
+    }
+    plans::update(&db.pool, &administrator(), "business", |limits| limits.max_private_namespaces = 1).await.unwrap();
+    until_code(&node, &second, "/v1/acquire/more", "plan-does-not-allow").await;
+    assert!(node.ask(&first, "/v1/acquire/more").await, "the older one still fits");
+    assert!(node.ask(&second, "/v1/heartbeat/job").await);
+    assert!(node.ask(&second, "/v1/release/job").await);
+    accounts::set_plan(&db.pool, &administrator(), ada.account_id, "hobbyist").await.unwrap();
+    until_code(&node, &first, "/v1/acquire/yet-more", "plan-does-not-allow").await;
+    assert!(node.ask(&first, "/v1/heartbeat/job").await);
+    accounts::set_plan(&db.pool, &administrator(), ada.account_id, "business").await.unwrap();
+    eventually("it fits again", async || node.get(&first, "/v1/acquire/again").await.status.is_success().then_some(()))
+        .await;
+}

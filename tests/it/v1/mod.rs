@@ -1,0 +1,4 @@
+//! Version 1 of the API, to the letter.
+
+mod contract;
+mod node;

@@ -80,30 +80,31 @@ pub struct Settings {
 pub struct DatabaseSettings {
     /// PostgreSQL to use, as postgres://user:password@host/database. Unset: Lockable runs a PostgreSQL of its own in the
     /// data directory
-    #[arg(long, env = "DATABASE_URL", value_name = "URL", hide_env_values = true)]
+    #[arg(long, env = "DATABASE_URL", value_name = "URL", hide_env_values = true, global = true)]
     pub database_url: Option<SecretUrl>,
 
     /// Folder of the embedded PostgreSQL and of unsent mail [default: /var/lib/lockable for root, else the platform's data
     /// folder for lockable]
-    #[arg(long, env = "LOCKABLE_DATA_DIR", value_name = "DIR")]
+    #[arg(long, env = "LOCKABLE_DATA_DIR", value_name = "DIR", global = true)]
     pub data_dir: Option<PathBuf>,
 
     /// Connections to PostgreSQL that this process opens at most
-    #[arg(long, env = "LOCKABLE_DATABASE_CONNECTIONS", value_name = "N", default_value_t = DATABASE_CONNECTIONS,
+    #[arg(long, env = "LOCKABLE_DATABASE_CONNECTIONS", value_name = "N", global = true, default_value_t = DATABASE_CONNECTIONS,
           value_parser = clap::value_parser!(u32).range(4..=1000))]
     pub database_connections: u32,
 
     /// Accept a PostgreSQL with fsync or full_page_writes off. A crash of it may then forget locks that were granted
-    #[arg(long, env = "LOCKABLE_UNSAFE_DATABASE")]
+    #[arg(long, env = "LOCKABLE_UNSAFE_DATABASE", global = true)]
     pub unsafe_database: bool,
 }
 
 /// What is logged, and how.
 #[derive(Args, Clone, Debug)]
 pub struct LogSettings {
-    /// What to log: error, warn, info, debug or trace, also by module (info,lockable::locks=debug)
-    #[arg(long = "log", env = "LOCKABLE_LOG", value_name = "FILTER", global = true, default_value = "info,sqlx=warn")]
-    pub filter: String,
+    /// What to log: error, warn, info, debug or trace, also by module (info,lockable::locks=debug) [default: info for serve,
+    /// warn for the other commands]
+    #[arg(long = "log", env = "LOCKABLE_LOG", value_name = "FILTER", global = true)]
+    pub filter: Option<String>,
 
     /// How to write the log, on standard error
     #[arg(

@@ -1,8 +1,10 @@
 //! The commands. Exit codes: 0 done, 1 it failed (and standard error says why), 2 it was called wrongly; `lockable run`
 //! has more.
 
+mod admin;
 mod client;
 mod logging;
+mod output;
 
 use std::process::ExitCode;
 
@@ -29,6 +31,8 @@ enum Command {
     Serve(Box<Settings>),
     /// Bring the database to the schema of this version, as `serve` does when it starts
     Migrate(DatabaseSettings),
+    /// Manage accounts, tokens and plans
+    Admin(Box<admin::AdminArgs>),
     /// Run a command while holding a lock
     Run(client::RunArgs),
     /// Take a lock if it is free
@@ -44,7 +48,8 @@ impl Cli {
     pub fn run(self) -> ExitCode {
         // Two providers are compiled in by dependencies; this one is meant. Fails where a test has said so already.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        if let Err(error) = logging::start(&self.log) {
+        let default_filter = if matches!(self.command, Command::Serve(_)) { "info,sqlx=warn" } else { "warn" };
+        if let Err(error) = logging::start(&self.log, default_filter) {
             return usage(&error);
         }
         let outcome = match self.command {
@@ -54,6 +59,7 @@ impl Cli {
                 .and_then(|()| crate::server::serve(*settings))
                 .map(|()| ExitCode::SUCCESS),
             Command::Migrate(settings) => migrate(&settings).map(|()| ExitCode::SUCCESS),
+            Command::Admin(args) => admin::run(*args).map(|()| ExitCode::SUCCESS),
             Command::Run(args) => on_runtime(client::run(args)).flatten(),
             Command::Acquire(args) => on_runtime(client::acquire(args)).flatten(),
             Command::Heartbeat(args) => on_runtime(client::heartbeat(args)).flatten(),

@@ -1,6 +1,7 @@
 //! Bringing a database to the schema that this program needs, and refusing one that cannot keep the promises.
 
 use sqlx::migrate::Migrator;
+use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection, PgConnection};
 
 use super::embedded::OLDEST_MAJOR;
@@ -83,6 +84,17 @@ pub async fn applied(connection: &mut PgConnection) -> Result<i64, sqlx::Error> 
     .await
 }
 
+/// The same, with a connection of its own.
+///
+/// # Errors
+/// Where the database does not answer.
+pub async fn applied_with(options: &PgConnectOptions) -> Result<i64, sqlx::Error> {
+    let mut connection = PgConnection::connect_with(options).await?;
+    let applied = applied(&mut connection).await?;
+    connection.close().await?;
+    Ok(applied)
+}
+
 /// The number of the newest migration that this program has.
 pub fn newest() -> i64 {
     migrator().iter().map(|migration| migration.version).max().unwrap_or(0)
@@ -159,7 +171,7 @@ async fn check_server(connection: &mut PgConnection, allow_unsafe: bool) -> Resu
 ///
 /// # Errors
 /// As [`prepare`].
-pub async fn prepare_with(options: &sqlx::postgres::PgConnectOptions, allow_unsafe: bool) -> Result<(), MigrateError> {
+pub async fn prepare_with(options: &PgConnectOptions, allow_unsafe: bool) -> Result<(), MigrateError> {
     let mut connection = PgConnection::connect_with(options).await?;
     let outcome = prepare(&mut connection, allow_unsafe).await;
     // What it did is committed; a failure to say good-bye changes nothing.

@@ -67,6 +67,11 @@ impl Source {
         &self.options
     }
 
+    /// Whether this process runs the database by itself.
+    pub fn is_own(&self) -> bool {
+        self.embedded.is_some()
+    }
+
     /// Stops what this process runs. Close the connections first.
     pub fn stop(self) {
         if let Some(embedded) = self.embedded {

@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::id::{NamespaceId, TokenId};
 
-pub use store::{create, list, revoke, revoke_all, rotate};
+pub use store::{create, create_for, list, revoke, revoke_all, rotate};
 pub use verifier::{Caller, Verifier, VerifyError};
 
 /// What a token may do.

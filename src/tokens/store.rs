@@ -4,10 +4,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
+use serde_json::json;
 use sqlx::{PgConnection, PgPool};
 
 use super::{Caller, NewToken, Scope, Token, TokenError};
 use crate::accounts::Account;
+use crate::audit::{self, Act, Actor};
 use crate::id::{AccountId, NamespaceId, TokenId};
 use crate::plans::Limits;
 use crate::secret::{Secret, Sha256Digest};
@@ -37,6 +39,28 @@ pub async fn list(pool: &PgPool, account_id: AccountId) -> sqlx::Result<Vec<Toke
 /// # Errors
 /// Where a rule or the plan does not allow it, or the database cannot be asked.
 pub async fn create(pool: &PgPool, account: &Account, new: &NewToken<'_>) -> Result<(TokenId, Secret), TokenError> {
+    insert_within_limits(pool, None, account, new).await
+}
+
+/// As [`create`], for an account of somebody else's: it is on record.
+///
+/// # Errors
+/// As [`create`].
+pub async fn create_for(
+    pool: &PgPool,
+    actor: &Actor,
+    account: &Account,
+    new: &NewToken<'_>,
+) -> Result<(TokenId, Secret), TokenError> {
+    insert_within_limits(pool, Some(actor), account, new).await
+}
+
+async fn insert_within_limits(
+    pool: &PgPool,
+    actor: Option<&Actor>,
+    account: &Account,
+    new: &NewToken<'_>,
+) -> Result<(TokenId, Secret), TokenError> {
     let label = new.label.trim();
     if !(1..=100).contains(&label.chars().count()) || label.chars().any(char::is_control) {
         return Err(TokenError::InvalidLabel);
@@ -64,6 +88,18 @@ pub async fn create(pool: &PgPool, account: &Account, new: &NewToken<'_>) -> Res
         new.expires_at,
     )
     .await?;
+    if let Some(actor) = actor {
+        let act = Act {
+            action: "token.create",
+            subject_account_id: Some(account.account_id),
+            subject: &account.email,
+            before: None,
+            after: Some(json!({"token_id": token.0, "label": label, "namespace": new.namespace, "scope": new.scope,
+                               "expires_at": new.expires_at})),
+            reason: None,
+        };
+        audit::record(&mut transaction, actor, act).await?;
+    }
     transaction.commit().await?;
     Ok(token)
 }

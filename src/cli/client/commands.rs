@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::api::{Answer, Api, NoAnswer, Options};
 use super::{Service, duration, exit};
+use crate::cli::output;
 
 /// `lockable acquire`.
 #[derive(Args, Debug)]
@@ -65,9 +66,9 @@ async fn ask(action: &str, args: HoldArgs) -> anyhow::Result<ExitCode> {
     match answer {
         Ok(answer) => {
             if args.json {
-                println!("{}", as_json(&answer));
+                output::line(&as_json(&answer).to_string())?;
             } else {
-                println!("{}", answer.response);
+                output::line(&answer.response.to_string())?;
             }
             Ok(if answer.response { ExitCode::SUCCESS } else { ExitCode::from(exit::FALSE) })
         }

@@ -312,6 +312,10 @@ fn is_postgres_on(pid: i32, cluster: &Path) -> bool {
 fn log_line(line: &str) {
     let (severity, text) = line.split_once(':').map_or(("", line), |(severity, text)| (severity, text.trim()));
     match severity {
+        // A stop, ours or an administrator's, ends sessions: that is no news.
+        "FATAL" if text.starts_with("terminating connection due to administrator command") => {
+            tracing::debug!(target: "postgresql", "{text}");
+        }
         "PANIC" => tracing::error!(target: "postgresql", "{text}"),
         "FATAL" | "WARNING" => tracing::warn!(target: "postgresql", "{text}"),
         _ => tracing::debug!(target: "postgresql", "{line}"),

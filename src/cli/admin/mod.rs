@@ -1,0 +1,109 @@
+//! `lockable admin`: accounts, tokens and plans from the command line of the machine that the database trusts.
+//!
+//! What is done stands in the audit log as `command:<user>`. Running nodes take it up within a second.
+
+mod account;
+mod plan;
+mod token;
+
+use anyhow::bail;
+use clap::{Args, Subcommand};
+use serde_json::json;
+use sqlx::PgPool;
+
+use super::output;
+use crate::audit::{self, Act, Actor};
+use crate::config::DatabaseSettings;
+use crate::db::{self, Purpose, Source, identity, migrate};
+
+/// `lockable admin`.
+#[derive(Args, Debug)]
+pub(super) struct AdminArgs {
+    #[command(flatten)]
+    database: DatabaseSettings,
+    /// Print data as JSON
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: AdminCommand,
+}
+
+#[derive(Subcommand, Debug)]
+enum AdminCommand {
+    /// Make, find and change accounts
+    #[command(subcommand)]
+    Account(account::AccountCommand),
+    /// Make API tokens
+    #[command(subcommand)]
+    Token(token::TokenCommand),
+    /// See and edit plans
+    #[command(subcommand)]
+    Plan(plan::PlanCommand),
+    /// Say that the database was restored from an image or snapshot of its disk: moves fencing tokens far ahead, so that none
+    /// is given out twice. Not needed after pg_restore or a failover, which are recognised
+    Restored,
+}
+
+/// What every administrative command works with.
+struct Admin {
+    pool: PgPool,
+    actor: Actor,
+    json: bool,
+}
+
+/// Runs one of them.
+pub(super) fn run(args: AdminArgs) -> anyhow::Result<()> {
+    args.database.validate()?;
+    // Before the process becomes another user for the embedded cluster.
+    let actor = Actor::command(&os_user());
+    let source = Source::for_command(&args.database)?;
+    let outcome = super::on_runtime(async {
+        prepare(&source, &args.database).await?;
+        let pool = db::pool(source.options().clone(), Purpose::General, 2);
+        let admin = Admin { pool: pool.clone(), actor, json: args.json };
+        let outcome = match args.command {
+            AdminCommand::Account(command) => account::run(&admin, command).await,
+            AdminCommand::Token(command) => token::run(&admin, command).await,
+            AdminCommand::Plan(command) => plan::run(&admin, command).await,
+            AdminCommand::Restored => restored(&admin).await,
+        };
+        pool.close().await;
+        outcome
+    });
+    source.stop();
+    outcome?
+}
+
+/// A new database is migrated, and one that this command runs by itself; not one under nodes that run.
+async fn prepare(source: &Source, settings: &DatabaseSettings) -> anyhow::Result<()> {
+    let applied = migrate::applied_with(source.options()).await?;
+    if applied == 0 || source.is_own() {
+        migrate::prepare_with(source.options(), settings.unsafe_database).await?;
+    } else if applied < migrate::newest() {
+        bail!("the database has an older schema than this program needs: run `lockable migrate` first");
+    }
+    Ok(())
+}
+
+async fn restored(admin: &Admin) -> anyhow::Result<()> {
+    let next = identity::restored(&admin.pool).await?;
+    let act = Act {
+        action: "database.restored",
+        subject_account_id: None,
+        subject: "database",
+        before: None,
+        after: Some(json!({ "next_fencing_token": next })),
+        reason: None,
+    };
+    audit::record(&mut *admin.pool.acquire().await?, &admin.actor, act).await?;
+    if admin.json {
+        return output::json(&json!({ "next_fencing_token": next }));
+    }
+    Ok(output::line(&format!("fencing tokens go on from {next}"))?)
+}
+
+/// Whoever started this command.
+fn os_user() -> String {
+    let uid = nix::unistd::getuid();
+    nix::unistd::User::from_uid(uid).ok().flatten().map_or_else(|| uid.to_string(), |user| user.name)
+}

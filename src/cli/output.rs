@@ -1,0 +1,53 @@
+//! What commands print on standard output: for people in columns, for programs as JSON.
+
+use std::io::{ErrorKind, Write};
+
+use serde::Serialize;
+
+/// Writes a line. A reader that has seen enough (`| head`) is no failure.
+///
+/// # Errors
+/// Where it cannot be written.
+pub(super) fn line(text: &str) -> std::io::Result<()> {
+    match writeln!(std::io::stdout(), "{text}") {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        outcome => outcome,
+    }
+}
+
+/// Writes a value as JSON, with line breaks.
+///
+/// # Errors
+/// Where it cannot be written.
+pub(super) fn json(value: &impl Serialize) -> anyhow::Result<()> {
+    Ok(line(&serde_json::to_string_pretty(value)?)?)
+}
+
+/// Writes rows in columns under a heading.
+///
+/// # Errors
+/// Where it cannot be written.
+pub(super) fn table(heading: &[&str], rows: &[Vec<String>]) -> std::io::Result<()> {
+    let mut widths: Vec<usize> = heading.iter().map(|title| title.chars().count()).collect();
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let print = |cells: &[String]| {
+        let padded: Vec<String> =
+            cells.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}", width = *width)).collect();
+        line(padded.join("  ").trim_end())
+    };
+    print(&heading.iter().map(ToString::to_string).collect::<Vec<_>>())?;
+    rows.iter().try_for_each(|row| print(row))
+}
+
+/// Writes names and values, one a line.
+///
+/// # Errors
+/// Where it cannot be written.
+pub(super) fn fields(pairs: &[(&str, String)]) -> std::io::Result<()> {
+    let width = pairs.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+    pairs.iter().try_for_each(|(name, value)| line(&format!("{name:width$}  {value}")))
+}

@@ -10,9 +10,8 @@ use crate::support::prelude::*;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lock_is_taken_kept_and_given_back() {
-    let db = Database::create().await;
-    let node = Node::start(&db);
-    let ada = token(&db, &account(&db, "ada", "hobbyist").await).await;
+    let node = Node::start().await;
+    let ada = node.account("hobbyist").await.token().await;
     assert!(!node.ask(&ada, "/v1/heartbeat/job").await);
     assert!(!node.ask(&ada, "/v1/release/job").await);
     assert!(node.ask(&ada, "/v1/acquire/job").await);
@@ -26,10 +25,9 @@ async fn a_lock_is_taken_kept_and_given_back() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn in_the_public_namespace_accounts_exclude_each_other() {
-    let db = Database::create().await;
-    let node = Node::start(&db);
-    let ada = token(&db, &account(&db, "ada", "hobbyist").await).await;
-    let bob = token(&db, &account(&db, "bob", "business").await).await;
+    let node = Node::start().await;
+    let ada = node.account("hobbyist").await.token().await;
+    let bob = node.account("business").await.token().await;
     assert!(node.ask(&ada, "/v1/acquire/job").await);
     assert!(!node.ask(&bob, "/v1/acquire/job").await);
     assert!(!node.ask(&bob, "/v1/heartbeat/job").await);
@@ -41,9 +39,8 @@ async fn in_the_public_namespace_accounts_exclude_each_other() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_new_travels_in_headers_of_grants_and_renewals_only() {
-    let db = Database::create().await;
-    let node = Node::start(&db);
-    let ada = token(&db, &account(&db, "ada", "business").await).await;
+    let node = Node::start().await;
+    let ada = node.account("business").await.token().await;
     let granted = node.get(&ada, "/v1/acquire/job?lease_ms=30000").await;
     assert!(granted.response());
     let fencing_token = granted.number("lockable-fencing-token");
@@ -77,9 +74,8 @@ async fn what_is_new_travels_in_headers_of_grants_and_renewals_only() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_is_nothing_but_what_the_contract_says() {
-    let db = Database::create().await;
-    let node = Node::start(&db);
-    let ada = token(&db, &account(&db, "ada", "hobbyist").await).await;
+    let node = Node::start().await;
+    let ada = node.account("hobbyist").await.token().await;
     for (path, body) in [
         ("/v1/acquire/job", r#"{"response": true}"#),
         ("/v1/acquire/job", r#"{"response": false}"#),
@@ -108,9 +104,8 @@ async fn an_answer_is_nothing_but_what_the_contract_says() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn post_is_as_good_as_get() {
-    let db = Database::create().await;
-    let node = Node::start(&db);
-    let ada = token(&db, &account(&db, "ada", "business").await).await;
+    let node = Node::start().await;
+    let ada = node.account("business").await.token().await;
     let post = async |path: &str| node.send(request(Method::POST, path, &ada)).await;
     let granted = post("/v1/acquire/job?lease_ms=5000").await;
     assert!(granted.response());
@@ -126,9 +121,8 @@ async fn post_is_as_good_as_get() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lease_with_an_id_needs_it_and_can_be_asked_for_again() {
-    let db = Database::create().await;
-    let node = Node::start(&db);
-    let ada = token(&db, &account(&db, "ada", "hobbyist").await).await;
+    let node = Node::start().await;
+    let ada = node.account("hobbyist").await.token().await;
     let (mine, other) = (Uuid::now_v7(), Uuid::now_v7());
     let granted = node.get(&ada, &format!("/v1/acquire/job?lease_id={mine}")).await;
     assert!(granted.response());
@@ -154,9 +148,8 @@ async fn a_lease_with_an_id_needs_it_and_can_be_asked_for_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_idempotency_key_does_what_a_lease_id_does() {
-    let db = Database::create().await;
-    let node = Node::start(&db);
-    let ada = token(&db, &account(&db, "ada", "hobbyist").await).await;
+    let node = Node::start().await;
+    let ada = node.account("hobbyist").await.token().await;
     let key = Uuid::now_v7();
     for value in [key.to_string(), format!("\"{key}\"")] {
         let mut acquire = request(Method::POST, "/v1/acquire/job", &ada);
@@ -171,11 +164,10 @@ async fn an_idempotency_key_does_what_a_lease_id_does() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_acts_in_its_own_namespace() {
-    let db = Database::create().await;
-    let node = Node::start(&db);
-    let (ada, bob) = (account(&db, "ada", "business").await, account(&db, "bob", "business").await);
-    let public = token(&db, &ada).await;
-    let (adas, bobs) = (private(&db, &ada, "builds").await, private(&db, &bob, "builds").await);
+    let node = Node::start().await;
+    let (ada, bob) = (node.account("business").await, node.account("business").await);
+    let public = ada.token().await;
+    let (adas, bobs) = (ada.private("builds").await, bob.private("builds").await);
     for holder in [&public, &adas, &bobs] {
         assert!(node.ask(holder, "/v1/acquire/job").await);
     }
@@ -187,14 +179,13 @@ async fn a_token_acts_in_its_own_namespace() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_nearest_setting_decides_the_lease() {
-    let db = Database::create().await;
-    let node = Node::start(&db);
-    let ada = account(&db, "ada", "business").await;
-    let (public, builds) = (token(&db, &ada).await, private(&db, &ada, "builds").await);
+    let node = Node::start().await;
+    let ada = node.account("business").await;
+    let (public, builds) = (ada.token().await, ada.private("builds").await);
     let lease = async |token, path: &str| node.get(token, path).await.number("lockable-lease-ms");
     assert_eq!(lease(&public, "/v1/acquire/a").await, 60_000);
-    accounts::set_lease_default(&db.pool, &ada, Some(20_000)).await.unwrap();
-    namespaces::set_lease_default(&db.pool, &ada, "builds", Some(30_000)).await.unwrap();
+    accounts::set_lease_default(&node.db.pool, &ada.row().await, Some(20_000)).await.unwrap();
+    namespaces::set_lease_default(&node.db.pool, &ada.row().await, "builds", Some(30_000)).await.unwrap();
     eventually("the account's", async || {
         let name = Uuid::new_v4();
         (lease(&public, &format!("/v1/acquire/{name}")).await == 20_000).then_some(())
@@ -205,8 +196,8 @@ async fn the_nearest_setting_decides_the_lease() {
     assert_eq!(lease(&builds, "/v1/acquire/e?lease_ms=86400000").await, 86_400_000);
 
     // A plan that is edited brings stored settings into its bounds, and a request's outside of them is refused.
-    plans::update(&db.pool, &administrator(), "business", |limits| limits.lease_max_ms = 60_000).await.unwrap();
-    plans::update(&db.pool, &administrator(), "business", |limits| limits.lease_min_ms = 50_000).await.unwrap();
+    plans::update(&node.db.pool, &administrator(), "business", |limits| limits.lease_max_ms = 60_000).await.unwrap();
+    plans::update(&node.db.pool, &administrator(), "business", |limits| limits.lease_min_ms = 50_000).await.unwrap();
     until_code(&node, &builds, "/v1/acquire/f?lease_ms=30000", "invalid-parameter").await;
     assert_eq!(lease(&builds, "/v1/acquire/g").await, 50_000);
     assert!(node.ask(&builds, "/v1/heartbeat/c").await, "what is held runs on");
@@ -214,37 +205,38 @@ async fn the_nearest_setting_decides_the_lease() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hobbyist_who_chooses_a_lease_is_shown_the_way_up() {
-    let db = Database::create().await;
-    let node = Node::start_with(db.options(), |settings| {
+    let node = Node::start_with(|settings| {
         settings.upgrade_url = Some("https://example.com/upgrade".parse().unwrap());
-    });
-    let ada = token(&db, &account(&db, "ada", "hobbyist").await).await;
+    })
+    .await;
+    let ada = node.account("hobbyist").await.token().await;
     for path in ["/v1/acquire/job?lease_ms=30000", "/v1/acquire/job?lease_ms=60000", "/v1/heartbeat/job?lease_ms=1"] {
         let answer = node.get(&ada, path).await;
         assert_eq!(answer.problem(), (403, "plan-does-not-allow".into()));
         assert!(answer.text().contains("\"upgrade_url\":\"https://example.com/upgrade\""));
     }
-    assert_eq!(rows(&db).await, 0);
+    assert_eq!(rows(&node).await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn after_a_downgrade_what_is_held_in_private_namespaces_can_be_kept_and_given_back() {
-    let db = Database::create().await;
-    let node = Node::start(&db);
-    let ada = account(&db, "ada", "business").await;
-    let (first, second) = (private(&db, &ada, "first").await, private(&db, &ada, "second").await);
+    let node = Node::start().await;
+    let ada = node.account("business").await;
+    let (first, second) = (ada.private("first").await, ada.private("second").await);
     for token in [&first, &second] {
         assert!(node.ask(token, "/v1/acquire/job").await);
     }
-    plans::update(&db.pool, &administrator(), "business", |limits| limits.max_private_namespaces = 1).await.unwrap();
+    plans::update(&node.db.pool, &administrator(), "business", |limits| limits.max_private_namespaces = 1)
+        .await
+        .unwrap();
     until_code(&node, &second, "/v1/acquire/more", "plan-does-not-allow").await;
     assert!(node.ask(&first, "/v1/acquire/more").await, "the older one still fits");
     assert!(node.ask(&second, "/v1/heartbeat/job").await);
     assert!(node.ask(&second, "/v1/release/job").await);
-    accounts::set_plan(&db.pool, &administrator(), ada.account_id, "hobbyist").await.unwrap();
+    accounts::set_plan(&node.db.pool, &administrator(), ada.id, "hobbyist").await.unwrap();
     until_code(&node, &first, "/v1/acquire/yet-more", "plan-does-not-allow").await;
     assert!(node.ask(&first, "/v1/heartbeat/job").await);
-    accounts::set_plan(&db.pool, &administrator(), ada.account_id, "business").await.unwrap();
+    accounts::set_plan(&node.db.pool, &administrator(), ada.id, "business").await.unwrap();
     eventually("it fits again", async || node.get(&first, "/v1/acquire/again").await.status.is_success().then_some(()))
         .await;
 }

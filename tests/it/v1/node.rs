@@ -1,7 +1,7 @@
-//! A node in this process, asked without a network in between, and accounts that ask it.
+//! Asking a node, and looking at its answers more closely than a client does.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::time::Duration;
+use std::ops::Deref;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
@@ -9,50 +9,45 @@ use axum::extract::ConnectInfo;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use lockable::accounts::{self, Account, NewAccount};
-use lockable::app::App;
 use lockable::audit::Actor;
 use lockable::config::Settings;
-use lockable::id::TokenId;
-use lockable::mail::{MailSettings, Mailer};
 use lockable::secret::Secret;
-use lockable::tokens::{self, NewToken, Scope};
-use lockable::{jobs, namespaces, server};
-use sqlx::postgres::PgConnectOptions;
-use tokio_util::task::TaskTracker;
+use lockable::server;
 use tower::ServiceExt as _;
 
 use crate::support::prelude::*;
 
-/// A running node. Its jobs end with it.
+/// A node that is asked without a network in between: no client then normalises what a test sends.
 pub(crate) struct Node {
-    pub(crate) app: App,
+    pub(crate) app: TestApp,
     router: Router,
-    _outbox: tempfile::TempDir,
+}
+
+impl Deref for Node {
+    type Target = TestApp;
+
+    fn deref(&self) -> &TestApp {
+        &self.app
+    }
 }
 
 impl Node {
-    pub(crate) fn start(db: &Database) -> Self {
-        Self::start_with(db.options(), |_| {})
+    pub(crate) async fn start() -> Self {
+        Self::start_with(|_| {}).await
     }
 
-    /// With other settings than the defaults, or another way to the database.
-    pub(crate) fn start_with(database: PgConnectOptions, set: impl FnOnce(&mut Settings)) -> Self {
-        let mut settings =
-            Settings { public_url: Some("https://locks.example.com".parse().unwrap()), ..Settings::default() };
-        settings.database.database_connections = 5;
-        set(&mut settings);
-        let outbox = tempfile::tempdir().unwrap();
-        let mail = Mailer::start(&MailSettings {
-            smtp_url: None,
-            from: None,
-            outbox: outbox.path().to_owned(),
-            public_url: settings.public_url.clone().unwrap(),
+    /// With other settings than the defaults.
+    pub(crate) async fn start_with(set: impl FnOnce(&mut Settings)) -> Self {
+        let app = TestApp::start_with(|settings| {
+            settings.public_url = Some("https://locks.example.com".parse().unwrap());
+            set(settings);
         })
-        .unwrap();
-        let app = App::new(settings, SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)), database, mail);
-        jobs::spawn(&app, &TaskTracker::new());
-        Self { router: server::router(&app), app, _outbox: outbox }
+        .await;
+        Self::of(app)
+    }
+
+    pub(crate) fn of(app: TestApp) -> Self {
+        Self { router: server::router(&app.app), app }
     }
 
     /// Sends a request as it is. The peer is 192.0.2.1 unless it says otherwise.
@@ -72,12 +67,6 @@ impl Node {
     /// `GET` that must be answered with 200: what the answer says.
     pub(crate) async fn ask(&self, token: &Secret, path_and_query: &str) -> bool {
         self.get(token, path_and_query).await.response()
-    }
-}
-
-impl Drop for Node {
-    fn drop(&mut self) {
-        self.app.stopping.cancel();
     }
 }
 
@@ -157,39 +146,14 @@ pub(crate) fn is_of_a_lease(name: &HeaderName) -> bool {
     name.as_str().starts_with("lockable-")
 }
 
-/// Makes an account on a plan.
-pub(crate) async fn account(db: &Database, name: &str, plan: &str) -> Account {
-    let email = format!("{name}@example.com").parse().unwrap();
-    let new = NewAccount { email: &email, password: None, plan, is_admin: false, email_verified: true };
-    let account_id = accounts::create(&db.pool, new, None).await.unwrap();
-    accounts::find(&db.pool, account_id).await.unwrap()
-}
-
-/// Makes a token of a namespace.
-pub(crate) async fn token_in(db: &Database, account: &Account, namespace: &str) -> (TokenId, Secret) {
-    let new = NewToken { label: "test", namespace, scope: Scope::Locks, expires_at: None };
-    tokens::create(&db.pool, account, &new).await.unwrap()
-}
-
-/// Makes a token of the public namespace.
-pub(crate) async fn token(db: &Database, account: &Account) -> Secret {
-    token_in(db, account, "public").await.1
-}
-
-/// Makes a private namespace and a token of it.
-pub(crate) async fn private(db: &Database, account: &Account, namespace: &str) -> Secret {
-    namespaces::create(&db.pool, account, namespace).await.unwrap();
-    token_in(db, account, namespace).await.1
-}
-
 /// Who administers in tests.
 pub(crate) fn administrator() -> Actor {
     Actor::command("test")
 }
 
 /// How many locks there are, live or not: what a refused request must not change.
-pub(crate) async fn rows(db: &Database) -> i64 {
-    db.value("SELECT count(*) FROM locks").await
+pub(crate) async fn rows(node: &Node) -> i64 {
+    node.db.value("SELECT count(*) FROM locks").await
 }
 
 /// Asks until the answer is this one.
@@ -200,6 +164,3 @@ pub(crate) async fn until_code(node: &Node, token: &Secret, path: &str, code: &s
     })
     .await;
 }
-
-/// Longer than any answer may take.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);

@@ -35,8 +35,10 @@ pub fn router(app: App) -> Router {
     Router::new()
         .merge(v1::routes())
         .route("/v1", any(no_such_address))
+        .route("/v1/", any(no_such_address))
         .route("/v1/{*rest}", any(no_such_address))
         .route("/v2", any(no_such_address))
+        .route("/v2/", any(no_such_address))
         .route("/v2/{*rest}", any(no_such_address))
         .with_state(api)
 }

@@ -1,4 +1,8 @@
 //! Version 1 of the API, to the letter.
 
 mod contract;
+mod credentials;
+mod input;
+mod limits;
 mod node;
+mod reference;

@@ -2,6 +2,7 @@
 //! has more.
 
 mod admin;
+mod backup;
 mod client;
 mod logging;
 mod output;
@@ -31,6 +32,10 @@ enum Command {
     Serve(Box<Settings>),
     /// Bring the database to the schema of this version, as `serve` does when it starts
     Migrate(DatabaseSettings),
+    /// Write a backup of the database to a file; the service may run meanwhile
+    Backup(backup::BackupArgs),
+    /// Replace the contents of the database by a backup's; no node may run meanwhile
+    Restore(backup::RestoreArgs),
     /// Manage accounts, tokens and plans
     Admin(Box<admin::AdminArgs>),
     /// Run a command while holding a lock
@@ -59,6 +64,8 @@ impl Cli {
                 .and_then(|()| crate::server::serve(*settings))
                 .map(|()| ExitCode::SUCCESS),
             Command::Migrate(settings) => migrate(&settings).map(|()| ExitCode::SUCCESS),
+            Command::Backup(args) => backup::backup(&args).map(|()| ExitCode::SUCCESS),
+            Command::Restore(args) => backup::restore(&args).map(|()| ExitCode::SUCCESS),
             Command::Admin(args) => admin::run(*args).map(|()| ExitCode::SUCCESS),
             Command::Run(args) => on_runtime(client::run(args)).flatten(),
             Command::Acquire(args) => on_runtime(client::acquire(args)).flatten(),

@@ -1,5 +1,6 @@
 //! The database: pools whose connections are set up and checked, and what the rest needs to know of its failures.
 
+pub mod backup;
 pub mod changes;
 pub mod embedded;
 pub mod identity;

@@ -167,8 +167,8 @@ impl Embedded {
         if purpose == Purpose::Serve {
             tracing::info!(
                 version = programs.major,
-                "PostgreSQL runs on {}; to move to a server of your own: `lockable backup FILE`, pg_restore it there, and set \
-                 DATABASE_URL (docs/operations.md)",
+                "the data is in {}; to move it to a PostgreSQL of your own: `lockable backup FILE`, set DATABASE_URL, `lockable \
+                 restore FILE`",
                 places.cluster.display()
             );
         }

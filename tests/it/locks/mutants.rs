@@ -157,9 +157,12 @@ async fn caught(mutant: Naive, load: Load, expected: &[&str]) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_service_without_a_bug_passes() {
-    let history = history_of(Naive::right(), LOAD).await;
-    history.assert_holds(RULES);
-    assert!(history.count(|call| matches!(call.answer, Answer::Held { .. })) > 100, "it did something");
+    let mut grants = 0;
+    while grants < 200 {
+        let history = history_of(Naive::right(), LOAD).await;
+        history.assert_holds(RULES);
+        grants += history.count(|call| matches!(call.answer, Answer::Held { .. }));
+    }
 }
 
 /// The version of every textbook: the token is drawn before the conflict is found, and a release deletes the row. A pause after

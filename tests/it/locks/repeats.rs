@@ -3,7 +3,7 @@
 use lockable::locks::{AcquireOutcome, Lost, ReleaseOutcome};
 use uuid::Uuid;
 
-use super::{ALICE, BOB, Node, acquire, heartbeat, lost, release, renewed};
+use super::{BOB, Node, acquire, heartbeat, lost, release, renewed};
 use crate::support::prelude::*;
 
 /// What happens to a lease before its requests are repeated.
@@ -151,5 +151,4 @@ async fn somebody_elses_lease_id_is_unknown() {
     assert_eq!(node.release("l", lease_id).await.unwrap(), ReleaseOutcome::Released, "as the first time");
     renewed(node.engine.heartbeat(heartbeat(BOB, "l", Some(lease_id))).await);
     assert_eq!(node.acquire("l", lease_id, 60_000).await.unwrap(), AcquireOutcome::LeaseEnded);
-    let _ = ALICE;
 }

@@ -1,7 +1,7 @@
 //! The service: the router and the whole middleware stack in one place, listeners, TLS, shutdown.
 
 mod health;
-mod listener;
+pub mod listener;
 mod signals;
 mod telemetry;
 mod tls;
@@ -30,7 +30,7 @@ use tls::Tls;
 const WAIT_FOR_DATABASE: Duration = Duration::from_secs(60);
 
 /// How long a request may take to be answered. Longer than the lock engine's own deadline, which knows more.
-const DEADLINE: Duration = Duration::from_secs(10);
+pub const DEADLINE: Duration = Duration::from_secs(10);
 
 /// Runs the service until it is told to stop, and to the end of what was in flight then.
 ///

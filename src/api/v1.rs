@@ -190,7 +190,8 @@ fn answer(response: bool) -> Response {
     answer
 }
 
-fn granted(lease: &Lease) -> Response {
+/// `true`, with all that is known of the lease.
+pub fn granted(lease: &Lease) -> Response {
     let mut answer = answer(true);
     let headers = answer.headers_mut();
     let mut buffer = Uuid::encode_buffer();

@@ -31,7 +31,10 @@ pub(super) fn bind(setting: &str, address: SocketAddr) -> anyhow::Result<TcpList
 }
 
 /// Serves until the handle says otherwise.
-pub(super) async fn serve(
+///
+/// # Errors
+/// What the system says.
+pub async fn serve(
     listener: TcpListener,
     tls: Option<RustlsConfig>,
     handle: Handle<SocketAddr>,

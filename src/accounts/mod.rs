@@ -1,6 +1,8 @@
 //! Accounts: who may hold locks.
 
+pub mod links;
 pub mod passwords;
+pub mod sessions;
 pub mod store;
 
 use std::fmt;

@@ -1,0 +1,226 @@
+//! Browser sessions: one row each, found by the SHA-256 of its id, so that a stolen table signs nobody in.
+//!
+//! The database's clock decides when one ends: [`IDLE`] after it was last seen, and [`ABSOLUTE`] after it began.
+
+use std::net::IpAddr;
+
+use chrono::{DateTime, Utc};
+use sha2::{Digest, Sha256};
+use sqlx::{PgExecutor, PgPool};
+
+use crate::id::AccountId;
+
+/// How long a session lasts after it was last seen.
+pub const IDLE: chrono::TimeDelta = chrono::TimeDelta::days(7);
+/// How long a session lasts at most.
+pub const ABSOLUTE: chrono::TimeDelta = chrono::TimeDelta::days(30);
+
+/// What the table knows a session by. Not a secret: it signs nobody in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SessionHash([u8; 32]);
+
+impl SessionHash {
+    /// The hash of a session's id in the form in which the cookie carries it.
+    pub fn of(id: &str) -> Self {
+        Self(Sha256::digest(id).into())
+    }
+
+    /// As an address names it.
+    pub fn to_hex(&self) -> String {
+        hex::encode(self.0)
+    }
+
+    /// From an address.
+    pub fn from_hex(text: &str) -> Option<Self> {
+        let mut hash = [0; 32];
+        hex::decode_to_slice(text, &mut hash).ok()?;
+        Some(Self(hash))
+    }
+}
+
+/// One session as its account's owner sees it.
+#[derive(Debug, Clone)]
+pub struct SessionInfo {
+    /// What it is ended by.
+    pub hash: SessionHash,
+    /// When it began.
+    pub created_at: DateTime<Utc>,
+    /// When a page was last asked for with it, a minute exact.
+    pub last_seen_at: DateTime<Utc>,
+    /// From which address it was last seen, as text.
+    pub address: Option<String>,
+    /// What the browser said it was when it signed in.
+    pub user_agent: Option<String>,
+}
+
+/// A session that begins.
+#[derive(Debug, Clone)]
+pub struct NewSession<'a> {
+    /// Hash of its id.
+    pub hash: SessionHash,
+    /// Whose it is.
+    pub account_id: AccountId,
+    /// What pages keep in it.
+    pub data: &'a serde_json::Value,
+    /// Where it began.
+    pub address: Option<IpAddr>,
+    /// What the browser says it is; cut to what fits.
+    pub user_agent: Option<&'a str>,
+}
+
+/// Begins a session. `false`: there is one of that id, so take another.
+///
+/// # Errors
+/// When the database does not answer, or the account is gone.
+pub async fn create(db: &PgPool, session: NewSession<'_>) -> Result<bool, sqlx::Error> {
+    let user_agent = session.user_agent.map(|text| cut(text, 512));
+    let address = session.address.map(|address| address.to_canonical().to_string());
+    let done = sqlx::query!(
+        r#"/* sessions.create */
+        INSERT INTO sessions (session_sha256, account_id, data, address, user_agent, expires_at)
+        VALUES ($1, $2, $3, $4::text::inet, $5, clock_timestamp() + make_interval(secs => $6))
+        ON CONFLICT (session_sha256) DO NOTHING"#,
+        &session.hash.0[..],
+        session.account_id.0,
+        session.data,
+        address,
+        user_agent,
+        IDLE.num_seconds() as f64,
+    )
+    .execute(db)
+    .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// What pages keep in a session that has not ended. Notes that it was seen, at most once a minute.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn load(db: &PgPool, hash: SessionHash) -> Result<Option<serde_json::Value>, sqlx::Error> {
+    let found = sqlx::query!(
+        r#"/* sessions.load */
+        SELECT data, last_seen_at < clock_timestamp() - interval '1 min' AS "note_it!"
+          FROM sessions WHERE session_sha256 = $1 AND expires_at > clock_timestamp()"#,
+        &hash.0[..],
+    )
+    .fetch_optional(db)
+    .await?;
+    let Some(found) = found else { return Ok(None) };
+    if found.note_it {
+        sqlx::query!(
+            r#"/* sessions.seen */
+            UPDATE sessions SET last_seen_at = clock_timestamp(),
+              expires_at = least(created_at + make_interval(secs => $3), clock_timestamp() + make_interval(secs => $2))
+             WHERE session_sha256 = $1 AND expires_at > clock_timestamp()"#,
+            &hash.0[..],
+            IDLE.num_seconds() as f64,
+            ABSOLUTE.num_seconds() as f64,
+        )
+        .execute(db)
+        .await?;
+    }
+    Ok(Some(found.data))
+}
+
+/// Changes what pages keep in a session. One that was ended meanwhile stays ended: `false`.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn save(db: &PgPool, hash: SessionHash, data: &serde_json::Value) -> Result<bool, sqlx::Error> {
+    let done = sqlx::query!(
+        "/* sessions.save */ UPDATE sessions SET data = $2 WHERE session_sha256 = $1 AND expires_at > clock_timestamp()",
+        &hash.0[..],
+        data,
+    )
+    .execute(db)
+    .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// Ends a session, whoever's it is: signing out.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn delete(db: &PgPool, hash: SessionHash) -> Result<(), sqlx::Error> {
+    sqlx::query!("/* sessions.delete */ DELETE FROM sessions WHERE session_sha256 = $1", &hash.0[..])
+        .execute(db)
+        .await?;
+    Ok(())
+}
+
+/// The sessions of an account that have not ended, the last seen first.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn list(db: &PgPool, account_id: AccountId) -> Result<Vec<SessionInfo>, sqlx::Error> {
+    let rows = sqlx::query!(
+        r#"/* sessions.list */
+        SELECT session_sha256, created_at, last_seen_at, host(address) AS address, user_agent
+          FROM sessions WHERE account_id = $1 AND expires_at > clock_timestamp()
+         ORDER BY last_seen_at DESC LIMIT 200"#,
+        account_id.0,
+    )
+    .fetch_all(db)
+    .await?;
+    let sessions = rows.into_iter().filter_map(|row| {
+        Some(SessionInfo {
+            // The table's CHECK makes it 32 bytes.
+            hash: SessionHash(row.session_sha256.try_into().ok()?),
+            created_at: row.created_at,
+            last_seen_at: row.last_seen_at,
+            address: row.address,
+            user_agent: row.user_agent,
+        })
+    });
+    Ok(sessions.collect())
+}
+
+/// Ends one session of an account. `false`: it has none of that hash.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn end(db: &PgPool, account_id: AccountId, hash: SessionHash) -> Result<bool, sqlx::Error> {
+    let done = sqlx::query!(
+        "/* sessions.end */ DELETE FROM sessions WHERE account_id = $1 AND session_sha256 = $2",
+        account_id.0,
+        &hash.0[..],
+    )
+    .execute(db)
+    .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// Ends every session of an account but `keep`, and returns how many. Takes a transaction too.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn end_all_but(
+    db: impl PgExecutor<'_>,
+    account_id: AccountId,
+    keep: Option<SessionHash>,
+) -> Result<u64, sqlx::Error> {
+    let done = sqlx::query!(
+        "/* sessions.end_all_but */ DELETE FROM sessions WHERE account_id = $1 AND session_sha256 IS DISTINCT FROM $2",
+        account_id.0,
+        keep.as_ref().map(|hash| &hash.0[..]),
+    )
+    .execute(db)
+    .await?;
+    Ok(done.rows_affected())
+}
+
+/// Removes what has expired, and returns how many. For a job that runs now and then.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn sweep(db: &PgPool) -> Result<u64, sqlx::Error> {
+    let done = sqlx::query!("/* sessions.sweep */ DELETE FROM sessions WHERE expires_at < clock_timestamp()")
+        .execute(db)
+        .await?;
+    Ok(done.rows_affected())
+}
+
+/// The beginning of a text, at most so many bytes, whole characters.
+fn cut(text: &str, bytes: usize) -> &str {
+    &text[..text.floor_char_boundary(bytes)]
+}

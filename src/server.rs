@@ -15,13 +15,16 @@ use axum_server::Handle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::api::{self, problem::ProblemWriter};
+use crate::api::{
+    self,
+    problem::{Code, ProblemWriter},
+};
 use crate::app::App;
 use crate::config::Settings;
 use crate::db::{self, Source, migrate};
 use crate::mail::{MailSettings, Mailer};
 use crate::transport::{EdgeLayer, GuardLayer, TrustedProxies};
-use crate::{clock, jobs};
+use crate::{clock, jobs, web};
 use health::Readiness;
 use signals::StopSignals;
 use tls::Tls;
@@ -140,7 +143,15 @@ pub fn router(app: &App) -> Router {
     let problems = ProblemWriter::new(&app.public_url, app.settings.upgrade_url.clone());
     let api_guard = GuardLayer::new(DEADLINE, move |outcome, context| problems.finish(outcome, context));
     let health = health::router(Readiness { db: app.db.clone(), stopping: app.stopping.clone() });
-    Router::new().merge(api::router(app.clone()).layer((edge.clone(), api_guard))).merge(health.layer(edge))
+    let api_errors = Code::ALL.iter().map(|code| web::ApiError {
+        status: code.status().as_u16(),
+        code: code.as_str(),
+        meaning: code.meaning(),
+    });
+    Router::new()
+        .merge(api::router(app.clone()).layer((edge.clone(), api_guard)))
+        .merge(health.layer(edge.clone()))
+        .merge(web::router(app, api_errors).layer(edge))
 }
 
 /// Serves until a signal, then answers what is in flight. A second signal cuts that short.

@@ -8,7 +8,9 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Redirect, Response};
 
 use super::page::{Page, Tab, render_as};
-use super::security;
+use super::{security, session};
+use crate::accounts::AccountError;
+use crate::tokens::TokenError;
 use crate::transport::{Outcome, RequestContext};
 
 /// Why a page cannot be shown or an act not be done, other than what a form says next to its field.
@@ -55,6 +57,44 @@ pub enum WebError {
     /// Our mistake. Its text goes to the log, never to the page.
     #[error("{0}")]
     Bug(anyhow::Error),
+}
+
+impl From<sqlx::Error> for WebError {
+    fn from(error: sqlx::Error) -> Self {
+        if crate::db::is_unavailable(&error) { Self::Unavailable } else { Self::Bug(error.into()) }
+    }
+}
+
+impl From<AccountError> for WebError {
+    fn from(error: AccountError) -> Self {
+        match error {
+            AccountError::Database(error) => error.into(),
+            // An account that is deleted while one of its pages is asked for.
+            AccountError::Unknown => Self::NotFound,
+            AccountError::EmailTaken
+            | AccountError::UnknownPlan(_)
+            | AccountError::InvalidReason
+            | AccountError::Lease(_)
+            | AccountError::Already(_) => {
+                Self::Bug(anyhow::Error::new(error).context("a form's error reached no form"))
+            }
+        }
+    }
+}
+
+impl From<TokenError> for WebError {
+    fn from(error: TokenError) -> Self {
+        match error {
+            TokenError::Database(error) => error.into(),
+            TokenError::Unknown | TokenError::UnknownNamespace => Self::NotFound,
+            TokenError::InvalidLabel
+            | TokenError::UnknownScope
+            | TokenError::ExpiryInThePast
+            | TokenError::TooMany { .. } => {
+                Self::Bug(anyhow::Error::new(error).context("a form's error reached no form"))
+            }
+        }
+    }
 }
 
 impl WebError {
@@ -165,6 +205,7 @@ pub(super) fn finish(outcome: Outcome, context: &RequestContext) -> Response {
         Outcome::TimedOut => page_of(&WebError::Unavailable, context),
     };
     security::headers(response.headers_mut());
+    session::secure_removals(response.headers_mut());
     response
 }
 

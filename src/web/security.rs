@@ -23,7 +23,7 @@ pub(super) fn headers(headers: &mut HeaderMap) {
 }
 
 /// Takes changes only from this service's own pages, by `Sec-Fetch-Site` and `Origin`.
-pub(super) fn same_site(public_url: &Url) -> CsrfLayer<impl FnMut(ProtectionError) -> Response + Clone> {
+pub(super) fn same_site(public_url: &Url) -> CsrfLayer<impl FnMut(ProtectionError) -> Response + Clone + use<>> {
     let layer = CsrfLayer::new();
     // Behind a proxy that rewrites Host, the public URL is what browsers name as their origin.
     let layer = match layer.clone().add_trusted_origin(public_url.origin().ascii_serialization()) {

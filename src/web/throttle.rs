@@ -41,7 +41,7 @@ impl Limiter {
 }
 
 /// The limits of one node.
-pub struct Throttles {
+pub(crate) struct Throttles {
     /// Random for each process: nobody can choose keys that collide.
     hasher: RandomState,
     sign_in_by_address: Limiter,
@@ -86,7 +86,7 @@ impl Throttles {
     ///
     /// # Errors
     /// When there were too many, with the seconds until the next may come.
-    pub fn sign_in(&self, address: IpAddr, email: &str) -> Result<(), WebError> {
+    pub(crate) fn sign_in(&self, address: IpAddr, email: &str) -> Result<(), WebError> {
         let address = throttle_key(address);
         self.sign_in_by_address.check(self.key(address))?;
         self.sign_in_by_both.check(self.key((address, email)))?;
@@ -97,7 +97,7 @@ impl Throttles {
     ///
     /// # Errors
     /// As [`Self::sign_in`].
-    pub fn sign_up(&self, address: IpAddr, email: &str) -> Result<(), WebError> {
+    pub(crate) fn sign_up(&self, address: IpAddr, email: &str) -> Result<(), WebError> {
         self.sign_up_by_address.check(self.key(throttle_key(address)))?;
         self.sign_up_by_email.check(self.key(email))
     }
@@ -106,7 +106,7 @@ impl Throttles {
     ///
     /// # Errors
     /// As [`Self::sign_in`].
-    pub fn mail(&self, address: IpAddr, email: &str) -> Result<(), WebError> {
+    pub(crate) fn mail(&self, address: IpAddr, email: &str) -> Result<(), WebError> {
         self.mail_by_address.check(self.key(throttle_key(address)))?;
         self.mail_by_email.check(self.key(email))
     }
@@ -115,7 +115,7 @@ impl Throttles {
     ///
     /// # Errors
     /// As [`Self::sign_in`].
-    pub fn password(&self, account_id: i64) -> Result<(), WebError> {
+    pub(crate) fn password(&self, account_id: i64) -> Result<(), WebError> {
         self.password_by_account.check(self.key(account_id))
     }
 }

@@ -1,0 +1,211 @@
+//! `/docs`: how to use it, with this service's own address filled in.
+
+use askama::Template;
+use axum::extract::State;
+use axum::response::Response;
+
+use super::Web;
+use super::error::WebError;
+use super::home::base;
+use super::page::{Page, Tab, duration, grouped, render};
+use super::session::CurrentAccount;
+use super::snippet::Snippet;
+use crate::plans::{self, Limits};
+
+/// An error of the API, as the page lists it.
+#[derive(Debug, Clone)]
+pub struct ApiError {
+    /// The HTTP status.
+    pub status: u16,
+    /// What programs decide by.
+    pub code: &'static str,
+    /// When it happens and what to do; `code` between backticks.
+    pub meaning: &'static str,
+}
+
+impl ApiError {
+    /// The text in pieces, each with whether it is code.
+    fn pieces(&self) -> impl Iterator<Item = (bool, &'static str)> {
+        self.meaning.split('`').enumerate().map(|(place, piece)| (place % 2 == 1, piece))
+    }
+}
+
+#[derive(Template)]
+#[template(path = "pages/docs.html")]
+struct Docs<'a> {
+    page: Page,
+    first: Snippet,
+    shell: Snippet,
+    python: Snippet,
+    python_client: Snippet,
+    is_https: bool,
+    fencing_sql: Snippet,
+    fencing_object: Snippet,
+    problem: Snippet,
+    plans: Vec<String>,
+    limits: Vec<(&'static str, Vec<(String, String)>)>,
+    errors: &'a [ApiError],
+}
+
+pub(super) async fn show(State(web): State<Web>, current: Option<CurrentAccount>) -> Result<Response, WebError> {
+    let url = base(&web);
+    let page = match &current {
+        Some(current) => current.page("Using Lockable", Tab::Docs).await?,
+        None => Page::visitor("Using Lockable", Tab::Docs),
+    };
+    // The page stands also while the database is away, without the plans' limits.
+    let plans = plans::list(&web.app.db).await.unwrap_or_default();
+    let public_url = &web.app.public_url;
+    let host = match (public_url.host_str(), public_url.port()) {
+        (Some(host), Some(port)) => format!("{host}:{port}"),
+        (host, _) => host.unwrap_or("localhost").to_owned(),
+    };
+    let fill = |text: &str| text.trim().replace("{url}", &url).replace("{host}", &host);
+    render(&Docs {
+        page,
+        first: Snippet::new("code-first", "In your shell", fill(FIRST)),
+        shell: Snippet::new("code-shell", "nightly.sh", fill(SHELL)),
+        python: Snippet::new("code-python", "nightly.py", fill(PYTHON)),
+        python_client: Snippet::new("code-python-client", "With the public client", fill(PYTHON_CLIENT)),
+        is_https: public_url.scheme() == "https",
+        fencing_sql: Snippet::new("code-fencing-sql", "SQL", fill(FENCING_SQL)),
+        fencing_object: Snippet::new("code-fencing-object", "Python, with an S3 client", fill(FENCING_OBJECT)),
+        problem: Snippet::new("code-problem", "A problem document", fill(PROBLEM)),
+        limits: rows(&plans.iter().map(|plan| &plan.limits).collect::<Vec<_>>()),
+        plans: plans.into_iter().map(|plan| plan.limits.name).collect(),
+        errors: &web.api_errors,
+    })
+}
+
+fn rows(plans: &[&Limits]) -> Vec<(&'static str, Vec<(String, String)>)> {
+    type Value = fn(&Limits) -> String;
+    let lines: [(&'static str, Value); 6] = [
+        ("Lease", |limits| {
+            if limits.lease_is_configurable() {
+                format!("{} to {}", duration(limits.lease_min_ms), duration(limits.lease_max_ms))
+            } else {
+                format!("{}, fixed", duration(limits.lease_default_ms))
+            }
+        }),
+        ("Private namespaces", |limits| match limits.max_private_namespaces {
+            0 => "none".to_owned(),
+            number => grouped(number),
+        }),
+        ("API tokens", |limits| grouped(limits.max_tokens)),
+        ("Live locks", |limits| grouped(limits.max_live_locks)),
+        ("Waiting requests", |limits| grouped(limits.max_waiters)),
+        ("Requests per second", |limits| grouped(limits.requests_per_second)),
+    ];
+    let row = |value: Value| plans.iter().map(|limits| (limits.name.clone(), value(limits))).collect();
+    lines.into_iter().map(|(label, value)| (label, row(value))).collect()
+}
+
+const FIRST: &str = r#"
+export LOCKABLE_AUTH_TOKEN=your-token
+curl -u $LOCKABLE_AUTH_TOKEN: {url}/v1/acquire/my-first-lock
+"#;
+
+const SHELL: &str = r#"
+#!/bin/sh
+# Exits 0 with the job's success, 1 with its failure, 75 (try later) where the lock is taken or cannot be had.
+name=nightly-report
+lease_id=$(cat /proc/sys/kernel/random/uuid)   # or uuidgen
+ask() {
+  # --retry repeats what got no answer, 429 and 5xx; with a lease id that is safe.
+  curl --silent --show-error --fail --max-time 10 --retry 3 \
+    --user "$LOCKABLE_AUTH_TOKEN:" "{url}/v1/$1/$name?lease_id=$lease_id"
+}
+granted() { [ "$(ask "$1")" = '{"response": true}' ]; }
+
+granted acquire || { echo "$name is taken" >&2; exit 75; }
+
+./nightly-report & job=$!
+( while sleep 15; do
+    granted heartbeat || { echo "$name is lost" >&2; kill $job; exit; }
+  done ) & beat=$!
+trap 'kill $beat 2>/dev/null; ask release >/dev/null' EXIT
+
+wait $job
+"#;
+
+const PYTHON: &str = r#"
+import os, threading, time, uuid
+import requests
+
+URL, AUTH = "{url}", (os.environ["LOCKABLE_AUTH_TOKEN"], "")
+
+def ask(what, name, lease_id, tries=4):
+    for left in reversed(range(tries)):
+        sent = time.monotonic()
+        try:
+            answer = requests.get(f"{URL}/v1/{what}/{requests.utils.quote(name, safe='')}",
+                                  params={"lease_id": lease_id}, auth=AUTH, timeout=10)
+            if answer.status_code == 200:
+                left_ms = int(answer.headers.get("Lockable-Expires-In-Ms", 0))
+                return answer.json()["response"], answer.headers, sent + left_ms / 1000
+            if answer.status_code not in (429, 500, 502, 503, 504):
+                answer.raise_for_status()
+        except (requests.ConnectionError, requests.Timeout):
+            pass
+        if left:
+            time.sleep(1)
+    raise RuntimeError(f"{what} {name}: no answer")
+
+lease_id = str(uuid.uuid4())
+granted, headers, deadline = ask("acquire", "nightly-report", lease_id)
+if granted:
+    fencing_token = int(headers["Lockable-Fencing-Token"])   # hand it to what you write to
+    done = threading.Event()
+
+    def beat():
+        while not done.wait(15):
+            if not ask("heartbeat", "nightly-report", lease_id)[0]:
+                os._exit(1)                                   # lost: stop at once
+
+    threading.Thread(target=beat, daemon=True).start()
+    try:
+        ...                                                   # the work
+    finally:
+        done.set()
+        ask("release", "nightly-report", lease_id)
+"#;
+
+const PYTHON_CLIENT: &str = r#"
+import datetime, lockable, lockable.lock                      # pip install lockable.dev
+lockable.client.LOCKABLE_DOMAIN = "{host}"
+lockable.lock.HeartBeatLoop.heartbeat_sleep_period = datetime.timedelta(seconds=15)
+
+with lockable.Lock("nightly-report"):                         # the token is in LOCKABLE_AUTH_TOKEN
+    ...                                                       # the work
+"#;
+
+const FENCING_SQL: &str = r#"
+ALTER TABLE report ADD COLUMN fencing_token bigint NOT NULL DEFAULT 0;
+
+UPDATE report
+   SET body = :body, fencing_token = :token
+ WHERE id = :id AND fencing_token <= :token;
+"#;
+
+const FENCING_OBJECT: &str = r#"
+head = s3.head_object(Bucket="reports", Key="nightly")
+if int(head["Metadata"].get("fencing-token", 0)) > fencing_token:
+    raise RuntimeError("a later holder was here")
+s3.put_object(Bucket="reports", Key="nightly", Body=body,
+              Metadata={"fencing-token": str(fencing_token)},
+              IfMatch=head["ETag"])                           # refused if somebody wrote in between
+"#;
+
+const PROBLEM: &str = r#"
+HTTP/1.1 403 Forbidden
+Content-Type: application/problem+json
+
+{
+  "type": "{url}/docs#problem-plan-does-not-allow",
+  "title": "Not in the plan",
+  "status": 403,
+  "code": "plan-does-not-allow",
+  "detail": "what to do, in a sentence",
+  "request_id": "what to mention when you ask for help"
+}
+"#;

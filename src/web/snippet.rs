@@ -1,0 +1,28 @@
+//! Code that is there to be copied: a dark block with a caption and, where script runs, a copy button.
+
+use askama::Template;
+
+/// One block. `{{ snippet }}` in a template.
+#[derive(Debug, Clone, Template)]
+#[template(path = "parts/snippet.html")]
+pub struct Snippet {
+    id: &'static str,
+    caption: String,
+    code: String,
+    wrap: bool,
+}
+impl askama::filters::HtmlSafe for Snippet {}
+
+impl Snippet {
+    /// `id` is the block's id in the page, unique there.
+    pub fn new(id: &'static str, caption: impl Into<String>, code: impl Into<String>) -> Self {
+        Self { id, caption: caption.into(), code: code.into(), wrap: false }
+    }
+
+    /// Breaks long lines instead of scrolling.
+    #[must_use]
+    pub fn wrapped(mut self) -> Self {
+        self.wrap = true;
+        self
+    }
+}

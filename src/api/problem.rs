@@ -100,6 +100,9 @@ codes! {
     TimedOut = ("timed-out", SERVICE_UNAVAILABLE, "Timed out");
 }
 
+/// The metric that counts problem documents, by code.
+const PROBLEMS: &str = "lockable_problems_total";
+
 /// What stands in `Retry-After` where nothing better is known, seconds.
 const RETRY_AFTER_S: u32 = 1;
 
@@ -359,6 +362,7 @@ impl ProblemWriter {
 
     fn write(&self, problem: &Problem, context: &RequestContext) -> Response {
         let Parts { code, detail, headers, retry_after_s, cause } = &*problem.0;
+        metrics::counter!(PROBLEMS, "code" => code.as_str()).increment(1);
         let request_id = context.id().as_str();
         let status = code.status();
         let upgrade_url = self.upgrade_url.as_ref().map(Url::as_str).filter(|_| *code == Code::PlanDoesNotAllow);

@@ -2,6 +2,7 @@
 //! bodies; what is new travels in headers. The reference is `docs/api-v1.md`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, HttpBody};
@@ -32,6 +33,9 @@ pub const LEASE_MS: HeaderName = HeaderName::from_static("lockable-lease-ms");
 pub const EXPIRES_IN_MS: HeaderName = HeaderName::from_static("lockable-expires-in-ms");
 /// How long the request stood in line, milliseconds.
 pub const WAITED_MS: HeaderName = HeaderName::from_static("lockable-waited-ms");
+
+/// How long a body that was announced without a length may take to show whether it is empty.
+const BODY_PATIENCE: Duration = Duration::from_secs(2);
 
 const SEC_PURPOSE: HeaderName = HeaderName::from_static("sec-purpose");
 const PURPOSE: HeaderName = HeaderName::from_static("purpose");
@@ -172,11 +176,10 @@ async fn refuse_body(body: Body) -> Result<(), Problem> {
         return Err(refuse());
     }
     let mut frames = body.into_data_stream();
-    while let Some(frame) = frames.next().await {
-        match frame {
-            Ok(bytes) if bytes.is_empty() => {}
-            // A body that breaks off is not an empty one.
-            Ok(_) | Err(_) => return Err(refuse()),
+    // A body that breaks off, or neither comes nor ends, is not an empty one.
+    while let Some(frame) = tokio::time::timeout(BODY_PATIENCE, frames.next()).await.map_err(|_| refuse())? {
+        if !frame.is_ok_and(|bytes| bytes.is_empty()) {
+            return Err(refuse());
         }
     }
     Ok(())

@@ -5,7 +5,6 @@ use axum::http::{HeaderName, HeaderValue, Method, Request, Uri};
 use lockable::secret::Secret;
 
 use super::node::*;
-use crate::support::prelude::*;
 
 const ID: &str = "0194d3a5-7c1e-7b7e-9d3f-2f1f6c0a4b11";
 
@@ -210,6 +209,8 @@ async fn bodies_are_refused() {
     let chunks = [Ok(""), Ok("x")].into_iter().chain(std::iter::repeat_with(|| Ok::<_, std::io::Error>("more")));
     let endless = Body::from_stream(futures_util::stream::iter(chunks));
     assert_eq!(node.send(with(&Method::POST, endless, "text/plain")).await.problem().1, "unexpected-body");
+    let silent = Body::from_stream(futures_util::stream::pending::<Result<&str, std::io::Error>>());
+    assert_eq!(node.send(with(&Method::POST, silent, "text/plain")).await.problem().1, "unexpected-body");
     let broken = Body::from_stream(futures_util::stream::iter([Err::<&str, _>(std::io::Error::other("gone"))]));
     assert_eq!(node.send(with(&Method::POST, broken, "text/plain")).await.problem().1, "unexpected-body");
     nothing_changed(&node).await;

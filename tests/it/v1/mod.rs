@@ -1,5 +1,6 @@
 //! Version 1 of the API, to the letter.
 
+mod connections;
 mod contract;
 mod credentials;
 mod input;

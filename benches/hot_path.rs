@@ -75,8 +75,9 @@ fn writing(criterion: &mut Criterion) {
     criterion.bench_function("answer, granted", |b| b.iter(|| v1::granted(black_box(&lease))));
     criterion.bench_function("request id", |b| b.iter(RequestId::generate));
     criterion.bench_function("lease id", |b| b.iter(|| uuid::Builder::from_random_bytes(rand::random()).into_uuid()));
-    criterion
-        .bench_function("request context", |b| b.iter(|| RequestContext::new(RequestId::generate(), black_box(ADDRESS))));
+    criterion.bench_function("request context", |b| {
+        b.iter(|| RequestContext::new(RequestId::generate(), black_box(ADDRESS)))
+    });
 }
 
 /// The router and both layers around a handler that does nothing but answer.

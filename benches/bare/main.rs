@@ -1,8 +1,8 @@
 //! The HTTP side alone, for `script/bench`: the service's own listener, layers, authentication (with its cache, told of changes),
 //! rates, parsing and rendering, and where the lock engine would be asked, an answer that is made up.
 //!
-//! It shows what is left for the engine and the database to take, and is no part of the service: a program beside it, which knows
-//! no way to reach a lock.
+//! It shows what is left for the engine and the database to take. Under `/each` it has the way that the engine does not go: the
+//! engine's own statement, but a transaction for every request. It is no part of the service: a program beside it.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -21,12 +21,16 @@ use lockable::api::rates::RequestRates;
 use lockable::api::{Api, v1};
 use lockable::app::App;
 use lockable::config::Settings;
-use lockable::db::Source;
-use lockable::locks::{Lease, LockKey, LockName};
+use lockable::db::{self, Purpose, Source};
+use lockable::locks::{Acquire, AcquireOutcome, Lease, LockKey, LockName, statements};
 use lockable::mail::{MailSettings, Mailer};
 use lockable::transport::{EdgeLayer, GuardLayer, RequestContext, TrustedProxies};
 use lockable::{jobs, server};
+use sqlx::PgPool;
 use tokio_util::task::TaskTracker;
+
+/// What `/each` may use at once.
+const CONNECTIONS: u32 = 64;
 
 #[derive(Parser)]
 struct Cli {
@@ -50,38 +54,63 @@ async fn main() -> anyhow::Result<()> {
     })?;
     let app = App::new(settings, address, source.options().clone(), mail);
     jobs::spawn(&app, &TaskTracker::new());
+    let pool = db::pool(source.options().clone(), Purpose::LockEngine, CONNECTIONS);
     println!("listening on {address}");
-    server::listener::serve(listener, None, Handle::new(), router(app)).await?;
+    server::listener::serve(listener, None, Handle::new(), router(app, pool)).await?;
     Ok(())
 }
 
 /// As `lockable::server::router` puts it together for the API.
-fn router(app: App) -> Router {
+fn router(app: App, pool: PgPool) -> Router {
     let edge = EdgeLayer::new(TrustedProxies::new([]), false);
     let problems = ProblemWriter::new(&app.public_url, None);
     let guard = GuardLayer::new(server::DEADLINE, move |outcome, context| problems.finish(outcome, context));
+    let each = move |state, request| acquire_each(state, pool.clone(), request);
     Router::new()
         .route("/v1/acquire/{name}", any(acquire))
+        .route("/each/acquire/{name}", any(each))
         .with_state(Arc::new(Api { app, rates: RequestRates::default() }))
         .layer((edge, guard))
 }
 
-/// `v1::call` for an acquire, but for the engine.
-async fn acquire(State(api): State<Arc<Api>>, request: Request) -> Result<Response, Problem> {
+/// `v1::call` for an acquire, up to the question that it asks the engine.
+async fn read(api: &Api, request: Request, prefix: &str) -> Result<Acquire, Problem> {
     let (head, _body) = request.into_parts();
     let context = head.extensions.get::<RequestContext>().expect("the edge layer is around every route");
-    let caller = authenticate(&api, context, &head.headers).await?;
-    let name = LockName::parse_segment(head.uri.path().strip_prefix("/v1/acquire/").unwrap_or_default())?;
+    let caller = authenticate(api, context, &head.headers).await?;
+    let name = LockName::parse_segment(head.uri.path().strip_prefix(prefix).unwrap_or_default())?;
     let parameters = Parameters::parse(Operation::Acquire, head.uri.query(), &head.headers)?;
-    let key = LockKey { namespace_id: caller.namespace_id, name };
-    let lease_ms = caller.lease_ms(parameters.lease_ms)?;
-    std::hint::black_box(&key);
-    Ok(v1::granted(&Lease {
+    Ok(Acquire {
+        key: LockKey { namespace_id: caller.namespace_id, name },
+        account_id: caller.account_id,
+        token_id: caller.token_id,
         lease_id: uuid::Builder::from_random_bytes(rand::random()).into_uuid(),
+        needs_proof: false,
+        lease_ms: caller.lease_ms(parameters.lease_ms)?,
+        requested_ms: None,
+        holder: None,
+        metadata: None,
+        max_live_locks: caller.limits.max_live_locks,
+    })
+}
+
+async fn acquire(State(api): State<Arc<Api>>, request: Request) -> Result<Response, Problem> {
+    let question = std::hint::black_box(read(&api, request, "/v1/acquire/").await?);
+    Ok(v1::granted(&Lease {
+        lease_id: question.lease_id,
         fencing_token: 1,
-        expires_in_ms: lease_ms,
-        lease_ms,
+        expires_in_ms: question.lease_ms,
+        lease_ms: question.lease_ms,
         acquired_at: chrono::DateTime::UNIX_EPOCH,
         expires_at: chrono::DateTime::UNIX_EPOCH,
     }))
+}
+
+async fn acquire_each(State(api): State<Arc<Api>>, pool: PgPool, request: Request) -> Result<Response, Problem> {
+    let question = read(&api, request, "/each/acquire/").await?;
+    let mut connection = pool.acquire().await?;
+    match statements::acquire(&mut connection, &[&question]).await?.pop().flatten() {
+        Some(AcquireOutcome::Granted(lease)) => Ok(v1::granted(&lease)),
+        _ => Ok(Response::new("{\"response\": false}".into())),
+    }
 }

@@ -20,8 +20,8 @@ enum Name {
 
 /// A request but for its name.
 pub(crate) struct Template {
-    head: Vec<u8>,
-    tail: Vec<u8>,
+    /// The name stands between each two.
+    pieces: Vec<Vec<u8>>,
     name: Name,
     /// Names are the images of consecutive numbers under a bijection: random to look at, and never twice.
     number: u64,
@@ -50,10 +50,12 @@ impl Template {
             .into_iter()
             .find(|(_, mark)| text.contains(mark))
             .unwrap_or((Name::None, ""));
-        let (head, tail) = if mark.is_empty() { (&*text, "") } else { text.split_once(mark).expect("just found") };
+        let pieces = match name {
+            Name::None => vec![text.into_bytes()],
+            _ => text.split(mark).map(|piece| piece.as_bytes().to_vec()).collect(),
+        };
         Self {
-            head: head.into(),
-            tail: tail.into(),
+            pieces,
             name,
             number: rand::random(),
             random: rand::random::<u64>() | 1,
@@ -64,31 +66,34 @@ impl Template {
     }
 
     fn next(&mut self) -> &[u8] {
-        self.buffer.clear();
-        self.buffer.extend_from_slice(&self.head);
-        match self.name {
-            Name::None => {}
-            Name::New => self.buffer.extend_from_slice(&new_name(&mut self.number)),
-            Name::New64 => {
-                let mut encoded = [0; 24];
-                let name = new_name(&mut self.number);
-                let len = STANDARD.encode_slice(name, &mut encoded).expect("24 are enough for 17");
-                self.buffer.extend_from_slice(&encoded[..len]);
+        let mut space = [0; 24];
+        let len = match self.name {
+            Name::None => 0,
+            Name::New => {
+                space[..17].copy_from_slice(&new_name(&mut self.number));
+                17
             }
+            Name::New64 => STANDARD.encode_slice(new_name(&mut self.number), &mut space).expect("24 are enough for 17"),
             Name::Of => {
                 self.random ^= self.random << 13;
                 self.random ^= self.random >> 7;
                 self.random ^= self.random << 17;
-                let mut digits = *b"k00000000";
                 let mut number = self.random % self.among;
-                for digit in digits[1..].iter_mut().rev() {
+                space[0] = b'k';
+                for digit in space[1..9].iter_mut().rev() {
                     *digit = b'0' + (number % 10) as u8;
                     number /= 10;
                 }
-                self.buffer.extend_from_slice(&digits);
+                9
             }
+        };
+        self.buffer.clear();
+        for (index, piece) in self.pieces.iter().enumerate() {
+            if index > 0 {
+                self.buffer.extend_from_slice(&space[..len]);
+            }
+            self.buffer.extend_from_slice(piece);
         }
-        self.buffer.extend_from_slice(&self.tail);
         &self.buffer
     }
 }

@@ -203,11 +203,21 @@ fn one_thread(load: &Load, (thread, threads): (usize, usize), start: Instant, pl
     let seen = Rc::new(RefCell::new(Seen::default()));
     let plan = Rc::new(plan);
     let ends = plan.ends;
+    let opening = Rc::new(tokio::sync::Semaphore::new(32));
     for index in (thread..load.target.connections).step_by(threads) {
         let template = Template::new(&load.target, index);
-        let (address, seen, plan) = (load.target.address, Rc::clone(&seen), Rc::clone(&plan));
+        let (address, seen, plan, opening) =
+            (load.target.address, Rc::clone(&seen), Rc::clone(&plan), Rc::clone(&opening));
         local.spawn_local(async move {
-            if one_connection(address, template, start, &plan, &seen).await.is_err() {
+            // Not all at once: the listener's backlog is short.
+            let permit = opening.acquire().await;
+            let opened = Connection::open(address).await;
+            drop(permit);
+            let outcome = match opened {
+                Ok(connection) => one_connection(connection, address, template, start, &plan, &seen).await,
+                Err(error) => Err(error),
+            };
+            if outcome.is_err() {
                 seen.borrow_mut().broken += 1;
             }
         });
@@ -215,20 +225,21 @@ fn one_thread(load: &Load, (thread, threads): (usize, usize), start: Instant, pl
     // What is not answered when the time is over is not counted.
     runtime.block_on(local.run_until(tokio::time::sleep_until((ends + Duration::from_millis(200)).into())));
     if let Some(arrivals) = &plan.arrivals {
-        let in_time = |until: Instant| until.saturating_duration_since(arrivals.first).div_duration_f64(arrivals.distance);
+        let in_time =
+            |until: Instant| until.saturating_duration_since(arrivals.first).div_duration_f64(arrivals.distance);
         seen.borrow_mut().due = (in_time(plan.ends) - in_time(plan.counts_from)) as u64;
     }
     seen.take()
 }
 
 async fn one_connection(
+    mut connection: Connection,
     address: SocketAddr,
     mut template: Template,
     start: Instant,
     plan: &Plan,
     seen: &RefCell<Seen>,
 ) -> std::io::Result<()> {
-    let mut connection = Connection::open(address).await?;
     tokio::time::sleep_until(start.into()).await;
     loop {
         let due = match &plan.arrivals {

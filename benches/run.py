@@ -1,0 +1,206 @@
+#!/usr/bin/env python3
+"""Measures Lockable beside what people would run instead. Started by script/bench, which builds what it needs.
+
+Each section keeps its numbers in <target>/bench/results.json, so that sections can be measured one at a time; the report is written
+from all of them. Contenders take turns within every round, and every second round goes backwards, so that a machine that slows
+down or warms up does so for all of them alike.
+"""
+
+import argparse
+import datetime
+import json
+import os
+import pathlib
+import resource
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import time
+
+import measure
+import report
+from servers import ROOT, Bench, run
+
+SECTIONS = ["rates", "single", "growth", "memory", "overload"]
+NEEDED = {"rates": ["wrk", "etcd", "redis-server", "redis-benchmark"]}
+
+
+def rounds(count, contenders):
+    """Runs every contender `count` times, in turns; returns what each measured, in order."""
+    seen = {name: [] for name, _ in contenders}
+    for number in range(count):
+        for name, contender in contenders if number % 2 == 0 else reversed(contenders):
+            began = time.monotonic()
+            one = contender()
+            seen[name].append(one)
+            what = f"{one['rate']:>9,.0f}/s"
+            if one.get("good"):
+                what += f"   median {one['good']['p50_us']:,.0f} µs"
+            print(f"  {number + 1}/{count}  {name:<24} {what}   ({time.monotonic() - began:.0f} s)", flush=True)
+    return seen
+
+
+def rates(bench, quick):
+    seconds = 3 if quick else 6
+    return rounds(2 if quick else 5, [
+        ("bare 64", lambda: measure.bare(bench, 64, seconds)),
+        ("bare 256", lambda: measure.bare(bench, 256, seconds)),
+        ("pgbench acquire 64", lambda: measure.pgbench(bench, "acquire", 64, seconds)),
+        ("acquire 64", lambda: measure.acquire(bench, 64, seconds)),
+        ("acquire 256", lambda: measure.acquire(bench, 256, seconds)),
+        ("acquire 64 wrk", lambda: measure.wrk(bench, 64, seconds)),
+        ("each 64", lambda: measure.each(bench, 64, seconds)),
+        ("pgbench heartbeat 64", lambda: measure.pgbench(bench, "heartbeat", 64, seconds)),
+        ("heartbeat 64", lambda: measure.heartbeat(bench, 64, seconds)),
+        ("heartbeat 256", lambda: measure.heartbeat(bench, 256, seconds)),
+        ("etcd 64", lambda: measure.etcd(bench, 64, seconds)),
+        ("redis 64", lambda: measure.redis(bench, 64, seconds)),
+    ])
+
+
+def single(bench, quick):
+    seconds = 2 if quick else 4
+    return rounds(2 if quick else 5, [
+        ("bare 1", lambda: measure.bare(bench, 1, seconds)),
+        ("pgbench acquire 1", lambda: measure.pgbench(bench, "acquire", 1, seconds, median=True)),
+        ("acquire 1", lambda: measure.acquire(bench, 1, seconds)),
+        ("pgbench heartbeat 1", lambda: measure.pgbench(bench, "heartbeat", 1, seconds, median=True)),
+        ("heartbeat 1", lambda: measure.heartbeat(bench, 1, seconds)),
+    ])
+
+
+def growth(bench, quick):
+    """Ten thousand, ten million, ten thousand again."""
+    seconds, count = (4, 2) if quick else (10, 4)
+    many = 1_000_000 if quick else 10_000_000
+    bench.stop("bare")
+    bench.lockable()
+
+    def at(live):
+        print(f"  making {live:,} live locks", flush=True)
+        bench.only_live_locks(live)
+        # Warm: right after a checkpoint every page is logged whole once.
+        return rounds(count, [
+            ("acquire 256", lambda: measure.acquire(bench, 256, seconds, live=None)),
+            ("heartbeat 256", lambda: measure.heartbeat(bench, 256, seconds, live=None, among=live)),
+        ])
+
+    few, full, again = at(10_000), at(many), at(10_000)
+    return {"many": many, "few": {name: few[name] + again[name] for name in few}, "full": full}
+
+
+def memory(bench, quick):
+    bench.lockable()
+    bench.only_live_locks(10_000)
+    seen = [measure.idle(bench, 10_000) for _ in range(1 if quick else 3)]
+    for one in seen:
+        print(f"  {one['connections']:,} idle connections: {one['bytes_each']:,.0f} bytes each", flush=True)
+    return seen
+
+
+def overload(bench, quick):
+    """Requests that come whether the earlier ones are answered or not, from four accounts on 8,000 connections."""
+    seconds = 4 if quick else 8
+    bench.stop("bare")
+    address = bench.lockable()
+
+    def closed(connections):
+        bench.only_live_locks(10_000)
+        return measure.load(bench, "closed", address, "/v1/acquire/{new}", connections, seconds, tokens=4)
+
+    def offered(rate):
+        bench.only_live_locks(10_000)
+        return measure.load(bench, "open", address, "/v1/acquire/{new}", 8000, seconds, tokens=4, rate=rate)
+
+    best_seen = rounds(1 if quick else 2, [(f"closed {n}", lambda n=n: closed(n)) for n in (256, 1024)])
+    best = max(statistics.median(one["rate"] for one in ones) for ones in best_seen.values())
+    steps = []
+    for times in (0.5, 1, 2, 3) if quick else (0.5, 0.8, 1, 1.5, 2, 3, 3):
+        one = offered(times * best)
+        one["times"] = times
+        steps.append(one)
+        print(f"  {times:>4} x best: due {one['due_rate']:>9,.0f}/s  sent {one['sent_rate']:>9,.0f}/s  answered "
+              f"{one['rate']:>8,.0f}/s ({one['rate'] / best:.2f} of best)  refused {one['refused_rate']:>8,.0f}/s in "
+              f"{(one['refused']['p50_us'] or 0) / 1000:,.1f} ms", flush=True)
+    return {"best": best, "steps": steps}
+
+
+def machine(bench):
+    """What it was measured on."""
+    def word(command, pick=lambda text: text.strip().splitlines()[0]):
+        try:
+            return pick(run(command))
+        except (OSError, RuntimeError, IndexError):
+            return "unknown"
+
+    cpu = dict(line.split(":", 1) for line in word(["lscpu"], str).splitlines() if ":" in line)
+    disk = word(["findmnt", "-n", "-o", "SOURCE,FSTYPE", "-T", bench.folder])
+    flush = word([bench.pg_bin / "pg_test_fsync", "-s", "1", "-f", bench.folder / "fsync-test"],
+                 lambda text: next(line.split()[1] for line in text.splitlines() if line.strip().startswith("fdatasync")))
+    memory_kb = int(next(line.split()[1] for line in open("/proc/meminfo") if line.startswith("MemTotal")))
+    return {
+        "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        "processor": f"{cpu.get('CPU(s)', '?').strip()} × {cpu.get('Model name', 'unknown').strip()}",
+        "virtual": cpu.get("Hypervisor vendor", "").strip(),
+        "memory": f"{memory_kb / 1024 / 1024:.0f} GiB",
+        "kernel": os.uname().release,
+        "disk": " ".join(disk.split()),
+        "flushes": flush,
+        "load": os.getloadavg()[0],
+        "versions": {
+            "Lockable": word([bench.binaries / "lockable", "--version"]) + " " + word(["git", "-C", ROOT, "rev-parse", "--short", "HEAD"]),
+            "PostgreSQL": word([bench.pg_bin / "postgres", "--version"]),
+            "etcd": word(["etcd", "--version"]),
+            "Redis": word(["redis-server", "--version"], lambda text: text.split("sha=")[0].strip()),
+            "wrk": subprocess.run(["wrk", "-v"], capture_output=True, text=True).stdout.splitlines()[0] if shutil.which("wrk") else "none",
+            "rustc": word(["rustc", "--version"]),
+        },
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="script/bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sections", nargs="*", metavar="section", help=f"of {', '.join(SECTIONS)}, report [all]")
+    parser.add_argument("--quick", action="store_true", help="a look in a few minutes; docs/ stays as it is")
+    parser.add_argument("--no-build", action="store_true", help="measure what was built before")
+    parser.add_argument("--place", default="/var/tmp", help="folder on the disk to measure on [%(default)s]")
+    parser.add_argument("--target", default="target", help=argparse.SUPPRESS)
+    wish = parser.parse_args()
+    sections = wish.sections or SECTIONS
+    unknown = set(sections) - {*SECTIONS, "report"}
+    if unknown:
+        parser.error(f"no such section: {', '.join(unknown)}")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
+    out = (ROOT / wish.target).resolve() / "bench"
+    out.mkdir(parents=True, exist_ok=True)
+    file = out / ("quick.json" if wish.quick else "results.json")
+    results = json.loads(file.read_text()) if file.exists() else {}
+    sections = [section for section in SECTIONS if section in sections]
+    if sections:
+        if os.getloadavg()[0] > 0.5 * os.cpu_count():
+            print(f"note: this machine is busy with other things (load {os.getloadavg()[0]:.1f}): the numbers will be worse than it can do")
+        with Bench(wish.target, wish.place) as bench:
+            results["machine"] = machine(bench)
+            bench.lockable()
+            for section in sections:
+                print(f"{section} ({datetime.datetime.now():%H:%M:%S})", flush=True)
+                results[section] = globals()[section](bench, wish.quick)
+                results.setdefault("dates", {})[section] = results["machine"]["date"]
+                file.write_text(json.dumps(results))
+                for other in ("etcd", "redis"):
+                    bench.stop(other)
+    report.write(results, out if wish.quick else ROOT / "docs")
+
+
+if __name__ == "__main__":
+    # So that the servers are stopped and their folder is deleted then too.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("script/bench: stopped; what was measured is kept, name the remaining sections to go on")
+    except (RuntimeError, OSError, subprocess.TimeoutExpired) as error:
+        sys.exit(f"script/bench: {error}")

@@ -1,0 +1,254 @@
+"""The throw-away servers that script/bench measures: started on loopback in one folder, stopped and deleted with it."""
+
+import json
+import os
+import pathlib
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+import urllib.request
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+LIVE_LEASE_MS = 86_400_000
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def run(command, **more):
+    """A program's standard output; its words in the error if it fails."""
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, **more)
+    if done.returncode != 0:
+        raise RuntimeError(f"{pathlib.Path(str(command[0])).name} failed: {(done.stderr or done.stdout).strip()[-2000:]}")
+    return done.stdout
+
+
+def cpu_seconds(pids):
+    """Processor time that these processes have used so far."""
+    total = 0
+    for pid in pids:
+        try:
+            fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+        except OSError:
+            continue
+        total += int(fields[11]) + int(fields[12])
+    return total / os.sysconf("SC_CLK_TCK")
+
+
+class Server:
+    """One process. Leaving the context stops it."""
+
+    def __init__(self, name, command, folder, ready, env=None, wait=60):
+        self.name = name
+        self.log = pathlib.Path(folder) / f"{name}.log"
+        with open(self.log, "ab") as log:
+            self.process = subprocess.Popen(
+                [str(part) for part in command], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                env={**os.environ, **(env or {})}, cwd=folder, start_new_session=True)
+        deadline = time.monotonic() + wait
+        while not ready():
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                self.stop()
+                raise RuntimeError(f"{name} does not start: {self.log.read_text(errors='replace')[-2000:]}")
+            time.sleep(0.05)
+
+    def stop(self):
+        for how, patience in ((signal.SIGTERM, 60), (signal.SIGKILL, 10)):
+            if self.process.poll() is not None:
+                return
+            self.process.send_signal(how)
+            try:
+                self.process.wait(patience)
+                return
+            except subprocess.TimeoutExpired:
+                print(f"  {self.name} has not stopped after {patience} s", flush=True)
+
+
+def http_ok(url):
+    def ask():
+        try:
+            with urllib.request.urlopen(url, timeout=1) as answer:
+                return answer.status == 200
+        except OSError:
+            return False
+    return ask
+
+
+def connects(port):
+    def ask():
+        with socket.socket() as probe:
+            probe.settimeout(0.5)
+            return probe.connect_ex(("127.0.0.1", port)) == 0
+    return ask
+
+
+class Bench:
+    """Everything that runs during a measurement, by name, started when it is first needed."""
+
+    def __init__(self, target, place):
+        self.binaries = (ROOT / target).resolve() / "release"
+        self.pg_bin = pathlib.Path(os.environ["PG_BIN"])
+        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="lockable-bench-", dir=place))
+        # The service becomes another user if it is started as root.
+        self.folder.chmod(0o711)
+        self.servers = {}
+        self.tokens = []
+        self.data_dir = self.folder / "data"
+        self.port = self.metrics_port = None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for server in reversed(list(self.servers.values())):
+            server.stop()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def stop(self, name):
+        server = self.servers.pop(name, None)
+        if server:
+            server.stop()
+
+    # Lockable and its PostgreSQL
+
+    def lockable(self):
+        """The address of the service, which runs after this."""
+        if "lockable" not in self.servers:
+            self.port, self.metrics_port = free_port(), free_port()
+            if not self.data_dir.exists():
+                self.prepare_data_dir()
+            self.servers["lockable"] = Server(
+                "lockable",
+                [self.binaries / "lockable", "serve", "--data-dir", self.data_dir, "--listen", f"127.0.0.1:{self.port}",
+                 "--metrics-listen", f"127.0.0.1:{self.metrics_port}"],
+                self.folder, http_ok(f"http://127.0.0.1:{self.port}/readyz"))
+            if not self.tokens:
+                self.make_accounts()
+        return f"127.0.0.1:{self.port}"
+
+    def prepare_data_dir(self):
+        """Room for pgbench's 64 sessions beside the service's: the one setting that is not the default."""
+        run([self.binaries / "lockable", "migrate", "--data-dir", self.data_dir])
+        own = self.data_dir / "postgresql.conf"
+        own.write_text("max_connections = 200\n")
+        own.chmod(0o644)
+
+    def admin(self, *words):
+        return run([self.binaries / "lockable", "admin", "--data-dir", self.data_dir, *words]).strip()
+
+    def make_accounts(self):
+        self.admin("plan", "create", "bench", "--name", "Bench", "--lease-min-ms", 1000, "--lease-default-ms", 60000,
+                   "--lease-max-ms", LIVE_LEASE_MS, "--tokens", 10, "--live-locks", 100_000_000, "--requests-per-second", 1_000_000)
+        for number in range(4):
+            email = f"bench{number}@example.com"
+            self.admin("account", "create", "--email", email, "--plan", "bench")
+            self.tokens.append(self.admin("token", "create", "--email", email))
+
+    def pids(self):
+        """The service's process, and those of its PostgreSQL."""
+        service = self.servers["lockable"].process.pid
+        try:
+            postmaster = int((self.data_dir / "postgres" / "postmaster.pid").read_text().split()[0])
+        except OSError:
+            return service, []
+        children = pathlib.Path(f"/proc/{postmaster}/task/{postmaster}/children").read_text().split()
+        return service, [postmaster, *map(int, children)]
+
+    def sql(self, text, superuser=False, timeout=1800):
+        """Runs SQL as the service's role, or as the superuser that only the cluster's owner may be."""
+        more = {}
+        if superuser and os.geteuid() == 0:
+            meta = (self.data_dir / "postgres").stat()
+            more = {"user": meta.st_uid, "group": meta.st_gid, "extra_groups": []}
+        command = [self.pg_bin / "psql", "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-h", self.data_dir / "run",
+                   "-U", "postgres" if superuser else "lockable", "lockable"]
+        return run(command, input=text, cwd="/", timeout=timeout, **more).strip()
+
+    def account(self, number=0):
+        return self.sql(f"SELECT account_id, min(token_id) FROM accounts JOIN api_tokens USING (account_id) "
+                        f"WHERE email = 'bench{number}@example.com' GROUP BY 1").split("|")
+
+    def only_live_locks(self, count):
+        """Nothing in the table but `count` live locks, and a checkpoint just done: where each measurement starts."""
+        account_id, token_id = self.account()
+        self.sql("SET lock_timeout = '60s'; TRUNCATE locks, lease_ends;")
+        step = 500_000
+        for first in range(0, count, step):
+            self.sql(f"""INSERT INTO locks (namespace_id, account_id, token_id, fencing_token, acquired_at, expires_at, lease_id, lease_ms,
+                                            needs_proof, name)
+              SELECT 1, {account_id}, {token_id}, nextval('lock_fence'), clock_timestamp(), clock_timestamp() + interval '1 day',
+                     gen_random_uuid(), {LIVE_LEASE_MS}, false, 'k' || lpad(i::text, 8, '0')
+                FROM generate_series({first}, {min(first + step, count) - 1}) i""")
+            if count > step:
+                print(f"  {min(first + step, count):,} locks", end="\r", flush=True)
+        self.sql("VACUUM (ANALYZE) locks")
+        self.sql("CHECKPOINT", superuser=True)
+
+    # The others
+
+    def bare(self):
+        """The address of the HTTP side alone, over the same database."""
+        self.lockable()
+        if "bare" not in self.servers:
+            self.bare_port = free_port()
+            # Its own folder, world-writable for whoever it becomes.
+            url = f"postgres:///lockable?host={self.data_dir / 'run'}&user=lockable"
+            data_dir = self.folder / "bare"
+            data_dir.mkdir(exist_ok=True)
+            self.servers["bare"] = Server(
+                "bare", [self.binaries / "examples" / "bare", "--listen", f"127.0.0.1:{self.bare_port}",
+                         "--database-url", url, "--data-dir", data_dir],
+                self.folder, connects(self.bare_port))
+            # The listener for changes has to be there before tokens are remembered.
+            time.sleep(1)
+        return f"127.0.0.1:{self.bare_port}"
+
+    def etcd(self):
+        if "etcd" not in self.servers:
+            self.etcd_port, peer = free_port(), free_port()
+            self.servers["etcd"] = Server(
+                "etcd", ["etcd", "--data-dir", self.folder / "etcd", "--listen-client-urls", f"http://127.0.0.1:{self.etcd_port}",
+                         "--advertise-client-urls", f"http://127.0.0.1:{self.etcd_port}", "--listen-peer-urls",
+                         f"http://127.0.0.1:{peer}", "--initial-advertise-peer-urls", f"http://127.0.0.1:{peer}",
+                         "--initial-cluster", f"default=http://127.0.0.1:{peer}"],
+                self.folder, http_ok(f"http://127.0.0.1:{self.etcd_port}/health"))
+        return f"127.0.0.1:{self.etcd_port}"
+
+    def redis(self):
+        if "redis" not in self.servers:
+            self.redis_port = free_port()
+            folder = self.folder / "redis"
+            folder.mkdir(exist_ok=True)
+            self.servers["redis"] = Server(
+                "redis", ["redis-server", "--port", self.redis_port, "--bind", "127.0.0.1", "--dir", folder, "--appendonly", "yes",
+                          "--appendfsync", "always", "--save", "", "--daemonize", "no"],
+                self.folder, connects(self.redis_port))
+        return self.redis_port
+
+
+def statement(kind):
+    """The engine's own statement from src/locks/statements.rs, for one lock, as a script for pgbench."""
+    source = (ROOT / "src" / "locks" / "statements.rs").read_text()
+    text = re.search(r'r#"(/\* locks\.' + kind + r' \*/.*?)"#', source, re.S).group(1)
+    values = {
+        "acquire": ["1", "'p' || :name::bigint", ":account::bigint", ":token::bigint", "gen_random_uuid()", "false", "60000", "NULL",
+                    "NULL", "NULL"],
+        "heartbeat": ["1", "'k' || lpad(:name::text, 8, '0')", ":account::bigint", "NULL", "NULL"],
+    }[kind]
+    types = dict(re.findall(r"\$(\d+)::(\w+)\[\]", text))
+    assert len(types) == len(values), f"the parameters of locks.{kind} have changed: {types}"
+    names = {"acquire": r"\set name random(1, 1000000000000000000)", "heartbeat": r"\set name random(0, 9999)"}
+    text = re.sub(r"\$(\d+)::(\w+)\[\]", lambda match: f"ARRAY[{values[int(match[1]) - 1]}]::{match[2]}[]", text)
+    text = re.sub(r"^\s*--.*\n", "", text, flags=re.M)
+    return f"{names[kind]}\n{text.strip()};\n"
+
+
+def json_line(text):
+    return json.loads(text.strip().splitlines()[-1])

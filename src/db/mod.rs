@@ -17,7 +17,7 @@ use sqlx::{Connection, Executor, PgConnection, PgPool};
 /// How long a request waits for a free connection before it is answered 503.
 pub const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// What a pool is for: the set-up of its connections differs.
+/// What a connection is for: its set-up differs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
     /// Pages, commands and jobs.
@@ -27,26 +27,19 @@ pub enum Purpose {
     LockEngine,
 }
 
-/// Opens a pool of at most `max_connections`, none of them before it is needed.
-pub fn pool(options: PgConnectOptions, purpose: Purpose, max_connections: u32) -> PgPool {
-    let name = match purpose {
-        Purpose::General => "lockable",
-        Purpose::LockEngine => "lockable locks",
-    };
+/// Opens a pool for pages, commands and jobs, of at most `max_connections`, none of them before it is needed.
+pub fn pool(options: PgConnectOptions, max_connections: u32) -> PgPool {
     PgPoolOptions::new()
         .max_connections(max_connections)
         .min_connections(0)
         .acquire_timeout(ACQUIRE_TIMEOUT)
-        // A broken connection is found by the statement that uses it, which knows what that means; a ping would cost a
-        // round trip on every use.
-        .test_before_acquire(false)
-        .after_connect(move |connection, _| {
-            Box::pin(async move {
-                prepare_session(connection, purpose).await?;
-                identity::check(connection).await
-            })
-        })
-        .connect_lazy_with(options.application_name(name))
+        .after_connect(|connection, _| Box::pin(set_up(connection, Purpose::General)))
+        .connect_lazy_with(options.application_name("lockable"))
+}
+
+async fn set_up(connection: &mut PgConnection, purpose: Purpose) -> sqlx::Result<()> {
+    prepare_session(connection, purpose).await?;
+    identity::check(connection).await
 }
 
 /// Sets what correctness depends on, whatever the server, database or role is configured to (ADR 2).
@@ -115,12 +108,20 @@ pub fn violated_constraint(error: &sqlx::Error) -> Option<&str> {
     error.as_database_error().and_then(|database| database.constraint())
 }
 
-/// Opens one connection outside a pool, set up as a pool's would be.
+/// Opens one connection outside a pool, set up and checked as a pool's would be, within [`ACQUIRE_TIMEOUT`].
 ///
 /// # Errors
 /// Where the database cannot be reached or refuses the connection.
-pub async fn connect(options: &PgConnectOptions) -> sqlx::Result<PgConnection> {
-    let mut connection = PgConnection::connect_with(options).await?;
-    prepare_session(&mut connection, Purpose::General).await?;
-    Ok(connection)
+pub async fn connect(options: &PgConnectOptions, purpose: Purpose) -> sqlx::Result<PgConnection> {
+    let name = match purpose {
+        Purpose::General => "lockable",
+        Purpose::LockEngine => "lockable locks",
+    };
+    let options = options.clone().application_name(name);
+    let open = async {
+        let mut connection = PgConnection::connect_with(&options).await?;
+        set_up(&mut connection, purpose).await?;
+        Ok(connection)
+    };
+    tokio::time::timeout(ACQUIRE_TIMEOUT, open).await.map_err(|_| sqlx::Error::PoolTimedOut)?
 }

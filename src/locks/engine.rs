@@ -4,11 +4,11 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sqlx::PgPool;
-use tokio::sync::oneshot;
+use sqlx::postgres::PgConnectOptions;
+use tokio::sync::{Semaphore, oneshot};
 use tokio_util::task::TaskTracker;
 
-use super::lane::Lane;
+use super::lane::{ALONE_AT_ONCE, Lane};
 use super::queue::{Item, Pending, Question, Queue};
 use super::usage::Usage;
 use super::{Acquire, AcquireOutcome, Heartbeat, HeartbeatOutcome, LockKey, Release, ReleaseOutcome};
@@ -30,13 +30,6 @@ impl Default for EngineSettings {
     /// One lane with large batches: fewer, larger commits are worth more than two of them at once (docs/performance.md).
     fn default() -> Self {
         Self { lanes: 1, largest_batch: 512, queue_capacity: 8192, deadline: Duration::from_secs(5) }
-    }
-}
-
-impl EngineSettings {
-    /// Connections that the lanes can use at once: each kind of a batch has its own.
-    pub fn connections(&self) -> u32 {
-        u32::try_from(self.lanes * 3 + 1).unwrap_or(u32::MAX)
     }
 }
 
@@ -73,18 +66,22 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Starts the lanes over a pool that was opened for [`crate::db::Purpose::LockEngine`]. Runs on the current tokio runtime.
-    pub fn start(pool: &PgPool, settings: EngineSettings) -> Self {
+    /// Starts the lanes, on the current tokio runtime. They connect when they have something to ask: three connections each, and a few
+    /// more for locks whose rows are busy.
+    pub fn start(database: &PgConnectOptions, settings: EngineSettings) -> Self {
         let usage = Usage::default();
+        let alone = Arc::new(Semaphore::new(ALONE_AT_ONCE));
         let tasks = TaskTracker::new();
         let lanes: Arc<[Arc<Queue>]> =
             (0..settings.lanes.max(1)).map(|_| Arc::new(Queue::new(settings.queue_capacity))).collect();
         for queue in lanes.iter() {
             let lane = Lane {
                 queue: Arc::clone(queue),
-                pool: pool.clone(),
+                database: database.clone(),
                 usage: usage.clone(),
                 largest_batch: settings.largest_batch,
+                alone: Arc::clone(&alone),
+                tasks: tasks.clone(),
             };
             tasks.spawn(lane.run());
         }
@@ -140,6 +137,11 @@ impl Engine {
     /// What is counted of accounts' locks.
     pub fn usage(&self) -> &Usage {
         &self.usage
+    }
+
+    /// Questions that wait to be sent, in all lanes.
+    pub fn depth(&self) -> usize {
+        self.lanes.iter().map(|lane| lane.depth()).sum()
     }
 
     /// Accepts nothing more, answers what was accepted, and returns when that is done.

@@ -4,14 +4,20 @@
 //! batch: one statement, one commit and one flush for all of a kind in it. This is group commit (DeWitt et al., "Implementation
 //! techniques for main memory database systems", 1984), carried up to the API.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sqlx::{PgConnection, PgPool};
+use sqlx::PgConnection;
+use sqlx::postgres::PgConnectOptions;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::task::TaskTracker;
 
 use super::engine::EngineError;
 use super::queue::{Batch, Item, Pending, Question, Queue};
-use super::{Acquire, AcquireOutcome, Heartbeat, HeartbeatOutcome, Release, ReleaseOutcome, statements, usage::Usage};
+use super::{
+    Acquire, AcquireOutcome, Heartbeat, HeartbeatOutcome, LockKey, Release, ReleaseOutcome, statements, usage::Usage,
+};
 use crate::db;
 
 /// After this, a statement's connection is given up and its outcome is unknown. The statement is never cancelled: one that waits
@@ -19,14 +25,25 @@ use crate::db;
 const STATEMENT_GIVEN_UP_AFTER: Duration = Duration::from_secs(10);
 const FIRST_BACKOFF: Duration = Duration::from_millis(20);
 const LONGEST_BACKOFF: Duration = Duration::from_millis(500);
+/// A lock whose row was busy goes alone for this long: whoever keeps it busy keeps nobody else waiting.
+const ALONE_FOR: Duration = Duration::from_secs(10);
+/// Questions that go alone at once, in all lanes of a node; each has a connection of its own.
+pub(super) const ALONE_AT_ONCE: usize = 8;
 
 /// One of an engine's lanes.
+#[derive(Clone)]
 pub(super) struct Lane {
     pub(super) queue: Arc<Queue>,
-    pub(super) pool: PgPool,
+    pub(super) database: PgConnectOptions,
     pub(super) usage: Usage,
     pub(super) largest_batch: usize,
+    pub(super) alone: Arc<Semaphore>,
+    pub(super) tasks: TaskTracker,
 }
+
+/// A connection that is kept, and opened again when it was lost.
+#[derive(Default)]
+struct Line(Option<PgConnection>);
 
 /// What became of a statement as a whole.
 enum Failure {
@@ -58,17 +75,31 @@ trait Statement: Question + Sized {
 impl Lane {
     /// Sends batches until the queue is closed and empty.
     pub(super) async fn run(self) {
+        // Each kind has a line of its own: a batch has each lock once, so its kinds cannot wait for each other.
+        let (mut acquires, mut heartbeats, mut releases) = (Line::default(), Line::default(), Line::default());
+        let mut busy: HashMap<LockKey, Instant> = HashMap::new();
         let mut backoff = FIRST_BACKOFF;
         while let Some(batch) = self.queue.next_batch(self.largest_batch).await {
             metrics::histogram!("lockable_batch_size").record(batch.len() as f64);
-            let Batch { acquires, heartbeats, releases } = batch;
-            let (acquires, heartbeats, releases) =
-                tokio::join!(self.execute(acquires), self.execute(heartbeats), self.execute(releases));
-            let away = acquires.away || heartbeats.away || releases.away;
-            let mut again = acquires.again;
-            again.extend(heartbeats.again);
-            again.extend(releases.again);
-            self.queue.put_back(again);
+            let batch = if busy.is_empty() { batch } else { self.set_apart(batch, &mut busy) };
+            let Batch { acquires: a, heartbeats: h, releases: r } = batch;
+            let (a, h, r) = tokio::join!(
+                self.execute(&mut acquires, a),
+                self.execute(&mut heartbeats, h),
+                self.execute(&mut releases, r)
+            );
+            let mut left = a;
+            left.merge(h);
+            left.merge(r);
+            for item in std::mem::take(&mut left.busy) {
+                busy.insert(item.key().clone(), Instant::now());
+                match self.may_go_alone() {
+                    Some(permit) => self.send_alone(item, permit),
+                    None => left.again.push(item),
+                }
+            }
+            let away = left.away;
+            self.queue.settle(&left.answered, left.again);
             metrics::gauge!("lockable_lane_depth").set(self.queue.depth() as f64);
             if away {
                 // Never hammer a database that is coming back; jitter keeps the lanes of all nodes apart.
@@ -80,59 +111,113 @@ impl Lane {
         }
     }
 
+    /// Takes out of a batch what would keep the rest of it waiting.
+    fn set_apart(&self, mut batch: Batch, busy: &mut HashMap<LockKey, Instant>) -> Batch {
+        busy.retain(|_, since| since.elapsed() < ALONE_FOR);
+        batch.acquires = self.set_apart_of(batch.acquires, busy);
+        batch.heartbeats = self.set_apart_of(batch.heartbeats, busy);
+        batch.releases = self.set_apart_of(batch.releases, busy);
+        batch
+    }
+
+    fn set_apart_of<Q: Statement>(&self, batch: Vec<Pending<Q>>, busy: &HashMap<LockKey, Instant>) -> Vec<Pending<Q>> {
+        let mut together = Vec::with_capacity(batch.len());
+        for pending in batch {
+            // Where too many go alone already, it goes with the others.
+            match busy.contains_key(pending.question.key()).then(|| self.may_go_alone()).flatten() {
+                Some(permit) => self.send_alone(Q::into_item(pending), permit),
+                None => together.push(pending),
+            }
+        }
+        together
+    }
+
+    fn may_go_alone(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.alone).try_acquire_owned().ok()
+    }
+
+    /// Sends a question on a connection of its own, so that only those who ask for the same lock wait for it.
+    fn send_alone(&self, item: Item, permit: OwnedSemaphorePermit) {
+        let lane = self.clone();
+        self.tasks.spawn(async move {
+            let mut line = Line::default();
+            let mut left = match item {
+                Item::Acquire(pending) => lane.execute(&mut line, vec![pending]).await,
+                Item::Heartbeat(pending) => lane.execute(&mut line, vec![pending]).await,
+                Item::Release(pending) => lane.execute(&mut line, vec![pending]).await,
+            };
+            left.again.append(&mut left.busy);
+            lane.queue.settle(&left.answered, left.again);
+            drop(permit);
+        });
+    }
+
     /// Asks the questions of one kind: all at once, or, where one of them spoils it for the others, one by one.
-    async fn execute<Q: Statement>(&self, batch: Vec<Pending<Q>>) -> Leftover {
-        let mut leftover = Leftover::default();
+    async fn execute<Q: Statement>(&self, line: &mut Line, batch: Vec<Pending<Q>>) -> Left {
+        let mut left = Left::default();
         if batch.is_empty() {
-            return leftover;
+            return left;
         }
         let size = batch.len();
-        match self.send(&batch).await {
-            Ok((outcomes, took)) => self.answer(batch, outcomes, took, &mut leftover),
+        match self.send(line, &batch).await {
+            Ok((outcomes, took)) => self.answer(batch, outcomes, took, &mut left),
             Err(Failure::Contention | Failure::Refused) if size > 1 => {
                 for pending in batch {
                     let one = [pending];
-                    let result = self.send(&one).await;
+                    let result = self.send(line, &one).await;
                     let [pending] = one;
                     match result {
-                        Ok((outcomes, took)) => self.answer(vec![pending], outcomes, took, &mut leftover),
-                        Err(failure) => self.failed(pending, &failure, &mut leftover),
+                        Ok((outcomes, took)) => self.answer(vec![pending], outcomes, took, &mut left),
+                        Err(failure) => failed(pending, &failure, &mut left),
                     }
                 }
             }
             Err(failure) => {
                 for pending in batch {
-                    self.failed(pending, &failure, &mut leftover);
+                    failed(pending, &failure, &mut left);
                 }
             }
         }
-        leftover
+        left
     }
 
     /// One statement, one commit.
-    async fn send<Q: Statement>(&self, batch: &[Pending<Q>]) -> Result<(Vec<Option<Q::Outcome>>, Duration), Failure> {
-        let mut connection = self.pool.acquire().await.map_err(|error| {
-            tracing::warn!(%error, kind = Q::KIND, questions = batch.len(), "no connection to the database");
-            Failure::NotSent
-        })?;
+    async fn send<Q: Statement>(
+        &self,
+        line: &mut Line,
+        batch: &[Pending<Q>],
+    ) -> Result<(Vec<Option<Q::Outcome>>, Duration), Failure> {
+        let mut connection = match line.0.take() {
+            Some(connection) => connection,
+            None => db::connect(&self.database, db::Purpose::LockEngine).await.map_err(|error| {
+                tracing::warn!(%error, kind = Q::KIND, questions = batch.len(), "no connection to the database");
+                Failure::NotSent
+            })?,
+        };
         let questions: Vec<&Q> = batch.iter().map(|pending| &pending.question).collect();
         let sent_at = Instant::now();
         let answer = tokio::time::timeout(STATEMENT_GIVEN_UP_AFTER, Q::send(&mut connection, &questions)).await;
         let took = sent_at.elapsed();
         metrics::histogram!("lockable_database_seconds", "statement" => Q::KIND).record(took.as_secs_f64());
-        let failure = match answer {
-            Ok(Ok(outcomes)) => return Ok((outcomes, took)),
+        // Where the answer is lost, the connection is dropped without a word: whatever the statement is doing, it is let do it.
+        match answer {
+            Ok(Ok(outcomes)) => {
+                line.0 = Some(connection);
+                Ok((outcomes, took))
+            }
             Ok(Err(error)) if db::is_contention(&error) => {
                 tracing::debug!(%error, kind = Q::KIND, questions = batch.len(), "lost against other statements: again");
-                return Err(Failure::Contention);
+                line.0 = Some(connection);
+                Err(Failure::Contention)
             }
             Ok(Err(error)) if db::is_unavailable(&error) => {
                 tracing::warn!(%error, kind = Q::KIND, questions = batch.len(), "the database's answer is lost");
-                Failure::InDoubt
+                Err(Failure::InDoubt)
             }
             Ok(Err(error)) => {
                 tracing::error!(%error, kind = Q::KIND, questions = batch.len(), "the database refused a statement");
-                return Err(Failure::Refused);
+                line.0 = Some(connection);
+                Err(Failure::Refused)
             }
             Err(_) => {
                 tracing::warn!(
@@ -140,12 +225,9 @@ impl Lane {
                     questions = batch.len(),
                     "the database does not answer: connection given up"
                 );
-                Failure::InDoubt
+                Err(Failure::InDoubt)
             }
-        };
-        // Closed without a word: whatever the statement is doing, it is let do it.
-        drop(connection.detach());
-        Err(failure)
+        }
     }
 
     fn answer<Q: Statement>(
@@ -153,55 +235,81 @@ impl Lane {
         batch: Vec<Pending<Q>>,
         outcomes: Vec<Option<Q::Outcome>>,
         took: Duration,
-        leftover: &mut Leftover,
+        left: &mut Left,
     ) {
         for (pending, outcome) in batch.into_iter().zip(outcomes) {
             match outcome {
-                Some(outcome) => leftover.again.extend(Q::answer(pending, outcome, took, &self.usage)),
+                Some(outcome) => {
+                    let key = pending.question.key().clone();
+                    match Q::answer(pending, outcome, took, &self.usage) {
+                        Some(item) => left.again.push(item),
+                        None => left.answered.push(key),
+                    }
+                }
                 None => {
                     metrics::counter!("lockable_lost_races_total", "kind" => Q::KIND).increment(1);
-                    self.again(pending, leftover);
+                    again(pending, left);
                 }
             }
-        }
-    }
-
-    fn failed<Q: Statement>(&self, mut pending: Pending<Q>, failure: &Failure, leftover: &mut Leftover) {
-        match failure {
-            Failure::Refused => pending.fail(EngineError::Refused),
-            Failure::Contention => self.again(pending, leftover),
-            Failure::NotSent => {
-                leftover.away = true;
-                self.again(pending, leftover);
-            }
-            Failure::InDoubt => {
-                leftover.away = true;
-                pending.in_doubt = true;
-                if pending.question.is_repeatable() {
-                    self.again(pending, leftover);
-                } else {
-                    pending.fail(EngineError::Unknown);
-                }
-            }
-        }
-    }
-
-    /// Once more, if whoever asked still waits for it by then.
-    fn again<Q: Statement>(&self, pending: Pending<Q>, leftover: &mut Leftover) {
-        if Instant::now() < pending.deadline {
-            leftover.again.push(Q::into_item(pending));
-        } else {
-            pending.fail(EngineError::Unknown);
         }
     }
 }
 
-/// What could not be answered yet.
+fn failed<Q: Statement>(mut pending: Pending<Q>, failure: &Failure, left: &mut Left) {
+    match failure {
+        Failure::Refused => fail(pending, EngineError::Refused, left),
+        Failure::Contention if Instant::now() < pending.deadline => left.busy.push(Q::into_item(pending)),
+        Failure::Contention => fail(pending, EngineError::Unknown, left),
+        Failure::NotSent => {
+            left.away = true;
+            again(pending, left);
+        }
+        Failure::InDoubt => {
+            left.away = true;
+            pending.in_doubt = true;
+            if pending.question.is_repeatable() {
+                again(pending, left);
+            } else {
+                fail(pending, EngineError::Unknown, left);
+            }
+        }
+    }
+}
+
+/// Once more, if whoever asked still waits for it by then.
+fn again<Q: Statement>(pending: Pending<Q>, left: &mut Left) {
+    if Instant::now() < pending.deadline {
+        left.again.push(Q::into_item(pending));
+    } else {
+        fail(pending, EngineError::Unknown, left);
+    }
+}
+
+fn fail<Q: Statement>(pending: Pending<Q>, error: EngineError, left: &mut Left) {
+    left.answered.push(pending.question.key().clone());
+    pending.fail(error);
+}
+
+/// What is left to do after a statement.
 #[derive(Default)]
-struct Leftover {
+struct Left {
+    /// Locks whose questions were answered.
+    answered: Vec<LockKey>,
+    /// What could not be answered yet.
     again: Vec<Item>,
+    /// What could not be answered because somebody keeps the row.
+    busy: Vec<Item>,
     /// The database could not be reached, or went away.
     away: bool,
+}
+
+impl Left {
+    fn merge(&mut self, other: Self) {
+        self.answered.extend(other.answered);
+        self.again.extend(other.again);
+        self.busy.extend(other.busy);
+        self.away |= other.away;
+    }
 }
 
 /// Whether an answer comes so late that it says too little about the lease (DESIGN: half of it, on the node's monotonic clock).

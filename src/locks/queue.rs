@@ -1,6 +1,6 @@
 //! What waits in a lane: bounded, fair between accounts, in order for each lock.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -117,7 +117,7 @@ pub(super) enum Item {
 }
 
 impl Item {
-    fn key(&self) -> &LockKey {
+    pub(super) fn key(&self) -> &LockKey {
         match self {
             Self::Acquire(pending) => pending.question.key(),
             Self::Heartbeat(pending) => pending.question.key(),
@@ -179,7 +179,7 @@ impl Batch {
     }
 }
 
-/// The queue. Operations hold its lock for a push, or for the walk over one batch.
+/// The queue of a lane. Each operation holds its lock for as long as it takes to move a few pointers.
 #[derive(Debug)]
 pub(super) struct Queue {
     state: Mutex<State>,
@@ -187,10 +187,15 @@ pub(super) struct Queue {
     capacity: usize,
 }
 
+/// At most one question about a lock is ready or under way; the others of that lock stand behind it, in order.
 #[derive(Debug, Default)]
 struct State {
-    items: VecDeque<Item>,
-    per_account: HashMap<AccountId, usize>,
+    ready: VecDeque<Item>,
+    /// For each lock of which a question is ready or under way: those that stand behind it.
+    behind: HashMap<LockKey, VecDeque<Item>>,
+    /// Questions that wait, ready or behind.
+    waiting: usize,
+    waiting_of: HashMap<AccountId, usize>,
     closed: bool,
 }
 
@@ -206,17 +211,15 @@ impl Queue {
     /// Accepts an item, or answers it at once: a full queue is no better place to wait than the client's own. No account may fill
     /// more than a quarter of it.
     pub(super) fn push(&self, item: Item) {
-        let account_id = item.account_id();
         let refused = {
             let mut state = self.state();
-            let waiting = state.per_account.get(&account_id).copied().unwrap_or(0);
+            let of_account = state.waiting_of.get(&item.account_id()).copied().unwrap_or(0);
             if state.closed {
                 Some((item, EngineError::ShuttingDown))
-            } else if state.items.len() >= self.capacity || waiting >= self.capacity.div_ceil(4) {
+            } else if state.waiting >= self.capacity || of_account >= self.capacity.div_ceil(4) {
                 Some((item, EngineError::Overloaded))
             } else {
-                state.per_account.insert(account_id, waiting + 1);
-                state.items.push_back(item);
+                state.add(item);
                 None
             }
         };
@@ -228,7 +231,7 @@ impl Queue {
 
     /// Questions that wait.
     pub(super) fn depth(&self) -> usize {
-        self.state().items.len()
+        self.state().waiting
     }
 
     /// Accepts nothing more; what was accepted is still handed out.
@@ -246,7 +249,8 @@ impl Queue {
                 if batch.len() > 0 {
                     return Some(batch);
                 }
-                if state.closed && state.items.is_empty() {
+                // A question that is under way somewhere else may come back.
+                if state.closed && state.waiting == 0 && state.behind.is_empty() {
                     return None;
                 }
             }
@@ -254,76 +258,91 @@ impl Queue {
         }
     }
 
-    /// Gives items their places at the head again: they were taken and could not be answered yet.
-    pub(super) fn put_back(&self, items: Vec<Item>) {
-        if items.is_empty() {
-            return;
-        }
+    /// Ends what [`next_batch`](Self::next_batch) began: these locks' questions were answered, and the next ones are ready; these
+    /// items could not be answered yet, and are first to be tried again.
+    pub(super) fn settle(&self, answered: &[LockKey], again: Vec<Item>) {
         let mut state = self.state();
-        for item in items.into_iter().rev() {
-            *state.per_account.entry(item.account_id()).or_default() += 1;
-            state.items.push_front(item);
+        for key in answered {
+            state.advance(key);
         }
+        for item in again.into_iter().rev() {
+            state.count(item.account_id());
+            state.ready.push_front(item);
+        }
+        drop(state);
+        self.arrived.notify_one();
     }
 }
 
 impl State {
-    /// The first item of each lock. A later one waits for the next batch, except a plain acquire behind a plain acquire: whatever
-    /// becomes of the first, the lock is then held by somebody else, and the second is told so.
-    fn take_batch(&mut self, most: usize) -> Batch {
-        let mut batch = Batch::default();
-        let mut taken: HashMap<LockKey, Option<usize>> = HashMap::with_capacity(most.min(self.items.len()));
-        let mut blocked: HashSet<LockKey> = HashSet::new();
-        let mut later = Vec::new();
-        // A bound on the walk: those who queue for one lock must not make every batch as long as the queue.
-        for _ in 0..most.saturating_mul(4) {
-            if batch.len() >= most {
-                break;
-            }
-            let Some(item) = self.items.pop_front() else { break };
-            if item.is_abandoned() {
-                self.uncount(item.account_id());
-                continue;
-            }
-            let key = item.key();
-            if blocked.contains(key) {
-                later.push(item);
-                continue;
-            }
-            match taken.get(key) {
-                None => {
-                    let shareable = match &item {
-                        Item::Acquire(first) if !first.question.needs_proof => Some(batch.acquires.len()),
-                        _ => None,
-                    };
-                    taken.insert(key.clone(), shareable);
-                    self.uncount(item.account_id());
-                    batch.push(item);
-                }
-                Some(first) => match (item, *first) {
-                    (Item::Acquire(follower), Some(at)) if !follower.question.needs_proof => {
-                        self.uncount(follower.question.account_id);
-                        batch.acquires[at].followers.extend(follower.reply.into_iter().chain(follower.followers));
-                    }
-                    (item, _) => {
-                        blocked.insert(item.key().clone());
-                        later.push(item);
-                    }
-                },
+    fn add(&mut self, item: Item) {
+        self.count(item.account_id());
+        match self.behind.get_mut(item.key()) {
+            Some(behind) => behind.push_back(item),
+            None => {
+                self.behind.insert(item.key().clone(), VecDeque::new());
+                self.ready.push_back(item);
             }
         }
-        for item in later.into_iter().rev() {
-            self.items.push_front(item);
+    }
+
+    fn take_batch(&mut self, most: usize) -> Batch {
+        let mut batch = Batch::default();
+        while batch.len() < most {
+            let Some(mut item) = self.ready.pop_front() else { break };
+            self.uncount(item.account_id());
+            if let Item::Acquire(first) = &mut item
+                && !first.question.needs_proof
+            {
+                self.take_followers(first);
+            }
+            if item.is_abandoned() {
+                self.advance(item.key());
+            } else {
+                batch.push(item);
+            }
         }
         batch.sort();
         batch
     }
 
+    /// Plain acquires right behind a plain acquire that is about to be sent: whatever becomes of it, the lock is then held by somebody
+    /// else, and they came before that was decided.
+    fn take_followers(&mut self, first: &mut Pending<Acquire>) {
+        let Some(mut behind) = self.behind.remove(&first.question.key) else { return };
+        while let Some(Item::Acquire(next)) = behind.front() {
+            if next.question.needs_proof {
+                break;
+            }
+            if let Some(Item::Acquire(next)) = behind.pop_front() {
+                self.uncount(next.question.account_id);
+                first.followers.extend(next.reply.into_iter().chain(next.followers));
+            }
+        }
+        self.behind.insert(first.question.key.clone(), behind);
+    }
+
+    /// The lock's next question is ready, if there is one.
+    fn advance(&mut self, key: &LockKey) {
+        if let Some(behind) = self.behind.get_mut(key) {
+            match behind.pop_front() {
+                Some(next) => self.ready.push_back(next),
+                None => drop(self.behind.remove(key)),
+            }
+        }
+    }
+
+    fn count(&mut self, account_id: AccountId) {
+        self.waiting += 1;
+        *self.waiting_of.entry(account_id).or_default() += 1;
+    }
+
     fn uncount(&mut self, account_id: AccountId) {
-        if let Some(waiting) = self.per_account.get_mut(&account_id) {
+        self.waiting -= 1;
+        if let Some(waiting) = self.waiting_of.get_mut(&account_id) {
             *waiting -= 1;
             if *waiting == 0 {
-                self.per_account.remove(&account_id);
+                self.waiting_of.remove(&account_id);
             }
         }
     }

@@ -222,7 +222,7 @@ pub async fn heartbeat(
             CROSS JOIN clock c
             LEFT JOIN LATERAL (SELECT * FROM locks l WHERE l.namespace_id = i.namespace_id AND l.name = i.name OFFSET 0) l ON true
             LEFT JOIN LATERAL (SELECT e.reason FROM lease_ends e
-                                WHERE (l.lease_id IS DISTINCT FROM i.lease_id OR l.account_id <> i.account_id) AND e.account_id = i.account_id AND e.lease_id = i.lease_id
+                                WHERE (l.lease_id, l.account_id) IS DISTINCT FROM (i.lease_id, i.account_id) AND e.account_id = i.account_id AND e.lease_id = i.lease_id
                                   AND e.namespace_id = i.namespace_id AND e.name = i.name OFFSET 0) e ON true
         ), judged AS MATERIALIZED (
           SELECT asked.*, CASE WHEN ended = 1 THEN 'released' WHEN ended = 2 THEN 'broken'
@@ -297,7 +297,7 @@ pub async fn release(
             CROSS JOIN clock c
             LEFT JOIN LATERAL (SELECT * FROM locks l WHERE l.namespace_id = i.namespace_id AND l.name = i.name OFFSET 0) l ON true
             LEFT JOIN LATERAL (SELECT e.reason FROM lease_ends e
-                                WHERE (l.lease_id IS DISTINCT FROM i.lease_id OR l.account_id <> i.account_id) AND e.account_id = i.account_id AND e.lease_id = i.lease_id
+                                WHERE (l.lease_id, l.account_id) IS DISTINCT FROM (i.lease_id, i.account_id) AND e.account_id = i.account_id AND e.lease_id = i.lease_id
                                   AND e.namespace_id = i.namespace_id AND e.name = i.name OFFSET 0) e ON true
         ), judged AS MATERIALIZED (
           SELECT asked.*, CASE WHEN ended = 1 THEN 'released' WHEN ended = 2 THEN 'broken'

@@ -1,0 +1,180 @@
+//! Answers that are lost: between the database and the engine, and between the engine and whoever asked.
+
+use std::time::Duration;
+
+use lockable::locks::{AcquireOutcome, EngineError, EngineSettings, HeartbeatOutcome, Lost, ReleaseOutcome};
+use uuid::Uuid;
+
+use super::{Node, acquire, heartbeat, release};
+use crate::support::prelude::*;
+use crate::support::proxy::Flow;
+
+async fn node_behind_a_proxy() -> (Database, Proxy, Node) {
+    let db = Database::create().await;
+    let proxy = Proxy::to(&db).await;
+    let node = Node::start(
+        &proxy.options(&db),
+        EngineSettings { deadline: Duration::from_secs(30), ..EngineSettings::default() },
+    );
+    // Connections are there, and the statements prepared.
+    node.engine.acquire(acquire(1, "warm", None)).await.unwrap();
+    node.engine.heartbeat(heartbeat(1, "warm", None)).await.unwrap();
+    node.engine.release(release(1, "warm", None)).await.unwrap();
+    (db, proxy, node)
+}
+
+/// Waits until the statement that is under way has been committed.
+async fn committed(db: &Database, what: &str) {
+    eventually(what, async || db.value::<bool>(&format!("SELECT EXISTS ({what})")).await.then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_grant_whose_answer_is_lost_is_asked_for_again_and_granted_once() {
+    let (db, proxy, node) = node_behind_a_proxy().await;
+    proxy.answers(Flow::Drop);
+    let asked = tokio::spawn({
+        let engine = node.engine.clone();
+        async move { engine.acquire(acquire(1, "lost", None)).await }
+    });
+    committed(&db, "SELECT FROM locks WHERE name = 'lost'").await;
+    let token: i64 = db.value("SELECT fencing_token FROM locks WHERE name = 'lost'").await;
+    proxy.cut();
+    proxy.mend();
+    let Ok(AcquireOutcome::Granted(lease)) = asked.await.unwrap() else { panic!("not granted") };
+    assert_eq!(lease.fencing_token, token, "the same grant");
+    assert_eq!(node.engine.acquire(acquire(2, "lost", None)).await, Ok(AcquireOutcome::Held));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_heartbeat_and_a_release_with_an_id_survive_a_lost_answer() {
+    let (db, proxy, node) = node_behind_a_proxy().await;
+    let id = Uuid::new_v4();
+    node.engine.acquire(acquire(1, "kept", Some(id))).await.unwrap();
+
+    proxy.answers(Flow::Drop);
+    let asked = tokio::spawn({
+        let engine = node.engine.clone();
+        async move { engine.release(release(1, "kept", Some(id))).await }
+    });
+    committed(&db, "SELECT FROM locks WHERE name = 'kept' AND end_reason = 1").await;
+    proxy.cut();
+    proxy.mend();
+    assert_eq!(asked.await.unwrap(), Ok(ReleaseOutcome::Released));
+    assert_eq!(node.engine.heartbeat(heartbeat(1, "kept", Some(id))).await, Ok(HeartbeatOutcome::Lost(Lost::Released)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_release_without_an_id_whose_answer_is_lost_is_answered_as_unknown() {
+    let (db, proxy, node) = node_behind_a_proxy().await;
+    node.engine.acquire(acquire(1, "plain", None)).await.unwrap();
+    proxy.answers(Flow::Drop);
+    let asked = tokio::spawn({
+        let engine = node.engine.clone();
+        async move { engine.release(release(1, "plain", None)).await }
+    });
+    committed(&db, "SELECT FROM locks WHERE name = 'plain' AND end_reason = 1").await;
+    proxy.cut();
+    proxy.mend();
+    assert_eq!(asked.await.unwrap(), Err(EngineError::Unknown), "true and false would both be guesses");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_grant_that_nobody_heard_of_is_given_back() {
+    let (db, proxy, node) = node_behind_a_proxy().await;
+    proxy.answers(Flow::Freeze);
+    let asked = tokio::spawn({
+        let engine = node.engine.clone();
+        async move { engine.acquire(acquire(1, "abandoned", None)).await }
+    });
+    committed(&db, "SELECT FROM locks WHERE name = 'abandoned' AND end_reason = 0").await;
+    asked.abort();
+    assert!(asked.await.unwrap_err().is_cancelled());
+    proxy.mend();
+    committed(&db, "SELECT FROM locks WHERE name = 'abandoned' AND end_reason = 1").await;
+    assert!(matches!(node.engine.acquire(acquire(2, "abandoned", None)).await, Ok(AcquireOutcome::Granted(_))));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_grant_with_an_id_that_nobody_heard_of_waits_for_the_repetition() {
+    let (db, proxy, node) = node_behind_a_proxy().await;
+    let id = Uuid::new_v4();
+    proxy.answers(Flow::Freeze);
+    let asked = tokio::spawn({
+        let engine = node.engine.clone();
+        async move { engine.acquire(acquire(1, "repeated", Some(id))).await }
+    });
+    committed(&db, "SELECT FROM locks WHERE name = 'repeated'").await;
+    let token: i64 = db.value("SELECT fencing_token FROM locks WHERE name = 'repeated'").await;
+    asked.abort();
+    assert!(asked.await.unwrap_err().is_cancelled());
+    proxy.mend();
+    assert_eq!(node.engine.acquire(acquire(2, "repeated", None)).await, Ok(AcquireOutcome::Held));
+    let Ok(AcquireOutcome::Granted(lease)) = node.engine.acquire(acquire(1, "repeated", Some(id))).await else {
+        panic!()
+    };
+    assert_eq!(lease.fencing_token, token);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_was_given_up_before_it_was_sent_does_nothing() {
+    let (db, proxy, node) = node_behind_a_proxy().await;
+    proxy.answers(Flow::Freeze);
+    let first = tokio::spawn({
+        let engine = node.engine.clone();
+        async move { engine.acquire(acquire(1, "first", None)).await }
+    });
+    committed(&db, "SELECT FROM locks WHERE name = 'first'").await;
+    let second = tokio::spawn({
+        let engine = node.engine.clone();
+        async move { engine.acquire(acquire(1, "second", None)).await }
+    });
+    eventually("it waits", async || (node.engine.depth() == 1).then_some(())).await;
+    second.abort();
+    assert!(second.await.unwrap_err().is_cancelled());
+    proxy.mend();
+    first.await.unwrap().unwrap();
+    // Behind it in the same queue.
+    node.engine.acquire(acquire(1, "third", None)).await.unwrap();
+    assert_eq!(db.value::<i64>("SELECT count(*) FROM locks WHERE name = 'second'").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_known_in_time_is_answered_as_unknown() {
+    let db = Database::create().await;
+    let proxy = Proxy::to(&db).await;
+    let node = Node::start(
+        &proxy.options(&db),
+        EngineSettings { deadline: Duration::from_millis(300), ..EngineSettings::default() },
+    );
+    proxy.sever();
+    assert_eq!(node.engine.acquire(acquire(1, "a", None)).await, Err(EngineError::Unknown));
+    proxy.mend();
+    eventually("the database is back", async || node.engine.acquire(acquire(1, "b", None)).await.ok()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_lock_that_is_busy_in_the_database_holds_up_nobody_else_in_its_batch() {
+    let db = Database::create().await;
+    let node =
+        Node::start(&db.options(), EngineSettings { deadline: Duration::from_secs(20), ..EngineSettings::default() });
+    for name in ["busy", "other"] {
+        node.engine.acquire(acquire(1, name, None)).await.unwrap();
+        node.engine.release(release(1, name, None)).await.unwrap();
+    }
+    let mut blocker = db.connect().await;
+    let mut transaction = sqlx::Connection::begin(&mut blocker).await.unwrap();
+    sqlx::query("SELECT FROM locks WHERE name = 'busy' FOR UPDATE").execute(&mut *transaction).await.unwrap();
+    let busy = tokio::spawn({
+        let engine = node.engine.clone();
+        async move { engine.acquire(acquire(1, "busy", None)).await }
+    });
+    // However they fall into batches, each of these is answered while that one waits.
+    for n in 0..20 {
+        let outcome = node.engine.acquire(acquire(n, "other", None)).await;
+        assert!(outcome.is_ok(), "{outcome:?}");
+        node.engine.release(release(n, "other", None)).await.unwrap();
+    }
+    assert!(!busy.is_finished());
+    transaction.rollback().await.unwrap();
+    assert!(matches!(busy.await.unwrap(), Ok(AcquireOutcome::Granted(_))));
+}

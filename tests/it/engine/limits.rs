@@ -1,0 +1,131 @@
+//! Bounds: queues that are full, accounts that are greedy, accounts at their limit, an engine that stops.
+
+use futures_util::future::join_all;
+use lockable::id::AccountId;
+use lockable::locks::{AcquireOutcome, EngineError, EngineSettings, HeartbeatOutcome};
+use uuid::Uuid;
+
+use super::{Node, acquire, heartbeat};
+use crate::support::prelude::*;
+use crate::support::proxy::Flow;
+
+/// Nothing comes back from the database, so that what is asked stays in the queue.
+async fn stuck_node(capacity: usize) -> (Database, Proxy, Node) {
+    let db = Database::create().await;
+    let proxy = Proxy::to(&db).await;
+    let settings = EngineSettings { queue_capacity: capacity, largest_batch: 1, ..EngineSettings::default() };
+    let node = Node::start(&proxy.options(&db), settings);
+    // Connections are there, and the statements prepared.
+    node.engine.acquire(acquire(1, "warm", None)).await.unwrap();
+    proxy.answers(Flow::Freeze);
+    (db, proxy, node)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_queue_refuses_at_once_and_answers_what_it_accepted() {
+    let (_db, proxy, node) = stuck_node(8).await;
+    // One is under way, eight of eight accounts wait.
+    let under_way = tokio::spawn({
+        let engine = node.engine.clone();
+        async move { engine.acquire(acquire(1, "under way", None)).await }
+    });
+    eventually("it is under way", async || (node.engine.depth() == 0).then_some(())).await;
+    let waiting: Vec<_> = (0..8)
+        .map(|account| {
+            let engine = node.engine.clone();
+            tokio::spawn(async move { engine.acquire(acquire(account, &format!("waits {account}"), None)).await })
+        })
+        .collect();
+    eventually("eight wait", async || (node.engine.depth() == 8).then_some(())).await;
+    assert_eq!(node.engine.acquire(acquire(99, "too many", None)).await, Err(EngineError::Overloaded));
+    proxy.mend();
+    assert!(matches!(under_way.await.unwrap(), Ok(AcquireOutcome::Granted(_))));
+    for answer in join_all(waiting).await {
+        assert!(matches!(answer.unwrap(), Ok(AcquireOutcome::Granted(_))));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_account_fills_more_than_a_quarter_of_a_queue() {
+    let (_db, proxy, node) = stuck_node(8).await;
+    let under_way = tokio::spawn({
+        let engine = node.engine.clone();
+        async move { engine.acquire(acquire(1, "under way", None)).await }
+    });
+    let greedy: Vec<_> = (0..20)
+        .map(|n| {
+            let engine = node.engine.clone();
+            tokio::spawn(async move { engine.acquire(acquire(7, &format!("greedy {n}"), None)).await })
+        })
+        .collect();
+    let modest = tokio::spawn({
+        let engine = node.engine.clone();
+        async move { engine.acquire(acquire(8, "modest", None)).await }
+    });
+    eventually("the greedy account's share is full", async || (node.engine.depth() >= 3).then_some(())).await;
+    proxy.mend();
+    assert!(matches!(modest.await.unwrap(), Ok(AcquireOutcome::Granted(_))));
+    under_way.await.unwrap().unwrap();
+    let refused = join_all(greedy)
+        .await
+        .into_iter()
+        .filter(|answer| *answer.as_ref().unwrap() == Err(EngineError::Overloaded))
+        .count();
+    // Two wait and one may be under way.
+    assert!(refused >= 17, "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_engine_that_stops_answers_what_it_accepted_and_refuses_the_rest() {
+    let db = Database::create().await;
+    let node = Node::start(&db.options(), EngineSettings::default());
+    let accepted: Vec<_> = (0..100)
+        .map(|n| {
+            let engine = node.engine.clone();
+            tokio::spawn(async move { engine.acquire(acquire(n, &format!("lock {n}"), None)).await })
+        })
+        .collect();
+    eventually("some are answered", async || (db.value::<i64>("SELECT count(*) FROM locks").await > 0).then_some(()))
+        .await;
+    node.engine.shut_down().await;
+    let mut granted = 0;
+    for answer in join_all(accepted).await {
+        match answer.unwrap() {
+            Ok(AcquireOutcome::Granted(_)) => granted += 1,
+            Err(EngineError::ShuttingDown) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(db.value::<i64>("SELECT count(*) FROM locks").await, granted);
+    assert_eq!(node.engine.acquire(acquire(1, "late", None)).await, Err(EngineError::ShuttingDown));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_account_at_its_limit_takes_nothing_new_and_keeps_what_it_has() {
+    let db = Database::create().await;
+    let node = Node::start(&db.options(), EngineSettings::default());
+    let limited = |name: &str, id: Option<Uuid>| lockable::locks::Acquire { max_live_locks: 3, ..acquire(5, name, id) };
+    let id = Uuid::new_v4();
+    let AcquireOutcome::Granted(first) = node.engine.acquire(limited("one", Some(id))).await.unwrap() else { panic!() };
+    for name in ["two", "three"] {
+        assert!(matches!(node.engine.acquire(limited(name, None)).await, Ok(AcquireOutcome::Granted(_))));
+    }
+    node.engine.usage().count(&db.pool).await.unwrap();
+    assert!(node.engine.usage().is_at_limit(AccountId(5), 3));
+    let refused = Err(EngineError::TooManyLocks { max: 3 });
+    assert_eq!(node.engine.acquire(limited("four", None)).await, refused);
+    assert_eq!(node.engine.acquire(limited("four", Some(Uuid::new_v4()))).await, refused);
+    // Asked again for what it has: renewed (P6).
+    let AcquireOutcome::Granted(again) = node.engine.acquire(limited("one", Some(id))).await.unwrap() else { panic!() };
+    assert_eq!(again.fencing_token, first.fencing_token);
+    assert!(matches!(node.engine.heartbeat(heartbeat(5, "two", None)).await, Ok(HeartbeatOutcome::Renewed(_))));
+    // Another account is not concerned; and a lock given back makes room.
+    assert!(matches!(node.engine.acquire(acquire(6, "four", None)).await, Ok(AcquireOutcome::Granted(_))));
+    node.engine.release(super::release(5, "two", None)).await.unwrap();
+    eventually("it is counted", async || {
+        node.engine.usage().count(&db.pool).await.unwrap();
+        (!node.engine.usage().is_at_limit(AccountId(5), 3)).then_some(())
+    })
+    .await;
+    assert!(matches!(node.engine.acquire(limited("five", None)).await, Ok(AcquireOutcome::Granted(_))));
+}

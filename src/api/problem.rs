@@ -339,6 +339,7 @@ struct Document<'a> {
 impl ProblemWriter {
     /// `public_url`: what the service is called from outside. `upgrade_url`: where to get what a plan does not allow.
     pub fn new(public_url: &Url, upgrade_url: Option<Url>) -> Self {
+        metrics::describe_counter!(PROBLEMS, "Problem documents sent, by code");
         let base = public_url.as_str().trim_end_matches('/');
         Self { type_prefix: format!("{base}/docs#problem-"), upgrade_url, complaints: Occasional::default() }
     }

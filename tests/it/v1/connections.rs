@@ -10,6 +10,7 @@ use lockable::accounts::{self, NewAccount};
 use lockable::secret::Secret;
 use lockable::tokens::{self, NewToken, Scope};
 
+use crate::support::client::Client;
 use crate::support::prelude::*;
 
 struct Wire {
@@ -167,4 +168,35 @@ async fn the_log_has_a_line_a_request_and_no_secret() {
     for secret in [wire.token.expose(), &encoded, "c2VjcmV0", "secret-secret", "lease_id", "a-name"] {
         assert!(!log.contains(secret), "{secret} in the log:\n{log}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn metrics_count_requests_by_route_and_status() {
+    let wire = Wire::start().await;
+    let address: std::net::SocketAddr = wire.process.wait_for_line("where the metrics are", |line| {
+        serde_json::from_str::<serde_json::Value>(line).ok()?["metrics"].as_str()?.parse().ok()
+    });
+    for (path, times) in [("/v1/acquire/job", 2), ("/v1/acquire/%00", 3), ("/v1/nowhere/at-all", 1)] {
+        for _ in 0..times {
+            wire.status(&format!("GET {path} HTTP/1.1"), "").await;
+        }
+    }
+    wire.status("BREW /v1/release/job HTTP/1.1", "").await;
+    let metrics = Client::new(format!("http://{address}")).get("/metrics").await.text;
+    let value = |name: &str, labels: &[&str]| {
+        let line = metrics.lines().find(|line| {
+            line.split(['{', ' ']).next() == Some(name) && labels.iter().all(|label| line.contains(label))
+        });
+        let line = line.unwrap_or_else(|| panic!("{name} {labels:?} in:\n{metrics}"));
+        line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()
+    };
+    let acquire = "route=\"/v1/acquire/{name}\"";
+    assert_eq!(value("lockable_http_requests_total", &[acquire, "status=\"200\""]), 2.0);
+    assert_eq!(value("lockable_http_requests_total", &[acquire, "status=\"400\"", "method=\"GET\""]), 3.0);
+    assert_eq!(value("lockable_http_requests_total", &["status=\"405\"", "method=\"other\""]), 1.0);
+    assert_eq!(value("lockable_http_requests_total", &["route=\"/v1/{*rest}\"", "status=\"404\""]), 1.0);
+    assert_eq!(value("lockable_http_request_duration_seconds_count", &[acquire]), 5.0);
+    assert_eq!(value("lockable_http_requests_in_flight", &[]), 0.0);
+    assert_eq!(value("lockable_problems_total", &["code=\"invalid-name\""]), 3.0);
+    assert!(!metrics.contains("BREW") && !metrics.contains("nowhere"), "a client's words are no labels:\n{metrics}");
 }

@@ -6,4 +6,5 @@ mod credentials;
 mod input;
 mod limits;
 mod node;
+mod outage;
 mod reference;

@@ -117,7 +117,7 @@ impl Answer {
         assert_eq!(text("request_id"), self.header("x-request-id"));
         assert!(text("detail").ends_with(['.', ')']) || text("detail").contains("https://"), "{document}");
         assert!(!text("title").is_empty());
-        assert_eq!(text("type"), format!("https://locks.example.com/docs#problem-{}", text("code")));
+        assert!(text("type").ends_with(&format!("/docs#problem-{}", text("code"))), "{document}");
         match self.status {
             StatusCode::UNAUTHORIZED => assert_eq!(self.header("www-authenticate"), "Basic realm=\"lockable\""),
             StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {

@@ -1,0 +1,70 @@
+//! While the database is away, nobody is told anything but that.
+
+use std::sync::Arc;
+
+use axum::http::Method;
+use lockable::secret::Secret;
+
+use super::node::*;
+use crate::support::prelude::*;
+use crate::support::proxy::Flow;
+
+const CALLS: [&str; 3] = ["acquire", "heartbeat", "release"];
+
+async fn node(db: &Arc<Database>, proxy: &Proxy) -> (Node, Secret) {
+    let node = Node::of(TestApp::start_through(db, proxy).await);
+    let token = node.account("hobbyist").await.token().await;
+    assert!(node.ask(&token, "/v1/acquire/held").await);
+    (node, token)
+}
+
+async fn until_it_works_again(node: &Node, token: &Secret) {
+    eventually("the database is back", async || {
+        let answer = node.get(token, "/v1/heartbeat/held").await;
+        if answer.status == 503 {
+            return None;
+        }
+        assert!(answer.response(), "the holder has lost its lock in a short outage");
+        Some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_is_away_is_a_503_with_retry_after() {
+    let db = Arc::new(Database::create().await);
+    let proxy = Proxy::to(&db).await;
+    let (node, token) = node(&db, &proxy).await;
+    proxy.sever();
+    for call in CALLS {
+        for token in [&token, &Secret::random()] {
+            let answer = node.get(token, &format!("/v1/{call}/held")).await;
+            assert_eq!(answer.problem(), (503, "unavailable".into()), "{call}");
+        }
+        // What needs no database is still told as it is.
+        let mut head = request(Method::HEAD, &format!("/v1/{call}/held"), &token);
+        assert_eq!(node.send(head).await.status, 405);
+        head = request(Method::GET, &format!("/v1/{call}/held"), &Secret::new("no token"));
+        assert_eq!(node.send(head).await.problem().1, "credentials-malformed");
+    }
+    proxy.mend();
+    until_it_works_again(&node, &token).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_hangs_is_a_503_within_the_deadline() {
+    let db = Arc::new(Database::create().await);
+    let proxy = Proxy::to(&db).await;
+    let (node, token) = node(&db, &proxy).await;
+    proxy.answers(Flow::Freeze);
+    let asked = CALLS.map(|call| {
+        let (node, token) = (&node, &token);
+        async move { node.get(token, &format!("/v1/{call}/other")).await.problem() }
+    });
+    for (status, code) in futures_util::future::join_all(asked).await {
+        assert_eq!(status, 503);
+        assert!(["unavailable", "timed-out"].contains(&&*code), "{code}");
+    }
+    proxy.mend();
+    until_it_works_again(&node, &token).await;
+}

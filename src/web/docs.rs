@@ -107,11 +107,13 @@ curl -u $LOCKABLE_AUTH_TOKEN: {url}/v1/acquire/my-first-lock
 
 const SHELL: &str = r#"
 #!/bin/sh
-# Exits 0 with the job's success, 1 with its failure, 75 (try later) where the lock is taken or cannot be had.
+# Exits as the job does, or with 75 (try later) where the
+# lock is taken or cannot be had.
 name=nightly-report
 lease_id=$(cat /proc/sys/kernel/random/uuid)   # or uuidgen
 ask() {
-  # --retry repeats what got no answer, 429 and 5xx; with a lease id that is safe.
+  # --retry repeats what got no answer, 429 and 5xx; with a
+  # lease id that is safe.
   curl --silent --show-error --fail --max-time 10 --retry 3 \
     --user "$LOCKABLE_AUTH_TOKEN:" "{url}/v1/$1/$name?lease_id=$lease_id"
 }
@@ -130,6 +132,7 @@ wait $job
 
 const PYTHON: &str = r#"
 import os, threading, time, uuid
+from urllib.parse import quote
 import requests
 
 URL, AUTH = "{url}", (os.environ["LOCKABLE_AUTH_TOKEN"], "")
@@ -138,8 +141,8 @@ def ask(what, name, lease_id, tries=4):
     for left in reversed(range(tries)):
         sent = time.monotonic()
         try:
-            answer = requests.get(f"{URL}/v1/{what}/{requests.utils.quote(name, safe='')}",
-                                  params={"lease_id": lease_id}, auth=AUTH, timeout=10)
+            answer = requests.get(f"{URL}/v1/{what}/{quote(name, safe='')}", auth=AUTH,
+                                  params={"lease_id": lease_id}, timeout=10)
             if answer.status_code == 200:
                 left_ms = int(answer.headers.get("Lockable-Expires-In-Ms", 0))
                 return answer.json()["response"], answer.headers, sent + left_ms / 1000
@@ -154,29 +157,30 @@ def ask(what, name, lease_id, tries=4):
 lease_id = str(uuid.uuid4())
 granted, headers, deadline = ask("acquire", "nightly-report", lease_id)
 if granted:
-    fencing_token = int(headers["Lockable-Fencing-Token"])   # hand it to what you write to
+    fencing_token = int(headers["Lockable-Fencing-Token"])  # for what you write to
     done = threading.Event()
 
     def beat():
         while not done.wait(15):
             if not ask("heartbeat", "nightly-report", lease_id)[0]:
-                os._exit(1)                                   # lost: stop at once
+                os._exit(1)  # lost: stop at once
 
     threading.Thread(target=beat, daemon=True).start()
     try:
-        ...                                                   # the work
+        ...  # the work
     finally:
         done.set()
         ask("release", "nightly-report", lease_id)
 "#;
 
 const PYTHON_CLIENT: &str = r#"
-import datetime, lockable, lockable.lock                      # pip install lockable.dev
+import datetime, lockable, lockable.lock  # pip install lockable.dev
 lockable.client.LOCKABLE_DOMAIN = "{host}"
-lockable.lock.HeartBeatLoop.heartbeat_sleep_period = datetime.timedelta(seconds=15)
+loop = lockable.lock.HeartBeatLoop
+loop.heartbeat_sleep_period = datetime.timedelta(seconds=15)
 
-with lockable.Lock("nightly-report"):                         # the token is in LOCKABLE_AUTH_TOKEN
-    ...                                                       # the work
+with lockable.Lock("nightly-report"):  # the token is in LOCKABLE_AUTH_TOKEN
+    ...  # the work
 "#;
 
 const FENCING_SQL: &str = r#"
@@ -193,7 +197,7 @@ if int(head["Metadata"].get("fencing-token", 0)) > fencing_token:
     raise RuntimeError("a later holder was here")
 s3.put_object(Bucket="reports", Key="nightly", Body=body,
               Metadata={"fencing-token": str(fencing_token)},
-              IfMatch=head["ETag"])                           # refused if somebody wrote in between
+              IfMatch=head["ETag"])  # refused if somebody wrote in between
 "#;
 
 const PROBLEM: &str = r#"

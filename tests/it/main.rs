@@ -5,4 +5,6 @@ mod architecture;
 mod engine;
 mod locks;
 mod support;
+#[path = "support/self_test.rs"]
+mod support_self_test;
 mod v1;

@@ -30,7 +30,6 @@ pub(crate) mod database;
 pub(crate) mod history;
 pub(crate) mod process;
 pub(crate) mod proxy;
-mod self_test;
 pub(crate) mod wait;
 
 /// What nearly every test wants in scope.

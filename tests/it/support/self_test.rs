@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use sqlx::{Connection as _, Executor as _, PgConnection};
 
-use super::prelude::*;
-use super::proxy::Flow;
+use crate::support::prelude::*;
+use crate::support::proxy::Flow;
 
 const MOMENT: Duration = Duration::from_millis(300);
 

@@ -1,0 +1,40 @@
+//! axe-core on the page that is open, by day and by night, on a desktop and on a phone. All of its rules, also those that are
+//! only good practice.
+
+use serde_json::Value;
+
+use crate::browser::{Browser, Scheme};
+
+/// Injected by the driver, which the pages' policy against foreign script does not concern.
+const AXE: &str = include_str!("vendor/axe-core-4.14.1.min.js");
+
+/// Says what it finds as short lines: rule, element, what is wrong.
+const RUN: &str = "
+    const done = arguments[arguments.length - 1];
+    axe.run(document, { resultTypes: ['violations'] }).then(
+        (results) => done(results.violations.flatMap((violation) => violation.nodes.map(
+            (node) => `${violation.id}: ${node.target.join(' ')}: ${node.failureSummary}`))),
+        (error) => done(['axe-core failed: ' + error]));";
+
+/// Panics with what axe-core finds.
+pub(crate) async fn check(browser: &Browser, page: &str) {
+    browser.client.execute(AXE, vec![]).await.unwrap();
+    let mut found = Vec::new();
+    for scheme in [Scheme::Light, Scheme::Dark] {
+        browser.scheme(scheme).await;
+        for (width, height) in [(1280, 900), (390, 844)] {
+            browser.resize(width, height).await;
+            let violations = browser.client.execute_async(RUN, vec![]).await.unwrap();
+            let Value::Array(violations) = violations else { panic!("{violations}") };
+            found.extend(violations.iter().map(|violation| format!("{scheme:?}, {width} wide: {violation}")));
+            // A page wider than the screen is scrolled in two directions.
+            let wide = browser.client.execute("return document.documentElement.scrollWidth", vec![]).await.unwrap();
+            if wide.as_u64() > Some(width.into()) {
+                found.push(format!("{scheme:?}: {wide} wide on a screen of {width}"));
+            }
+        }
+    }
+    browser.scheme(Scheme::Light).await;
+    browser.resize(1280, 900).await;
+    assert!(found.is_empty(), "{page}:\n{}", found.join("\n"));
+}

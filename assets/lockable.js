@@ -41,3 +41,36 @@ document.addEventListener("DOMContentLoaded", () => {
     if (!Number.isNaN(at.getTime())) time.title = at.toLocaleString();
   }
 });
+
+// Live locks: remaining times count down, and the list is asked for again every few seconds while somebody looks.
+const remaining = (ms) => {
+  const s = Math.floor(ms / 1000);
+  if (s < 120) return `${s} s`;
+  if (s < 7200) return `${Math.floor(s / 60)} min ${s % 60} s`;
+  return `${Math.floor(s / 3600)} h ${Math.floor((s % 3600) / 60)} min`;
+};
+document.addEventListener("DOMContentLoaded", () => {
+  const live = document.getElementById("live");
+  if (!live) return;
+  let readAt = performance.now();
+  setInterval(() => {
+    for (const cell of live.querySelectorAll("[data-remaining-ms]")) {
+      const ms = Number(cell.dataset.remainingMs);
+      const left = ms - (performance.now() - readAt);
+      // 0 is the grace after an outage: the server's word stands.
+      if (ms > 0) cell.textContent = left > 0 ? remaining(left) : "ends now";
+    }
+  }, 500);
+  setInterval(async () => {
+    // Nobody's focus or selection is taken away.
+    if (document.hidden || live.contains(document.activeElement) || !getSelection().isCollapsed) return;
+    try {
+      const answer = await fetch(location.href, { headers: { accept: "text/html" }, redirect: "error" });
+      const page = answer.ok && new DOMParser().parseFromString(await answer.text(), "text/html");
+      const fresh = page && page.getElementById("live");
+      if (!fresh) return;
+      live.replaceChildren(...fresh.childNodes);
+      readAt = performance.now();
+    } catch { /* The next round may do. */ }
+  }, Number(live.dataset.live));
+});

@@ -10,6 +10,8 @@ use axum::response::{IntoResponse, Redirect, Response};
 use super::page::{Page, Tab, render_as};
 use super::{security, session};
 use crate::accounts::AccountError;
+use crate::namespaces::NamespaceError;
+use crate::plans::PlanError;
 use crate::tokens::TokenError;
 use crate::transport::{Outcome, RequestContext};
 
@@ -91,6 +93,36 @@ impl From<TokenError> for WebError {
             | TokenError::UnknownScope
             | TokenError::ExpiryInThePast
             | TokenError::TooMany { .. } => {
+                Self::Bug(anyhow::Error::new(error).context("a form's error reached no form"))
+            }
+        }
+    }
+}
+
+impl From<NamespaceError> for WebError {
+    fn from(error: NamespaceError) -> Self {
+        match error {
+            NamespaceError::Database(error) => error.into(),
+            NamespaceError::Unknown => Self::NotFound,
+            NamespaceError::InvalidName
+            | NamespaceError::Reserved
+            | NamespaceError::Taken
+            | NamespaceError::NotInPlan
+            | NamespaceError::TooMany { .. }
+            | NamespaceError::InUse
+            | NamespaceError::Lease(_) => {
+                Self::Bug(anyhow::Error::new(error).context("a form's error reached no form"))
+            }
+        }
+    }
+}
+
+impl From<PlanError> for WebError {
+    fn from(error: PlanError) -> Self {
+        match error {
+            PlanError::Database(error) => error.into(),
+            PlanError::Unknown(_) => Self::NotFound,
+            PlanError::Invalid(_) | PlanError::InvalidCode | PlanError::Taken(_) => {
                 Self::Bug(anyhow::Error::new(error).context("a form's error reached no form"))
             }
         }

@@ -105,6 +105,8 @@ pub struct Field {
     hint: String,
     error: String,
     optional: bool,
+    /// Does not say that it is optional, where that goes without saying.
+    unmarked: bool,
     /// Pairs of a name and a value, written as they are: never from a request.
     attributes: Vec<(&'static str, String)>,
     choices: Vec<Choice>,
@@ -122,6 +124,7 @@ impl Field {
             hint: String::new(),
             error: String::new(),
             optional: false,
+            unmarked: false,
             attributes: Vec::new(),
             choices: Vec::new(),
         }
@@ -130,6 +133,11 @@ impl Field {
     /// A line of text.
     pub fn text(name: &'static str, label: impl Into<String>) -> Self {
         Self::new(Kind::Input("text"), name, label)
+    }
+
+    /// What to look for.
+    pub fn search(name: &'static str, label: impl Into<String>) -> Self {
+        Self::new(Kind::Input("search"), name, label).optional().unmarked().attribute("spellcheck", "false").autocomplete("off")
     }
 
     /// An e-mail address.
@@ -190,6 +198,11 @@ impl Field {
     #[must_use]
     pub fn optional(mut self) -> Self {
         self.optional = true;
+        self
+    }
+
+    fn unmarked(mut self) -> Self {
+        self.unmarked = true;
         self
     }
 

@@ -5,6 +5,7 @@
 //! [`snippet`] (instants and code).
 
 mod account;
+mod admin;
 mod assets;
 mod browser;
 mod docs;
@@ -12,6 +13,8 @@ pub mod error;
 pub mod fields;
 mod home;
 mod letters;
+mod locks;
+mod namespaces;
 mod once;
 pub mod page;
 mod recovery;
@@ -89,6 +92,13 @@ pub fn router(app: &App, api_errors: impl IntoIterator<Item = ApiError>) -> Rout
         .route("/account/sessions/end-others", post(security_page::end_other_sessions))
         .route("/account/sessions/{session}/end", post(security_page::end_session))
         .route("/account/delete", get(security_page::delete_form).post(security_page::delete))
+        .route("/account/namespaces", get(namespaces::list).post(namespaces::create))
+        .route("/account/namespaces/{name}", get(namespaces::show))
+        .route("/account/namespaces/{name}/lease", post(namespaces::set_lease))
+        .route("/account/namespaces/{name}/delete", post(namespaces::delete))
+        .route("/account/locks", get(locks::list))
+        .route("/account/locks/break", get(locks::break_form).post(locks::break_lock))
+        .merge(admin::routes())
         .layer(DefaultBodyLimit::max(FORM_BYTES))
         .layer(session::layer(app.db.clone(), &app.public_url))
         .layer(security::same_site(&app.public_url))

@@ -29,6 +29,8 @@ pub enum Tab {
     AdminAccounts,
     /// Administration: plans.
     AdminPlans,
+    /// Administration: locks in the public namespace.
+    AdminLocks,
     /// Administration: the audit log.
     AdminAudit,
 }
@@ -46,6 +48,7 @@ impl Tab {
     pub const ADMIN: &[(Tab, &str, &str)] = &[
         (Tab::AdminAccounts, "/admin/accounts", "Accounts"),
         (Tab::AdminPlans, "/admin/plans", "Plans"),
+        (Tab::AdminLocks, "/admin/locks", "Locks"),
         (Tab::AdminAudit, "/admin/audit", "Audit log"),
     ];
 

@@ -302,7 +302,7 @@ where
     }
 }
 
-/// An administrator who is signed in. Everybody else is told that the page is not for them.
+/// An administrator who is signed in. For every other account there is no such page.
 #[derive(Debug, Clone)]
 pub struct RequireAdmin(pub CurrentAccount);
 
@@ -318,11 +318,7 @@ where
         if current.account.is_admin {
             Ok(Self(current))
         } else {
-            Err(WebError::Forbidden {
-                sentence: "This page is for administrators of the service. Sign in with an account that is one."
-                    .to_owned(),
-                way_up: None,
-            })
+            Err(WebError::NotFound)
         }
     }
 }

@@ -57,6 +57,7 @@ pub(crate) async fn browse(app: &TestApp, script: Script, journey: impl AsyncFnO
     let client = connect(script, &profile).await;
     let browser = Browser { client, url: app.url(), script };
     browser.resize(1280, 900).await;
+    browser.scheme(Scheme::Light).await;
     let outcome = AssertUnwindSafe(journey(&browser)).catch_unwind().await;
     if outcome.is_err() {
         browser.keep_evidence().await;
@@ -242,8 +243,10 @@ impl Browser {
             Scheme::Light => "light",
             Scheme::Dark => "dark",
         };
-        let features = json!({ "features": [{ "name": "prefers-color-scheme", "value": value }] });
-        self.devtools("Emulation.setEmulatedMedia", features).await;
+        // Without movement: colours that are still on their way from one scheme to the other would be measured.
+        let features = [("prefers-color-scheme", value), ("prefers-reduced-motion", "reduce")]
+            .map(|(name, value)| json!({ "name": name, "value": value }));
+        self.devtools("Emulation.setEmulatedMedia", json!({ "features": features })).await;
     }
 
     /// A picture of the whole page, as PNG.
@@ -372,7 +375,7 @@ impl Driver {
             let output = BufReader::new(watchdog.stdout.take().unwrap());
             let mut lines = output.lines().map_while(Result::ok);
             let port = lines
-                .find_map(|line| line.split("on port ").nth(1)?.trim_end_matches('.').parse::<u16>().ok())
+                .find_map(|line| line.split("successfully on port ").nth(1)?.trim_end_matches('.').parse::<u16>().ok())
                 .expect("chromedriver starts and says on which port; script/bootstrap installs it");
             // Read on, so that it never waits for a reader.
             std::thread::spawn(move || lines.for_each(drop));

@@ -1,0 +1,83 @@
+//! `/admin/locks`: breaking a lock in the public namespace, whoever holds it.
+
+use askama::Template;
+use axum::Form;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Redirect, Response};
+use serde::Deserialize;
+
+use crate::accounts::check_reason;
+use crate::id::NamespaceId;
+use crate::locks::LockName;
+use crate::locks::store::{self, Seen};
+use crate::namespaces::PUBLIC;
+use crate::web::Web;
+use crate::web::error::WebError;
+use crate::web::fields::{Field, Problems};
+use crate::web::locks::reason_field;
+use crate::web::page::{Flash, Page, Tab, render_as};
+use crate::web::session::{CurrentAccount, RequireAdmin};
+use crate::web::sign::sentence;
+
+#[derive(Template)]
+#[template(path = "admin/locks.html")]
+struct LocksPage {
+    page: Page,
+    problems: Problems,
+    name: Field,
+    reason: Field,
+}
+
+/// What the form sends.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(in crate::web) struct BreakForm {
+    name: String,
+    reason: String,
+}
+
+async fn page(
+    current: &CurrentAccount,
+    status: StatusCode,
+    form: &BreakForm,
+    problems: Problems,
+) -> Result<Response, WebError> {
+    let page = LocksPage {
+        page: current.page(problems.title("Locks"), Tab::AdminLocks).await?,
+        name: Field::text("name", "Lock")
+            .value(&form.name)
+            .hint("Its name in the public namespace, exactly.")
+            .attribute("spellcheck", "false")
+            .attribute("autocapitalize", "none")
+            .autocomplete("off")
+            .of(&problems),
+        reason: reason_field(&form.reason, &problems),
+        problems,
+    };
+    render_as(status, &page)
+}
+
+pub(in crate::web) async fn form(RequireAdmin(current): RequireAdmin) -> Result<Response, WebError> {
+    page(&current, StatusCode::OK, &BreakForm::default(), Problems::of("break-")).await
+}
+
+pub(in crate::web) async fn break_lock(
+    State(web): State<Web>,
+    RequireAdmin(current): RequireAdmin,
+    Form(form): Form<BreakForm>,
+) -> Result<Response, WebError> {
+    let mut problems = Problems::of("break-");
+    let name = LockName::new(&form.name).map_err(|refused| problems.add("name", sentence(&refused))).ok();
+    let reason = check_reason(&form.reason).map_err(|refused| problems.add("reason", sentence(&refused))).ok();
+    if let (Some(name), Some(reason)) = (name, reason) {
+        let whoever = Seen { fencing_token: None, account_id: None };
+        let namespace = (NamespaceId::PUBLIC, PUBLIC);
+        if store::break_lease(&web.app.db, &current.actor(), namespace, &name, whoever, reason).await? {
+            current.flash(Flash::ok(format!("The lock {name} is broken and free."))).await?;
+            return Ok(Redirect::to("/admin/locks").into_response());
+        }
+        problems.add("name", "Nobody holds a lock of this name in the public namespace.");
+    }
+    page(&current, StatusCode::UNPROCESSABLE_ENTITY, &form, problems).await
+}

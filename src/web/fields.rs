@@ -137,7 +137,11 @@ impl Field {
 
     /// What to look for.
     pub fn search(name: &'static str, label: impl Into<String>) -> Self {
-        Self::new(Kind::Input("search"), name, label).optional().unmarked().attribute("spellcheck", "false").autocomplete("off")
+        Self::new(Kind::Input("search"), name, label)
+            .optional()
+            .unmarked()
+            .attribute("spellcheck", "false")
+            .autocomplete("off")
     }
 
     /// An e-mail address.

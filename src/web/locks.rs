@@ -16,8 +16,8 @@ use super::sign::sentence;
 use super::when::When;
 use crate::accounts::check_reason;
 use crate::id::NamespaceId;
-use crate::locks::store::{self, LiveLock, Seen};
 use crate::locks::LockName;
+use crate::locks::store::{self, LiveLock, Seen};
 use crate::namespaces;
 
 /// Locks on a page.

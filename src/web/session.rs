@@ -315,11 +315,7 @@ where
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, WebError> {
         let current = CurrentAccount::from_parts(parts, &App::from_ref(state)).await?;
-        if current.account.is_admin {
-            Ok(Self(current))
-        } else {
-            Err(WebError::NotFound)
-        }
+        if current.account.is_admin { Ok(Self(current)) } else { Err(WebError::NotFound) }
     }
 }
 

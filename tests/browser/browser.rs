@@ -336,7 +336,11 @@ async fn connect(script: Script, profile: &TempDir) -> Client {
     // The tests look at questions before they answer them.
     capabilities.insert("unhandledPromptBehavior".to_owned(), json!("ignore"));
     let mut builder = ClientBuilder::new(HttpConnector::new());
-    builder.capabilities(capabilities).connect(&driver.url).await.expect("Chromium starts; script/bootstrap installs it")
+    builder
+        .capabilities(capabilities)
+        .connect(&driver.url)
+        .await
+        .expect("Chromium starts; script/bootstrap installs it")
 }
 
 /// Where Chromium is, if not where its driver looks by itself.

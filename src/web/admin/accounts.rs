@@ -162,7 +162,8 @@ async fn show_with(web: &Web, current: &CurrentAccount, account: &Account, back:
     let plans = plans::list(db).await?;
     let filter = audit::store::Filter { subject_account_id: Some(account_id), ..audit::store::Filter::default() };
     let (lines, more) = page_of(web, &filter, AUDIT).await?;
-    let of = |count: usize, max: i32| format!("{} of {}", grouped(i64::try_from(count).unwrap_or(i64::MAX)), grouped(max));
+    let of =
+        |count: usize, max: i32| format!("{} of {}", grouped(i64::try_from(count).unwrap_or(i64::MAX)), grouped(max));
     let limits = &account.limits;
     let tokens = tokens::list(db, account_id).await?.into_iter().filter(|token| !token.expired).count();
     let private = namespaces::list(db, account_id).await?.len().saturating_sub(1);
@@ -248,7 +249,8 @@ pub(in crate::web) async fn set_plan(
     match accounts::set_plan(&web.app.db, &current.actor(), account.account_id, &form.plan).await {
         Err(AccountError::UnknownPlan(_)) => refused(&web, &current, &account, unknown, String::new()).await,
         outcome => {
-            let sentence = format!("{} is on the plan {} now, on every node within a second.", account.email, form.plan);
+            let sentence =
+                format!("{} is on the plan {} now, on every node within a second.", account.email, form.plan);
             done(&current, &account, outcome, sentence).await
         }
     }

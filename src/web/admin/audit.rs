@@ -82,7 +82,7 @@ fn shown(value: &Value) -> String {
         Value::Bool(true) => "yes".to_owned(),
         Value::Bool(false) => "no".to_owned(),
         Value::String(text) => text.clone(),
-        Value::Number(number) => number.as_i64().map_or_else(|| number.to_string(), |number| grouped(number)),
+        Value::Number(number) => number.as_i64().map_or_else(|| number.to_string(), grouped),
         other => other.to_string(),
     }
 }

@@ -304,7 +304,8 @@ pub(in crate::web) async fn edit(
             Err(error) => note(error, &mut problems)?,
         }
     }
-    let was = sent.iter().filter_map(|(key, value)| Some((key.strip_prefix("was_")?.to_owned(), value.clone()))).collect();
+    let was =
+        sent.iter().filter_map(|(key, value)| Some((key.strip_prefix("was_")?.to_owned(), value.clone()))).collect();
     back(&current, Some(&plan), &sent, &was, problems).await
 }
 

@@ -10,7 +10,7 @@ use url::Url;
 
 use crate::accounts::Passwords;
 use crate::config::Settings;
-use crate::db::{self, changes::Changes};
+use crate::db::{self, Purpose, changes::Changes};
 use crate::locks::{Engine, EngineSettings};
 use crate::mail::Mailer;
 use crate::tokens::Verifier;
@@ -55,7 +55,7 @@ impl std::ops::Deref for App {
 impl App {
     /// Puts a node together over a migrated database. Opens no connection yet, starts the engine's lanes; [`crate::jobs::spawn`] starts the rest.
     pub fn new(settings: Settings, listening: SocketAddr, database: PgConnectOptions, mail: Mailer) -> Self {
-        let db = db::pool(database.clone(), settings.database.database_connections);
+        let db = db::pool(database.clone(), Purpose::General, settings.database.database_connections);
         let changes = Changes::default();
         Self(Arc::new(Parts {
             public_url: settings.public_url(listening),

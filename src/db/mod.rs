@@ -27,14 +27,24 @@ pub enum Purpose {
     LockEngine,
 }
 
-/// Opens a pool for pages, commands and jobs, of at most `max_connections`, none of them before it is needed.
-pub fn pool(options: PgConnectOptions, max_connections: u32) -> PgPool {
+/// Opens a pool of at most `max_connections`, none of them before it is needed.
+pub fn pool(options: PgConnectOptions, purpose: Purpose, max_connections: u32) -> PgPool {
     PgPoolOptions::new()
         .max_connections(max_connections)
         .min_connections(0)
         .acquire_timeout(ACQUIRE_TIMEOUT)
-        .after_connect(|connection, _| Box::pin(set_up(connection, Purpose::General)))
-        .connect_lazy_with(options.application_name("lockable"))
+        .after_connect(move |connection, _| Box::pin(set_up(connection, purpose)))
+        .connect_lazy_with(options.application_name(purpose.application_name()))
+}
+
+impl Purpose {
+    /// What the database's views of its sessions show.
+    fn application_name(self) -> &'static str {
+        match self {
+            Self::General => "lockable",
+            Self::LockEngine => "lockable locks",
+        }
+    }
 }
 
 async fn set_up(connection: &mut PgConnection, purpose: Purpose) -> sqlx::Result<()> {
@@ -113,11 +123,7 @@ pub fn violated_constraint(error: &sqlx::Error) -> Option<&str> {
 /// # Errors
 /// Where the database cannot be reached or refuses the connection.
 pub async fn connect(options: &PgConnectOptions, purpose: Purpose) -> sqlx::Result<PgConnection> {
-    let name = match purpose {
-        Purpose::General => "lockable",
-        Purpose::LockEngine => "lockable locks",
-    };
-    let options = options.clone().application_name(name);
+    let options = options.clone().application_name(purpose.application_name());
     let open = async {
         let mut connection = PgConnection::connect_with(&options).await?;
         set_up(&mut connection, purpose).await?;

@@ -14,7 +14,7 @@ use sqlx::PgPool;
 use super::output;
 use crate::audit::{self, Act, Actor};
 use crate::config::DatabaseSettings;
-use crate::db::{self, Source, identity, migrate};
+use crate::db::{self, Purpose, Source, identity, migrate};
 
 /// `lockable admin`.
 #[derive(Args, Debug)]
@@ -59,7 +59,7 @@ pub(super) fn run(args: AdminArgs) -> anyhow::Result<()> {
     let source = Source::for_command(&args.database)?;
     let outcome = super::on_runtime(async {
         prepare(&source, &args.database).await?;
-        let pool = db::pool(source.options().clone(), 2);
+        let pool = db::pool(source.options().clone(), Purpose::General, 2);
         let admin = Admin { pool: pool.clone(), actor, json: args.json };
         let outcome = match args.command {
             AdminCommand::Account(command) => account::run(&admin, command).await,

@@ -23,13 +23,14 @@ async fn stuck_node(capacity: usize) -> (Database, Proxy, Node) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_queue_refuses_at_once_and_answers_what_it_accepted() {
-    let (_db, proxy, node) = stuck_node(8).await;
+    let (db, proxy, node) = stuck_node(8).await;
     // One is under way, eight of eight accounts wait.
     let under_way = tokio::spawn({
         let engine = node.engine.clone();
         async move { engine.acquire(acquire(1, "under way", None)).await }
     });
-    eventually("it is under way", async || (node.engine.depth() == 0).then_some(())).await;
+    eventually("it is under way", async || (db.value::<i64>("SELECT count(*) FROM locks").await == 2).then_some(()))
+        .await;
     let waiting: Vec<_> = (0..8)
         .map(|account| {
             let engine = node.engine.clone();

@@ -7,7 +7,7 @@ mod model;
 use std::time::Duration;
 
 use lockable::clock;
-use lockable::db;
+use lockable::db::{self, Purpose};
 use lockable::id::{AccountId, NamespaceId, TokenId};
 use lockable::locks::{Acquire, Engine, EngineSettings, Heartbeat, LockKey, LockName, Release};
 use sqlx::PgPool;
@@ -23,7 +23,7 @@ pub(crate) struct Node {
 
 impl Node {
     pub(crate) fn start(options: &PgConnectOptions, settings: EngineSettings) -> Self {
-        let pool = db::pool(options.clone(), 2);
+        let pool = db::pool(options.clone(), Purpose::General, 2);
         let ticking = tokio::spawn({
             let pool = pool.clone();
             async move {

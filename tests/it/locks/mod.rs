@@ -14,7 +14,7 @@ mod workload;
 use std::time::Duration;
 
 use lockable::clock;
-use lockable::db::pool;
+use lockable::db::{Purpose, pool};
 use lockable::id::{AccountId, NamespaceId, TokenId};
 use lockable::locks::{
     Acquire, AcquireOutcome, Engine, EngineError, EngineSettings, Heartbeat, HeartbeatOutcome, Lease, LockKey,
@@ -50,7 +50,7 @@ impl Node {
     /// Starts it, over a database that need not answer yet.
     pub(crate) fn start_ticking_every(options: PgConnectOptions, period: Duration) -> Node {
         let settings = EngineSettings::default();
-        let pool = pool(options.clone(), 4);
+        let pool = pool(options.clone(), Purpose::General, 4);
         let ticking = tokio::spawn({
             let pool = pool.clone();
             async move {

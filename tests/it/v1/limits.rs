@@ -79,10 +79,12 @@ async fn from(node: &Node, peer: &str, forwarded: &str, token: &Secret) -> Answe
     node.send(asked).await
 }
 
+/// Tries tokens until that is stopped. A `*` in `forwarded` is another number each time.
 async fn until_throttled(node: &Node, peer: &str, forwarded: &str) {
     // As fast as it goes: the limit grows back with time.
-    for _ in 0..10_000 {
-        let answer = from(node, peer, forwarded, &Secret::random()).await;
+    for n in 0..2000 {
+        let forwarded = forwarded.replace('*', &(n % 250).to_string());
+        let answer = from(node, peer, &forwarded, &Secret::random()).await;
         if answer.problem().1 == "too-many-unknown-tokens" {
             return;
         }
@@ -95,7 +97,7 @@ async fn unknown_tokens_are_limited_by_address_and_known_ones_are_not() {
     let node = Node::start().await;
     let token = node.account("hobbyist").await.token().await;
     assert!(!from(&node, "192.0.2.7", "", &token).await.response());
-    until_throttled(&node, "192.0.2.7", "198.51.100.1").await;
+    until_throttled(&node, "192.0.2.7", "198.51.100.*").await;
     assert!(!from(&node, "192.0.2.7", "", &token).await.response(), "a token that works");
     assert_eq!(from(&node, "192.0.2.8", "", &Secret::random()).await.status, 401, "another address");
     until_throttled(&node, "2001:db8::1", "").await;
@@ -107,7 +109,7 @@ async fn behind_a_trusted_proxy_the_clients_address_counts() {
     let node = Node::start_with(|settings| settings.trusted_proxies = vec!["10.0.0.0/8".parse().unwrap()]).await;
     until_throttled(&node, "10.0.0.1", "198.51.100.1").await;
     // Whatever it claims further left.
-    until_throttled(&node, "10.0.0.1", "203.0.113.5, 198.51.100.1").await;
+    until_throttled(&node, "10.0.0.1", "203.0.113.*, 198.51.100.4").await;
     assert_eq!(from(&node, "10.0.0.1", "198.51.100.2", &Secret::random()).await.status, 401);
     assert_eq!(from(&node, "10.0.0.1", "198.51.100.1, 198.51.100.3", &Secret::random()).await.status, 401);
 }

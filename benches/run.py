@@ -7,6 +7,7 @@ down or warms up does so for all of them alike.
 """
 
 import argparse
+import concurrent.futures
 import datetime
 import json
 import os
@@ -20,11 +21,13 @@ import sys
 import time
 
 import measure
+import profiler
 import report
 from servers import ROOT, Bench, run
 
 SECTIONS = ["rates", "single", "growth", "memory", "overload"]
-NEEDED = {"rates": ["wrk", "etcd", "redis-server", "redis-benchmark"]}
+# Measured only when they are named.
+EXTRA = ["profile"]
 
 
 def rounds(count, contenders):
@@ -127,6 +130,20 @@ def overload(bench, quick):
     return {"best": best, "steps": steps}
 
 
+def profile(bench, quick):
+    """Where the service's processor time goes: acquires of new names on 256 connections, sampled by perf."""
+    address, seconds = bench.lockable(), 5 if quick else 15
+    bench.only_live_locks(10_000)
+    with concurrent.futures.ThreadPoolExecutor(1) as background:
+        load = background.submit(measure.load, bench, "closed", address, "/v1/acquire/{new}", 256, seconds + 3)
+        time.sleep(2)
+        kinds, functions, samples = profiler.record(bench.pids()[0], seconds, bench.folder)
+        rate = load.result()["rate"]
+    for share, kind in kinds:
+        print(f"  {share:>6.1%}  {kind}", flush=True)
+    return {"kinds": kinds, "functions": functions, "samples": samples, "rate": rate}
+
+
 def machine(bench):
     """What it was measured on."""
     def word(command, pick=lambda text: text.strip().splitlines()[0]):
@@ -162,14 +179,15 @@ def machine(bench):
 
 def main():
     parser = argparse.ArgumentParser(prog="script/bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("sections", nargs="*", metavar="section", help=f"of {', '.join(SECTIONS)}, report [all]")
+    parser.add_argument("sections", nargs="*", metavar="section", help=f"of {', '.join(SECTIONS)} [all of these]; {', '.join(EXTRA)}; "
+                        "report writes it down again")
     parser.add_argument("--quick", action="store_true", help="a look in a few minutes; docs/ stays as it is")
     parser.add_argument("--no-build", action="store_true", help="measure what was built before")
     parser.add_argument("--place", default="/var/tmp", help="folder on the disk to measure on [%(default)s]")
     parser.add_argument("--target", default="target", help=argparse.SUPPRESS)
     wish = parser.parse_args()
     sections = wish.sections or SECTIONS
-    unknown = set(sections) - {*SECTIONS, "report"}
+    unknown = set(sections) - {*SECTIONS, *EXTRA, "report"}
     if unknown:
         parser.error(f"no such section: {', '.join(unknown)}")
     resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
@@ -177,7 +195,7 @@ def main():
     out.mkdir(parents=True, exist_ok=True)
     file = out / ("quick.json" if wish.quick else "results.json")
     results = json.loads(file.read_text()) if file.exists() else {}
-    sections = [section for section in SECTIONS if section in sections]
+    sections = [section for section in SECTIONS + EXTRA if section in sections]
     if sections:
         if os.getloadavg()[0] > 0.5 * os.cpu_count():
             print(f"note: this machine is busy with other things (load {os.getloadavg()[0]:.1f}): the numbers will be worse than it can do")

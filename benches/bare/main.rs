@@ -20,7 +20,8 @@ use lockable::api::problem::{Problem, ProblemWriter};
 use lockable::api::rates::RequestRates;
 use lockable::api::{Api, v1};
 use lockable::app::App;
-use lockable::config::Settings;
+use lockable::cli::logging;
+use lockable::config::{LogSettings, Settings};
 use lockable::db::{self, Purpose, Source};
 use lockable::locks::{Acquire, AcquireOutcome, Lease, LockKey, LockName, statements};
 use lockable::mail::{MailSettings, Mailer};
@@ -36,12 +37,15 @@ const CONNECTIONS: u32 = 64;
 struct Cli {
     #[command(flatten)]
     settings: Settings,
+    #[command(flatten)]
+    log: LogSettings,
 }
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let settings = Cli::parse().settings;
+    let Cli { settings, log } = Cli::parse();
+    logging::start(&log, "info").map_err(anyhow::Error::msg)?;
     anyhow::ensure!(settings.database.database_url.is_some(), "DATABASE_URL says whose tokens are known: set it");
     let listener = std::net::TcpListener::bind(settings.listen).context("cannot listen")?;
     let address: SocketAddr = listener.local_addr()?;

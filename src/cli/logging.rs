@@ -10,7 +10,7 @@ use crate::config::{LogFormat, LogSettings};
 ///
 /// # Errors
 /// A sentence, where the filter cannot be read.
-pub(super) fn start(settings: &LogSettings, default_filter: &str) -> Result<(), String> {
+pub fn start(settings: &LogSettings, default_filter: &str) -> Result<(), String> {
     let filter = settings.filter.as_deref().unwrap_or(default_filter);
     let filter = EnvFilter::try_new(filter).map_err(|error| format!("--log {filter:?} is no log filter: {error}"))?;
     let lines = tracing_subscriber::fmt()

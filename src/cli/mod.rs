@@ -4,7 +4,7 @@
 mod admin;
 mod backup;
 mod client;
-mod logging;
+pub mod logging;
 mod output;
 
 use std::process::ExitCode;

@@ -32,6 +32,9 @@ use tls::Tls;
 /// How long to wait at the start for a database that does not answer yet.
 const WAIT_FOR_DATABASE: Duration = Duration::from_secs(60);
 
+/// For what is left to write after the last answer of a stop.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// How long a request may take to be answered. Longer than the lock engine's own deadline, which knows more.
 pub const DEADLINE: Duration = Duration::from_secs(10);
 
@@ -120,12 +123,20 @@ async fn run(
 
     let outcome = drain_on_signal(server, &handle, &mut signals, &app.stopping, drain_timeout).await;
     app.stopping.cancel();
-    app.locks.shut_down().await;
-    jobs.close();
-    jobs.wait().await;
-    app.mail.flush(Duration::from_secs(2)).await;
-    background.shutdown().await;
-    app.db.close().await;
+    let flush = async {
+        app.locks.shut_down().await;
+        jobs.close();
+        jobs.wait().await;
+        app.mail.flush(Duration::from_secs(2)).await;
+        background.shutdown().await;
+        app.db.close().await;
+    };
+    // A database that does not answer must not keep the process: what was answered is committed.
+    tokio::select! {
+        () = flush => {}
+        () = tokio::time::sleep(FLUSH_TIMEOUT) => tracing::warn!("the database did not take everything in time"),
+        signal = signals.next() => tracing::warn!(signal, "stopping at once"),
+    }
     outcome
 }
 

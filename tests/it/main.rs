@@ -4,6 +4,7 @@
 mod architecture;
 mod engine;
 mod locks;
+mod ops;
 mod support;
 #[path = "support/self_test.rs"]
 mod support_self_test;

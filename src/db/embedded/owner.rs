@@ -89,9 +89,7 @@ pub fn settle_in(data_dir: &Path) -> Result<String, OwnerError> {
         return current_user();
     }
     let user = user_for(data_dir)?;
-    if !data_dir.exists() {
-        make_private_dir(data_dir).map_err(system(format!("make the data directory {}", data_dir.display())))?;
-    }
+    make_private_dir(data_dir).map_err(system(format!("make the data directory {}", data_dir.display())))?;
     let meta = std::fs::metadata(data_dir).map_err(system(format!("read {}", data_dir.display())))?;
     if meta.uid() != user.uid.as_raw() {
         nix::unistd::chown(data_dir, Some(user.uid), Some(user.gid)).map_err(system_errno(format!(

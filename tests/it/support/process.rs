@@ -107,6 +107,11 @@ impl Process {
         Client::new(self.url())
     }
 
+    /// Its process id.
+    pub(crate) fn pid(&self) -> Pid {
+        self.pid
+    }
+
     /// Sends it a signal: `SIGTERM` to drain, `SIGSTOP` to freeze, `SIGKILL` to crash.
     pub(crate) fn signal(&self, signal: Signal) {
         kill(self.pid, signal).unwrap();

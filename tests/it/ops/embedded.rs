@@ -1,0 +1,237 @@
+//! The PostgreSQL of the service's own.
+
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, Uid, User};
+
+use super::{DataDir, caller, failed, is_running, reachable_binary, succeeded};
+use crate::support::prelude::*;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_needs_no_settings_and_is_closed_to_others() {
+    let data = DataDir::new();
+    let node = data.serve();
+    assert_eq!(node.anonymous().get("/readyz").await.json()["status"], "ready");
+    // Neither the service nor PostgreSQL is root, and nobody else may look in.
+    let owner = std::fs::metadata(data.path()).unwrap().uid();
+    assert_ne!(owner, 0);
+    assert_eq!(std::fs::metadata(data.path()).unwrap().permissions().mode() & 0o777, 0o700);
+    assert_eq!(std::fs::metadata(data.path().join("run")).unwrap().permissions().mode() & 0o777, 0o700);
+    assert_eq!(uid_of(node.pid()), owner);
+    assert_eq!(uid_of(data.postmaster().unwrap()), owner);
+    let mut session = data.connect().await;
+    let (listens, superuser, checksums, fsync): (String, bool, String, String) = sqlx::query_as(
+        "SELECT current_setting('listen_addresses'), rolsuper, current_setting('data_checksums'), current_setting('fsync')
+           FROM pg_roles WHERE rolname = current_user",
+    )
+    .fetch_one(&mut session)
+    .await
+    .unwrap();
+    assert_eq!((listens.as_str(), superuser, checksums.as_str(), fsync.as_str()), ("", false, "on", "on"));
+    let line = node.wait_for_line("where the data is", |line| line.contains("the data is in").then(|| line.to_owned()));
+    assert!(line.contains(data.path().to_str().unwrap()) && line.contains("DATABASE_URL"), "{line}");
+}
+
+/// The effective user of a process.
+fn uid_of(pid: Pid) -> u32 {
+    let status = Command::new("ps").args(["-o", "uid=", "-p", &pid.to_string()]).output();
+    if let Ok(output) = status {
+        return String::from_utf8_lossy(&output.stdout).trim().parse().unwrap();
+    }
+    std::fs::metadata(format!("/proc/{pid}")).unwrap().uid()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_user_than_root_can_run_it_too() {
+    if !Uid::effective().is_root() {
+        // Then every other test here is one of that.
+        return;
+    }
+    let user = User::from_name("postgres").unwrap().unwrap();
+    let binary_dir = tempfile::tempdir_in("/tmp").unwrap();
+    let binary = reachable_binary(binary_dir.path());
+    let home = tempfile::tempdir_in("/tmp").unwrap();
+    std::os::unix::fs::chown(home.path(), Some(user.uid.as_raw()), Some(user.gid.as_raw())).unwrap();
+    let as_user = |arguments: &[&str]| {
+        let mut command = Command::new(&binary);
+        command.args(arguments).env_clear().env("HOME", home.path()).env("PATH", std::env::var_os("PATH").unwrap());
+        command.current_dir("/").uid(user.uid.as_raw()).gid(user.gid.as_raw());
+        command
+    };
+    // Without any setting: in the user's own folder.
+    let output = as_user(&["admin", "account", "create", "--email", "ada@example.com"]).output().unwrap();
+    succeeded(&output);
+    let cluster = home.path().join(".local/share/lockable/postgres/PG_VERSION");
+    assert_eq!(std::fs::metadata(cluster).unwrap().uid(), user.uid.as_raw());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_second_on_one_data_directory_says_who_holds_it() {
+    let data = DataDir::new();
+    let node = data.serve();
+    let second = data.run(&["serve", "--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0"]);
+    let said = failed(&second, 1);
+    assert!(said.contains(&format!("process {}", node.pid())) && said.contains("--data-dir"), "{said}");
+    assert_eq!(node.anonymous().get("/readyz").await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_stops_postgresql_and_a_start_finds_everything() {
+    let data = DataDir::new();
+    let token = data.account("business");
+    let node = data.serve();
+    let postmaster = data.postmaster().unwrap();
+    assert!(caller(&node, &token).acquire("deploy?lease_ms=3600000").await.verdict());
+    node.signal(Signal::SIGTERM);
+    assert_eq!(node.wait().code(), Some(0), "{}", node.log());
+    assert!(!is_running(postmaster), "PostgreSQL is gone before the service is");
+    let node = data.serve();
+    assert!(!caller(&node, &token).acquire("deploy").await.verdict());
+    assert!(caller(&node, &token).heartbeat("deploy").await.verdict());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_service_takes_postgresql_with_it_and_loses_nothing() {
+    let data = DataDir::new();
+    let token = data.account("business");
+    let node = data.serve();
+    assert!(caller(&node, &token).acquire("deploy?lease_ms=3600000").await.verdict());
+    let postmaster = data.postmaster().unwrap();
+    node.signal(Signal::SIGKILL);
+    node.wait();
+    eventually("PostgreSQL ends by itself", async || (!is_running(postmaster)).then_some(())).await;
+    let node = data.serve();
+    assert!(caller(&node, &token).heartbeat("deploy").await.verdict());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_right_after_a_kill_takes_the_data_over() {
+    let data = DataDir::new();
+    let token = data.account("business");
+    for round in 0..3 {
+        let node = data.serve();
+        let acquired = caller(&node, &token).acquire("deploy?lease_ms=3600000").await.verdict();
+        assert_eq!(acquired, round == 0);
+        node.signal(Signal::SIGKILL);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_postgresql_that_lost_its_service_and_its_watchdog_is_taken_over() {
+    let data = DataDir::new();
+    let token = data.account("business");
+    let node = data.serve();
+    let orphan = data.postmaster().unwrap();
+    assert!(caller(&node, &token).acquire("deploy?lease_ms=3600000").await.verdict());
+    let watchdog = watchdog_of(orphan);
+    kill(watchdog, Signal::SIGKILL).unwrap();
+    node.signal(Signal::SIGKILL);
+    node.wait();
+    assert!(is_running(orphan), "nothing has told it to stop");
+    let node = data.serve();
+    assert_ne!(data.postmaster().unwrap(), orphan);
+    assert!(caller(&node, &token).heartbeat("deploy").await.verdict());
+}
+
+fn watchdog_of(postmaster: Pid) -> Pid {
+    let output = Command::new("pgrep").args(["-f", &format!("lockable-watchdog {postmaster}$")]).output().unwrap();
+    Pid::from_raw(String::from_utf8(output.stdout).unwrap().trim().parse().unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_postgresql_is_started_again() {
+    let data = DataDir::new();
+    let token = data.account("business");
+    let node = data.serve();
+    let client = caller(&node, &token);
+    assert!(client.acquire("deploy?lease_ms=3600000").await.verdict());
+    let first = data.postmaster().unwrap();
+    kill(first, Signal::SIGKILL).unwrap();
+    eventually("the lock can be renewed again", async || {
+        let answer = client.heartbeat("deploy").await;
+        // Never a guess meanwhile.
+        assert!(answer.status == 503 || answer.verdict(), "{answer:?}");
+        (answer.status == 200).then_some(())
+    })
+    .await;
+    assert_ne!(data.postmaster().unwrap(), first);
+    node.signal(Signal::SIGTERM);
+    assert_eq!(node.wait().code(), Some(0), "{}", node.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_file_with_somebody_elses_number_does_not_keep_it_from_starting() {
+    let data = DataDir::new();
+    data.account("hobbyist");
+    // The test itself is that somebody; its process does not belong to PostgreSQL.
+    let file = data.path().join("postgres/postmaster.pid");
+    std::fs::write(&file, format!("{}\n{}\n", std::process::id(), data.path().join("postgres").display())).unwrap();
+    let owner = std::fs::metadata(data.path()).unwrap();
+    std::os::unix::fs::chown(&file, Some(owner.uid()), Some(owner.gid())).unwrap();
+    let node = data.serve();
+    assert_eq!(node.anonymous().get("/readyz").await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn data_of_another_version_is_refused_with_the_way_to_upgrade() {
+    let data = DataDir::new();
+    data.account("hobbyist");
+    std::fs::write(data.path().join("postgres/PG_VERSION"), "13\n").unwrap();
+    let said = failed(&data.run(&["serve", "--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0"]), 1);
+    for needed in ["PostgreSQL 13", "pg_upgrade", "initdb", "PG_BIN"] {
+        assert!(said.contains(needed), "{said}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn commands_work_while_it_runs_and_while_it_does_not() {
+    let data = DataDir::new();
+    let admin = |arguments: &[&str]| data.run(&[&["admin"], arguments].concat());
+    succeeded(&admin(&["account", "create", "--email", "ada@example.com"]));
+    assert!(data.postmaster().is_none(), "it ran for the length of the command");
+    let node = data.serve();
+    let postmaster = data.postmaster();
+    succeeded(&admin(&["account", "set-plan", "Ada@Example.com", "business"]));
+    let shown = succeeded(&admin(&["account", "show", "ada@example.com", "--json"]));
+    let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
+    assert_eq!(shown["plan"], "business");
+    assert_eq!(data.postmaster(), postmaster, "it used the one that runs");
+    drop(node);
+    succeeded(&admin(&["plan", "set", "business", "--tokens", "7"]));
+    assert_eq!(failed(&admin(&["account", "show", "eve@example.com"]), 1).lines().count(), 1);
+    failed(&admin(&["account", "fly"]), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn commands_at_once_take_turns() {
+    let data = DataDir::new();
+    let children: Vec<_> = (0..4)
+        .map(|number| {
+            let email = format!("user{number}@example.com");
+            data.command(&["admin", "account", "create", "--email", &email]).spawn().unwrap()
+        })
+        .collect();
+    for mut child in children {
+        assert!(child.wait().unwrap().success());
+    }
+    let all = succeeded(&data.run(&["admin", "account", "list", "--json"]));
+    assert_eq!(serde_json::from_str::<Vec<serde_json::Value>>(&all).unwrap().len(), 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_path_gets_its_socket_elsewhere() {
+    let data = DataDir::new();
+    let long = data.path().join("a".repeat(120));
+    let run = |arguments: &[&str]| {
+        let output = super::lockable().args(arguments).arg("--data-dir").arg(&long).output().unwrap();
+        succeeded(&output)
+    };
+    // The folder above must let the unprivileged user through.
+    std::fs::set_permissions(data.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    run(&["admin", "account", "create", "--email", "ada@example.com"]);
+    assert!(run(&["admin", "account", "list"]).contains("ada@example.com"));
+    assert!(!long.join("run").exists());
+}

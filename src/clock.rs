@@ -1,15 +1,15 @@
 //! The record of outages (P10): when a node could last commit, and the latest stretch of more than three seconds in which none could.
 //! What follows from it for a lease is said once, by `lease_is_live` in the migrations.
 
-use sqlx::PgPool;
+use sqlx::{PgExecutor, PgPool};
 
 /// Notes that this node can commit now. To be called every second while the node is ready to serve. Returns whether an outage has
 /// just ended: its leases can be renewed for the grace to come, and nobody else gets their locks.
 ///
 /// # Errors
 /// Where the database cannot be asked.
-pub async fn tick(pool: &PgPool) -> sqlx::Result<bool> {
-    sqlx::query_scalar!(r#"/* clock.tick */ SELECT tick_service_clock() AS "outage_ended!""#).fetch_one(pool).await
+pub async fn tick(executor: impl PgExecutor<'_>) -> sqlx::Result<bool> {
+    sqlx::query_scalar!(r#"/* clock.tick */ SELECT tick_service_clock() AS "outage_ended!""#).fetch_one(executor).await
 }
 
 /// Sets how long after an outage its leases may still be renewed before anybody else gets the lock, milliseconds.

@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
+use sqlx::PgConnection;
 use tokio::time::MissedTickBehavior;
 use tokio_util::task::TaskTracker;
 
 use crate::app::App;
 use crate::db::changes::Subscriber;
 use crate::locks::sweeper::Sweeper;
-use crate::{accounts, clock};
+use crate::{accounts, clock, db};
 
 /// Starts the jobs of a node. They end when the app begins to stop; wait for `tasks` after that.
 pub fn spawn(app: &App, tasks: &TaskTracker) {
@@ -16,12 +17,7 @@ pub fn spawn(app: &App, tasks: &TaskTracker) {
     let subscribers: Vec<Subscriber> = vec![Box::new(move |notice| verifier.forget(notice))];
     tasks.spawn(app.changes.clone().listen(app.database.clone(), subscribers, app.stopping.clone()));
 
-    every(app, tasks, "tick", Duration::from_secs(1), |app| async move {
-        if clock::tick(&app.db).await? {
-            tracing::warn!("an outage has ended: its leases can be renewed before anybody else gets their locks");
-        }
-        Ok(())
-    });
+    tasks.spawn(tick(app.clone()));
     every(app, tasks, "count live locks", Duration::from_secs(1), |app| async move {
         app.locks.usage().count(&app.db).await
     });
@@ -42,6 +38,37 @@ pub fn spawn(app: &App, tasks: &TaskTracker) {
             }
         }
     });
+}
+
+/// On a connection of its own: pages that keep the pool busy are no outage.
+async fn tick(app: App) {
+    let mut interval = interval(Duration::from_secs(1));
+    let mut connection = None;
+    while next(&app, &mut interval).await {
+        match tick_once(&app, &mut connection).await {
+            Ok(true) => {
+                tracing::warn!("an outage has ended: its leases can be renewed before anybody else gets their locks")
+            }
+            Ok(false) => {}
+            Err(error) => {
+                connection = None;
+                tracing::warn!(%error, job = "tick", "could not be done: tried again in a second");
+            }
+        }
+    }
+}
+
+async fn tick_once(app: &App, connection: &mut Option<PgConnection>) -> sqlx::Result<bool> {
+    if connection.is_none() {
+        *connection = Some(db::connect(&app.database, db::Purpose::General).await?);
+    }
+    match connection {
+        // A tick that does not come back is no sign of life; the connection that it hangs on is given up.
+        Some(connection) => tokio::time::timeout(db::ACQUIRE_TIMEOUT, clock::tick(connection))
+            .await
+            .map_err(|_| sqlx::Error::PoolTimedOut)?,
+        None => Ok(false),
+    }
 }
 
 /// Also once more on the way out, so that nothing is lost that a stop could have written.

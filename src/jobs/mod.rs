@@ -27,6 +27,11 @@ pub fn spawn(app: &App, tasks: &TaskTracker) {
         }
         Ok(())
     });
+    every(app, tasks, "sweep sessions and links", Duration::from_secs(600), |app| async move {
+        accounts::sessions::sweep(&app.db).await?;
+        accounts::links::sweep(&app.db).await?;
+        Ok(())
+    });
     tasks.spawn(write_last_uses(app.clone()));
     let app = app.clone();
     tasks.spawn(async move {

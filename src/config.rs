@@ -20,12 +20,9 @@ const DATABASE_CONNECTIONS: u32 = 20;
 
 /// Everything that `lockable serve` can be told.
 #[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Service")]
 pub struct Settings {
-    /// Where the data is.
-    #[command(flatten)]
-    pub database: DatabaseSettings,
-
-    /// Address and port to serve on; several machines reach it only if this is not loopback
+    /// Address and port to serve on; other machines reach it only if this is not loopback (0.0.0.0:8080)
     #[arg(long, env = "LOCKABLE_LISTEN", value_name = "ADDRESS:PORT", default_value = LISTEN, value_parser = address)]
     pub listen: SocketAddr,
 
@@ -73,10 +70,15 @@ pub struct Settings {
     /// How long a stop may take to answer what is in flight, milliseconds
     #[arg(long, env = "LOCKABLE_DRAIN_TIMEOUT_MS", value_name = "MS", default_value_t = DRAIN_TIMEOUT_MS)]
     pub drain_timeout_ms: u64,
+
+    /// Where the data is.
+    #[command(flatten)]
+    pub database: DatabaseSettings,
 }
 
 /// Where the data is: for `serve` and for every command that works on the data.
 #[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Database")]
 pub struct DatabaseSettings {
     /// PostgreSQL to use, as postgres://user:password@host/database. Unset: Lockable runs a PostgreSQL of its own in the
     /// data directory
@@ -88,7 +90,7 @@ pub struct DatabaseSettings {
     #[arg(long, env = "LOCKABLE_DATA_DIR", value_name = "DIR", global = true)]
     pub data_dir: Option<PathBuf>,
 
-    /// Connections to PostgreSQL that this process opens at most
+    /// Connections to PostgreSQL for pages and jobs, at most; the lock engine has a few of its own
     #[arg(long, env = "LOCKABLE_DATABASE_CONNECTIONS", value_name = "N", global = true, default_value_t = DATABASE_CONNECTIONS,
           value_parser = clap::value_parser!(u32).range(4..=1000))]
     pub database_connections: u32,
@@ -100,6 +102,7 @@ pub struct DatabaseSettings {
 
 /// What is logged, and how.
 #[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Log")]
 pub struct LogSettings {
     /// What to log: error, warn, info, debug or trace, also by module (info,lockable::locks=debug) [default: info for serve,
     /// warn for the other commands]

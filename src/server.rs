@@ -111,7 +111,7 @@ async fn run(
     if let Some(tls) = tls {
         background.spawn(tls.keep_fresh());
     }
-    background.spawn(telemetry::upkeep(metrics.clone()));
+    background.spawn(telemetry::upkeep(metrics.clone(), app.db.clone()));
     let metrics_address = metrics_listener.local_addr()?;
     background.spawn(async move {
         if let Err(error) = listener::serve(metrics_listener, None, Handle::new(), telemetry::router(metrics)).await {

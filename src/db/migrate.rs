@@ -43,7 +43,7 @@ pub enum MigrateError {
     #[error("this PostgreSQL is a standby: DATABASE_URL has to lead to the primary")]
     Standby,
     /// A migration failed, or one that ran earlier is not the one in this program.
-    #[error("the database cannot be migrated: {0}")]
+    #[error("the database cannot be migrated")]
     Migration(#[from] sqlx::migrate::MigrateError),
     /// The database could not be asked.
     #[error(transparent)]

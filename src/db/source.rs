@@ -22,7 +22,7 @@ pub enum SourceError {
     Settings(#[from] SettingsError),
     /// `DATABASE_URL` cannot be read. It may hold a password, so it is not shown.
     #[error("DATABASE_URL is not a PostgreSQL address: {0}")]
-    Url(#[source] sqlx::Error),
+    Url(sqlx::Error),
     /// The embedded cluster does not run.
     #[error(transparent)]
     Embedded(#[from] EmbeddedError),

@@ -8,11 +8,18 @@ use axum::Router;
 use axum::http::header;
 use axum::routing::get;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use sqlx::PgPool;
 
 use crate::transport::edge;
 
+/// The state of the pool.
+const CONNECTIONS: &str = "lockable_database_connections";
+
 /// How often what was recorded is put together, so that it does not pile up where nobody asks.
 const UPKEEP: Duration = Duration::from_secs(5);
+
+/// Buckets for how many requests one statement carried.
+const BATCH_SIZES: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0];
 
 /// Starts recording, once a process.
 ///
@@ -23,9 +30,11 @@ pub(super) fn record() -> anyhow::Result<PrometheusHandle> {
     if let Some(handle) = HANDLE.get() {
         return Ok(handle.clone());
     }
+    let seconds = edge::metric::DURATION_BUCKETS;
     let handle = PrometheusBuilder::new()
-        .set_buckets_for_metric(Matcher::Full(edge::metric::DURATION.to_owned()), edge::metric::DURATION_BUCKETS)
-        .context("the histogram's buckets")?
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), seconds)
+        .and_then(|it| it.set_buckets_for_metric(Matcher::Suffix("_size".to_owned()), BATCH_SIZES))
+        .context("the histograms' buckets")?
         .install_recorder()
         .context("metrics cannot be recorded")?;
     edge::metric::describe();
@@ -38,11 +47,14 @@ pub(super) fn router(handle: PrometheusHandle) -> Router {
     Router::new().route("/metrics", get(show))
 }
 
-/// Puts together what was recorded, for as long as it runs.
-pub(super) async fn upkeep(handle: PrometheusHandle) {
+/// Puts together what was recorded, and looks at the pool, for as long as it runs.
+pub(super) async fn upkeep(handle: PrometheusHandle, pool: PgPool) {
+    metrics::describe_gauge!(CONNECTIONS, "Connections to the database for pages, commands and jobs, open and idle");
     let mut ticks = tokio::time::interval(UPKEEP);
     loop {
         ticks.tick().await;
         handle.run_upkeep();
+        metrics::gauge!(CONNECTIONS, "state" => "open").set(f64::from(pool.size()));
+        metrics::gauge!(CONNECTIONS, "state" => "idle").set(pool.num_idle() as f64);
     }
 }

@@ -22,7 +22,7 @@ pub(super) struct AdminArgs {
     #[command(flatten)]
     database: DatabaseSettings,
     /// Print data as JSON
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = "Output")]
     json: bool,
     #[command(subcommand)]
     command: AdminCommand,

@@ -39,8 +39,12 @@ pub(in crate::cli) struct HoldArgs {
     json: bool,
 }
 
-const EXIT_CODES: &str = "Prints true or false.
-Exit codes: 0 true, 1 false, 2 called wrongly, 69 no answer (the same request may be sent again), 77 refused by the service";
+const EXIT_CODES: &str = "Prints true or false. Exit codes:
+    0  true
+    1  false
+    2  called wrongly
+   69  no answer: whether it took effect is not known; with --lease-id it may be sent again
+   77  refused by the service: a bad token or name, or the plan does not allow it";
 
 /// Takes the lock if it is free.
 pub(in crate::cli) async fn acquire(args: AcquireArgs) -> anyhow::Result<ExitCode> {

@@ -52,10 +52,16 @@ pub(in crate::cli) struct RunArgs {
     command: Vec<OsString>,
 }
 
-const EXIT_CODES: &str = "Signals are passed on to the command. When the lease is lost, the command is ended.
-Exit codes: the command's own (128 + N if signal N ended it), 2 called wrongly, 69 the service could not be reached,
-75 somebody else has the lock, 76 the lease was lost and the command ended, 77 refused by the service, 126 the command cannot
-be run, 127 there is no such command";
+const EXIT_CODES: &str = "\
+The lease is renewed at a third of its length. When it is lost, the command is told to end, and killed, before it ends.
+Signals are passed on to the command. Exit codes: the command's own (128 + N if signal N ended it), or
+    2  called wrongly
+   69  the service could not be reached
+   75  somebody else has the lock
+   76  the lease was lost while the command ran
+   77  refused by the service: a bad token or name, or the plan does not allow it
+  126  the command cannot be run
+  127  there is no such command";
 
 /// Takes the lock, runs the command, gives the lock back.
 pub(in crate::cli) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {

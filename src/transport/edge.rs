@@ -102,46 +102,60 @@ where
         let client_address = self.shared.proxies.client_address(peer, request.headers());
         let context = RequestContext::new(RequestId::from_headers(request.headers()), client_address);
         request.extensions_mut().insert(context.clone());
-        let route = request.extensions().get::<MatchedPath>().cloned();
-        let method = request.method().clone();
-        let in_flight = InFlight::new(&self.shared);
+        let passing = Passing {
+            route: request.extensions().get::<MatchedPath>().cloned(),
+            method: request.method().clone(),
+            context,
+            started,
+            shared: self.shared.clone(),
+            answered: None,
+        };
+        self.shared.in_flight.increment(1);
         let handler = self.inner.call(request);
         Box::pin(async move {
+            // Moved in whole: its fields by themselves would be no guard.
+            let mut passing = passing;
             let mut response = handler.await?;
-            let shared = &in_flight.0;
-            let duration = started.elapsed();
-            let route = route.as_ref().map_or("unmatched", MatchedPath::as_str);
-            dress(response.headers_mut(), &context, shared.hsts);
-            shared.metrics.record(route, &method, response.status(), duration);
-            tracing::info!(
-                target: "lockable::request",
-                method = method.as_str(),
-                route,
-                status = response.status().as_u16(),
-                duration_ms = duration.as_micros() as f64 / 1000.0,
-                request_id = context.id().as_str(),
-                account_id = context.account_id(),
-                client = %context.client_address(),
-                "request"
-            );
+            dress(response.headers_mut(), &passing.context, passing.shared.hsts);
+            passing.answered = Some(response.status());
             Ok(response)
         })
     }
 }
 
-/// Counts one request for as long as it lives, also when its client goes away in the middle.
-struct InFlight(Arc<Shared>);
+/// What is said of a request whose client went away before there was an answer. No registered status; the one that proxies
+/// have used for it for long.
+const CLIENT_GONE: u16 = 499;
 
-impl InFlight {
-    fn new(shared: &Arc<Shared>) -> Self {
-        shared.in_flight.increment(1);
-        Self(shared.clone())
-    }
+/// A request that is being answered. Its end is logged and counted when this is dropped: also where the client has gone away
+/// and nobody polls for the answer any more.
+struct Passing {
+    route: Option<MatchedPath>,
+    method: Method,
+    context: RequestContext,
+    started: Instant,
+    shared: Arc<Shared>,
+    answered: Option<StatusCode>,
 }
 
-impl Drop for InFlight {
+impl Drop for Passing {
     fn drop(&mut self) {
-        self.0.in_flight.decrement(1);
+        let duration = self.started.elapsed();
+        let route = self.route.as_ref().map_or("unmatched", MatchedPath::as_str);
+        let status = self.answered.map_or(CLIENT_GONE, |status| status.as_u16());
+        self.shared.in_flight.decrement(1);
+        self.shared.metrics.record(route, &self.method, status, duration);
+        tracing::info!(
+            target: "lockable::request",
+            method = self.method.as_str(),
+            route,
+            status,
+            duration_ms = duration.as_micros() as f64 / 1000.0,
+            request_id = self.context.id().as_str(),
+            account_id = self.context.account_id(),
+            client = %self.context.client_address(),
+            "request"
+        );
     }
 }
 
@@ -167,18 +181,18 @@ struct RouteMetrics(RwLock<HashMap<Box<str>, RouteHandles>>);
 
 struct RouteHandles {
     duration: Histogram,
-    requests: Vec<(StatusCode, &'static str, Counter)>,
+    requests: Vec<(u16, &'static str, Counter)>,
 }
 
 impl RouteHandles {
-    fn count(&self, method: &'static str, status: StatusCode) -> bool {
+    fn count(&self, method: &'static str, status: u16) -> bool {
         let counter = self.requests.iter().find(|(s, m, _)| *s == status && *m == method);
         counter.inspect(|(_, _, counter)| counter.increment(1)).is_some()
     }
 }
 
 impl RouteMetrics {
-    fn record(&self, route: &str, method: &Method, status: StatusCode, duration: Duration) {
+    fn record(&self, route: &str, method: &Method, status: u16, duration: Duration) {
         let method = method_label(method);
         if let Some(handles) = self.0.read().unwrap_or_else(PoisonError::into_inner).get(route)
             && handles.count(method, status)
@@ -193,7 +207,7 @@ impl RouteMetrics {
         });
         if !handles.count(method, status) {
             let counter = metrics::counter!(metric::REQUESTS, "route" => route.to_owned(), "method" => method,
-                "status" => status.as_str().to_owned());
+                "status" => status.to_string());
             counter.increment(1);
             handles.requests.push((status, method, counter));
         }
@@ -225,6 +239,7 @@ mod tests {
     use super::super::{GuardLayer, Outcome};
     use super::*;
     use axum::response::IntoResponse;
+    use metrics_exporter_prometheus::PrometheusBuilder;
 
     fn service() -> Router {
         let finish = |outcome, context: &RequestContext| match outcome {
@@ -266,5 +281,28 @@ mod tests {
         assert_eq!(panicked.status(), StatusCode::INTERNAL_SERVER_ERROR);
         assert_eq!(axum::body::to_bytes(panicked.into_body(), 100).await.unwrap(), "mine");
         assert_eq!(ask("/slow").await.status(), StatusCode::SERVICE_UNAVAILABLE);
+    }
+
+    #[test]
+    fn a_request_is_counted_also_where_its_client_goes_away() {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        metrics::with_local_recorder(&recorder, || {
+            let service = Router::new()
+                .route("/slow", get(std::future::pending::<()>))
+                .route("/fast", get(async || "done"))
+                .layer(EdgeLayer::new(TrustedProxies::default(), false));
+            let ask = |path: &str| service.clone().oneshot(Request::get(path).body(Body::empty()).unwrap());
+            runtime.block_on(async {
+                ask("/fast").await.unwrap();
+                let gone = tokio::time::timeout(Duration::from_millis(1), ask("/slow")).await;
+                assert!(gone.is_err());
+            });
+        });
+        let counted = recorder.handle().render();
+        let has = |line: &str| assert!(counted.lines().any(|it| it == line), "{line} in:\n{counted}");
+        has("lockable_http_requests_total{route=\"/fast\",method=\"GET\",status=\"200\"} 1");
+        has("lockable_http_requests_total{route=\"/slow\",method=\"GET\",status=\"499\"} 1");
+        has("lockable_http_requests_in_flight 0");
     }
 }

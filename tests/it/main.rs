@@ -5,6 +5,7 @@ mod architecture;
 mod engine;
 mod locks;
 mod ops;
+mod python_client;
 mod support;
 #[path = "support/self_test.rs"]
 mod support_self_test;

@@ -70,7 +70,7 @@ async fn prepare_session(connection: &mut PgConnection, purpose: Purpose) -> sql
         connection
             .execute(
                 "/* db.prepare_engine_session */
-                 SET enable_seqscan = off; SET enable_bitmapscan = off; SET jit = off;
+                 SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_memoize = off; SET jit = off;
                  SET plan_cache_mode = force_generic_plan",
             )
             .await?;

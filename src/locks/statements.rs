@@ -24,7 +24,7 @@ use super::{Acquire, AcquireOutcome, Heartbeat, HeartbeatOutcome, Lease, LockKey
 
 /// A grant that waited for another transaction on a new row was written before the wait, not after it: asked again (and so
 /// renewed) if it is short by more than this, milliseconds.
-const SHORT_BY_MS: i32 = 100;
+const SHORT_BY_MS: i64 = 100;
 
 /// A row of an answer. The three statements answer in one form.
 struct Answer {
@@ -38,8 +38,8 @@ struct Answer {
     lease_ms: Option<i32>,
     /// The length that was asked for now, milliseconds.
     renewed_ms: Option<i32>,
-    /// What is left of it, milliseconds.
-    remaining_ms: Option<i32>,
+    /// When the row was written.
+    written_at: Option<DateTime<Utc>>,
 }
 
 impl Answer {
@@ -160,7 +160,7 @@ pub async fn acquire(
           ON CONFLICT DO NOTHING
         )
         SELECT namespace_id AS "namespace_id!", name AS "name!", 'granted' AS "verdict!", lease_id, fencing_token, acquired_at, expires_at,
-               lease_ms, NULL::integer AS renewed_ms, (extract(epoch FROM expires_at - written_at) * 1000)::integer AS remaining_ms FROM written
+               lease_ms, NULL::integer AS renewed_ms, written_at FROM written
         UNION ALL
         SELECT namespace_id, name, verdict, NULL, NULL, NULL, NULL, NULL, NULL, NULL FROM judged WHERE verdict <> 'try'"#,
         &namespace_ids,
@@ -185,8 +185,8 @@ pub async fn acquire(
                 // A grant is as long as was asked; a repetition renews by the length granted, unless the request has its own.
                 let renewed_ms = question.requested_ms.or(answer.lease_ms)?;
                 answer.renewed_ms = Some(renewed_ms);
-                (answer.remaining_ms? >= renewed_ms - SHORT_BY_MS)
-                    .then(|| answer.lease().map(AcquireOutcome::Granted))?
+                let left_ms = (answer.expires_at? - answer.written_at?).num_milliseconds();
+                (left_ms >= i64::from(renewed_ms) - SHORT_BY_MS).then(|| answer.lease().map(AcquireOutcome::Granted))?
             }
             "held" => Some(AcquireOutcome::Held),
             "ended" => Some(AcquireOutcome::LeaseEnded),
@@ -247,7 +247,7 @@ pub async fn heartbeat(
           RETURNING l.namespace_id, l.name, l.lease_id, l.fencing_token, l.acquired_at, l.expires_at, l.lease_ms, l.end_reason
         )
         SELECT namespace_id AS "namespace_id!", name AS "name!", 'renewed' AS "verdict!", lease_id, fencing_token, acquired_at, expires_at,
-               lease_ms, NULL::integer AS renewed_ms, NULL::integer AS remaining_ms FROM written WHERE end_reason = 0
+               lease_ms, NULL::integer AS renewed_ms, NULL::timestamptz AS written_at FROM written WHERE end_reason = 0
         UNION ALL
         SELECT namespace_id, name, verdict, NULL, NULL, NULL, NULL, NULL, NULL, NULL FROM judged WHERE verdict <> 'try'"#,
         &namespace_ids,
@@ -329,7 +329,7 @@ pub async fn release(
           ON CONFLICT DO NOTHING
         )
         SELECT namespace_id AS "namespace_id!", name AS "name!", 'done' AS "verdict!", lease_id, NULL::bigint AS fencing_token,
-               NULL::timestamptz AS acquired_at, expires_at, NULL::integer AS lease_ms, NULL::integer AS renewed_ms, NULL::integer AS remaining_ms
+               NULL::timestamptz AS acquired_at, expires_at, NULL::integer AS lease_ms, NULL::integer AS renewed_ms, NULL::timestamptz AS written_at
           FROM written
         UNION ALL
         SELECT namespace_id, name, verdict, NULL, NULL, NULL, NULL, NULL, NULL, NULL FROM judged WHERE verdict <> 'try'"#,

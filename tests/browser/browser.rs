@@ -182,10 +182,18 @@ impl Browser {
     /// page that it leads to. A question is answered with yes.
     #[track_caller]
     pub(crate) fn press<'a>(&'a self, name: &str) -> impl Future<Output = ()> + use<'a> {
+        self.press_in("body", name)
+    }
+
+    /// As [`Browser::press`], for what is within an element of this kind.
+    #[track_caller]
+    pub(crate) fn press_in<'a>(&'a self, within: &str, name: &str) -> impl Future<Output = ()> + use<'a> {
         let caller = std::panic::Location::caller();
         let literal = xpath_literal(name);
         let by_name = |element: &str| {
-            format!("//{element}[@aria-label = {literal} or (not(@aria-label) and normalize-space() = {literal})]")
+            format!(
+                "//{within}//{element}[@aria-label = {literal} or (not(@aria-label) and normalize-space() = {literal})]"
+            )
         };
         let xpath = format!("{} | {}", by_name("button"), by_name("a"));
         let found = self.wait_for(xpath, name.to_owned(), true);

@@ -1,11 +1,16 @@
 //! The browser suite: what people do, in headless Chromium, against a node with a real listener and a real database.
 //!
-//! [`browser`] drives Chromium; [`accessibility`] runs axe-core on the page that is open. Every journey is made with script and without.
+//! [`browser`] drives Chromium; [`steps`] are what several journeys share; [`tour`] opens every page there is, for axe-core
+//! ([`accessibility`]) and for pictures. Journeys are made with script and without.
 #![expect(clippy::unwrap_used, reason = "a test that panics is a test that fails")]
 
 mod accessibility;
+mod administration;
 mod browser;
-mod visitors;
+mod journeys;
+mod keyboard;
+mod steps;
+mod tour;
 
 #[expect(dead_code, unused_imports, reason = "the other suites use the rest of it")]
 #[path = "../it/support/mod.rs"]

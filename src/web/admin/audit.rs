@@ -145,7 +145,7 @@ pub(in crate::web) async fn list(
     });
     render(&AuditPage {
         page: current.page("Audit log", Tab::AdminAudit).await?,
-        search: Field::search("q", "Search").value(asked.q).hint("In who, what and to whom."),
+        search: Field::search("q", "Who, what or to whom").value(asked.q),
         account: asked.account,
         lines,
         is_first: filter.before_id.is_none(),

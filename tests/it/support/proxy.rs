@@ -1,8 +1,8 @@
 //! A network between the service and PostgreSQL that a test may break, in each direction by itself.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
@@ -44,6 +44,8 @@ struct Network {
     /// Counts the cuts: each connection ends when it changes.
     cuts: watch::Sender<u64>,
     refuses: AtomicBool,
+    /// Whose connections the test may break; all of them if empty.
+    only: Mutex<String>,
     passed_to_server: AtomicU64,
     passed_to_client: AtomicU64,
 }
@@ -59,6 +61,7 @@ impl Proxy {
             to_client: watch::Sender::new(Flow::Pass),
             cuts: watch::Sender::new(0),
             refuses: AtomicBool::new(false),
+            only: Mutex::default(),
             passed_to_server: AtomicU64::new(0),
             passed_to_client: AtomicU64::new(0),
         });
@@ -90,6 +93,11 @@ impl Proxy {
     /// The same as an address, for `DATABASE_URL`.
     pub(crate) fn url(&self, database: &Database) -> String {
         format!("postgres://{}@127.0.0.1:{}/{}?sslmode=disable", super::cluster::SUPERUSER, self.port, database.name)
+    }
+
+    /// Spares all connections but those that give this as their `application_name` when they are made.
+    pub(crate) fn only(&self, application_name: &str) {
+        application_name.clone_into(&mut self.network.only.lock().unwrap());
     }
 
     /// What happens from now on to what the service sends.
@@ -139,19 +147,39 @@ impl Drop for Proxy {
 }
 
 impl Network {
-    async fn carry(self: Arc<Self>, client: TcpStream) {
+    async fn carry(self: Arc<Self>, mut client: TcpStream) {
         let mut cuts = self.cuts.subscribe();
         client.set_nodelay(true).ok();
-        let Ok(server) = UnixStream::connect(&self.upstream).await else { return };
+        // Without TLS, the first message says who connects: pairs of strings, each ended by a zero.
+        let mut startup = vec![0; 4096];
+        let Ok(length @ 1..) = client.read(&mut startup).await else { return };
+        startup.truncate(length);
+        let name = {
+            let mut words = startup.split(|byte| *byte == 0);
+            words
+                .find(|word| word.ends_with(b"application_name"))
+                .and_then(|_| words.next())
+                .unwrap_or_default()
+                .to_vec()
+        };
+        let Ok(mut server) = UnixStream::connect(&self.upstream).await else { return };
+        if server.write_all(&startup).await.is_err() {
+            return;
+        }
         let (from_client, to_client) = client.into_split();
         let (from_server, to_server) = server.into_split();
-        let requests = pump(from_client, to_server, self.to_server.subscribe(), &self.passed_to_server);
-        let answers = pump(from_server, to_client, self.to_client.subscribe(), &self.passed_to_client);
+        let spared = || {
+            let only = self.only.lock().unwrap();
+            !only.is_empty() && only.as_bytes() != name
+        };
+        let requests = pump(from_client, to_server, self.to_server.subscribe(), &self.passed_to_server, &spared);
+        let answers = pump(from_server, to_client, self.to_client.subscribe(), &self.passed_to_client, &spared);
+        let cut = async { while cuts.changed().await.is_ok() && spared() {} };
         // Whichever ends first ends the connection, in both directions.
         tokio::select! {
             () = requests => {}
             () = answers => {}
-            _ = cuts.changed() => {}
+            () = cut => {}
         }
     }
 }
@@ -161,12 +189,14 @@ async fn pump(
     mut to: impl AsyncWrite + Unpin,
     mut flow: watch::Receiver<Flow>,
     passed: &AtomicU64,
+    spared: impl Fn() -> bool,
 ) {
     let mut buffer = vec![0; 64 * 1024];
     loop {
         let Ok(length @ 1..) = from.read(&mut buffer).await else { return };
         // Judged by the flow at their arrival, except that frozen ones wait for the next.
-        let Ok(now) = flow.wait_for(|flow| *flow != Flow::Freeze).await.map(|flow| *flow) else { return };
+        let Ok(now) = flow.wait_for(|flow| *flow != Flow::Freeze || spared()).await.map(|flow| *flow) else { return };
+        let now = if spared() { Flow::Pass } else { now };
         match now {
             Flow::Drop => continue,
             Flow::Cut => return,

@@ -1,0 +1,247 @@
+//! Who may do what: every endpoint of version 1 against everybody who may not, and how soon a node hears of a change.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{TimeDelta, Utc};
+use lockable::audit::Actor;
+use lockable::tokens::Scope;
+use lockable::{accounts, tokens};
+use reqwest::{Method, RequestBuilder};
+use uuid::Uuid;
+
+use crate::support::client::{Answer, Client, send};
+use crate::support::prelude::*;
+use crate::support::proxy::Flow;
+
+/// Every endpoint that acts on a lock. [`no_endpoint_escapes`] holds this against the sources.
+const ENDPOINTS: [&str; 3] = ["/v1/acquire/", "/v1/heartbeat/", "/v1/release/"];
+
+/// A way to say who one is.
+type Credentials = Box<dyn Fn(RequestBuilder) -> RequestBuilder>;
+
+fn basic(user: impl ToString, password: Option<&'static str>) -> Credentials {
+    let user = user.to_string();
+    Box::new(move |request| request.basic_auth(&user, password))
+}
+
+fn header(value: &'static str) -> Credentials {
+    Box::new(move |request| request.header("authorization", value))
+}
+
+async fn ask(client: &Client, path: &str, method: &Method, credentials: &Credentials) -> Answer {
+    send(credentials(client.request(method.clone(), path))).await
+}
+
+#[test]
+fn no_endpoint_escapes() {
+    let source = include_str!("../../src/api/v1.rs");
+    let routes: BTreeSet<&str> = source.split(".route(\"").skip(1).filter_map(|rest| rest.split('{').next()).collect();
+    assert_eq!(routes, ENDPOINTS.into_iter().collect(), "give every route its place in ENDPOINTS");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_may_not_changes_nothing_at_any_endpoint() {
+    let app = TestApp::start().await;
+    let client = app.anonymous();
+    let actor = Actor::command("test");
+
+    let holder = app.account("business").await;
+    let token = holder.token().await;
+    let lease_id = Uuid::new_v4();
+    assert!(app.token(&token).acquire("held").await.verdict());
+    assert!(app.token(&token).acquire(&format!("proved?lease_id={lease_id}")).await.verdict());
+
+    let (revoked_id, revoked) = holder.token_with("public", Scope::Locks, None).await;
+    tokens::revoke(&app.app.db, holder.id, revoked_id).await.unwrap();
+    let expires_at = Some(Utc::now() + TimeDelta::milliseconds(700));
+    let (_, expired) = holder.token_with("public", Scope::Locks, expires_at).await;
+    let suspended_account = app.account("hobbyist").await;
+    let suspended = suspended_account.token().await;
+    accounts::suspend(&app.app.db, &actor, suspended_account.id, "test").await.unwrap();
+    let deleted_account = app.account("hobbyist").await;
+    let deleted = deleted_account.token().await;
+    app.db
+        .execute(&format!("UPDATE accounts SET deleting_since = now() WHERE account_id = {}", deleted_account.id.0))
+        .await;
+    eventually("the token expires", async || (app.token(&expired).heartbeat("x").await.status == 401).then_some(()))
+        .await;
+
+    let nobody: Vec<(&str, Credentials)> = vec![
+        ("no token", Box::new(|request| request)),
+        ("no scheme", header("5b0c9f2e-7d44-4a7e-9d5a-0c4f6d9a8b11")),
+        ("another scheme", header("Digest username=x")),
+        ("not base64", header("Basic !!!")),
+        ("no UUID", basic("secret", Some(""))),
+        ("a password", basic(token.expose(), Some("x"))),
+        ("unknown", basic(Uuid::new_v4(), Some(""))),
+        ("revoked", basic(revoked.expose(), Some(""))),
+        ("expired", basic(expired.expose(), Some(""))),
+        ("suspended account", basic(suspended.expose(), Some(""))),
+        ("account being deleted", basic(deleted.expose(), Some(""))),
+    ];
+    let rows = "SELECT string_agg(to_jsonb(l)::text, '|' ORDER BY name) FROM locks l";
+    let before: String = app.db.value(rows).await;
+    for (who, credentials) in &nobody {
+        for endpoint in ENDPOINTS {
+            for name in ["held", "free", &format!("proved?lease_id={lease_id}")] {
+                for method in [Method::GET, Method::POST] {
+                    let answer = ask(&client, &format!("{endpoint}{name}"), &method, credentials).await;
+                    assert_eq!(answer.status, 401, "{who}: {method} {endpoint}{name}: {answer:?}");
+                    assert_eq!(answer.header("www-authenticate"), Some("Basic realm=\"lockable\""), "{who}");
+                    assert_eq!(answer.header("cache-control"), Some("no-store"), "{who}");
+                    assert!(answer.json()["code"].is_string(), "{who}: {answer:?}");
+                }
+            }
+        }
+    }
+    assert_eq!(app.db.value::<String>(rows).await, before, "nothing changed");
+
+    // Whose account it is not, or whose namespace: they get answers, about locks of their own.
+    let other = app.account("business").await;
+    let strangers = [
+        ("another account", other.token().await, false),
+        ("another account's namespace", other.private("team").await, true),
+        ("another namespace of the same account", holder.private("team").await, true),
+    ];
+    for (who, stranger, free_for_them) in strangers {
+        let stranger = app.token(&stranger);
+        for name in ["held", &format!("proved?lease_id={lease_id}")] {
+            assert!(!stranger.heartbeat(name).await.verdict(), "{who}");
+            assert!(!stranger.release(name).await.verdict(), "{who}");
+            assert_eq!(stranger.acquire(name).await.verdict(), free_for_them, "{who}: {name}");
+        }
+    }
+    let held: String = app.db.value(&format!("{rows} WHERE namespace_id = 1")).await;
+    assert_eq!(held, before, "nothing changed");
+
+    // And who may, may: in the end every one of these calls does something.
+    let holder = app.token(&token);
+    assert!(holder.heartbeat("held").await.verdict());
+    assert!(holder.release("held").await.verdict());
+    assert!(holder.release(&format!("proved?lease_id={lease_id}")).await.verdict());
+}
+
+/// Both nodes have the token in their memory, and then something changes.
+async fn until_status(nodes: &[&TestApp], token: &lockable::secret::Secret, wanted: u16, what: &str) {
+    for node in nodes {
+        eventually(what, async || (node.token(token).heartbeat("x").await.status == wanted).then_some(())).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_node_hears_of_what_changes() {
+    let app = TestApp::start().await;
+    let other = app.another_node().await;
+    let nodes = [&app, &other];
+    let actor = Actor::command("test");
+    let account = app.account("business").await;
+    let (token_id, token) = account.token_with("public", Scope::Locks, None).await;
+    let lasting = account.token().await;
+    for node in nodes {
+        eventually("the node hears", async || node.app.changes.is_current().then_some(())).await;
+    }
+
+    until_status(&nodes, &token, 200, "the token works").await;
+    tokens::revoke(&app.app.db, account.id, token_id).await.unwrap();
+    until_status(&nodes, &token, 401, "a revoked token is refused").await;
+    until_status(&nodes, &lasting, 200, "the other works").await;
+    accounts::suspend(&app.app.db, &actor, account.id, "test").await.unwrap();
+    until_status(&nodes, &lasting, 401, "a suspended account is refused").await;
+    accounts::restore(&app.app.db, &actor, account.id).await.unwrap();
+    until_status(&nodes, &lasting, 200, "a restored one is not").await;
+
+    // A plan's edit, an account's change of plan, a namespace's lease: each shows in the next grant's length.
+    let length = async |node: &TestApp| {
+        let answer = node.token(&lasting).acquire(&Uuid::new_v4().to_string()).await;
+        answer.header("lockable-lease-ms").map(str::to_owned)
+    };
+    for (change, expected) in [
+        ("UPDATE plans SET lease_default_ms = 61000 WHERE code = 'business'", "61000"),
+        ("UPDATE accounts SET lease_default_ms = 62000", "62000"),
+        ("UPDATE accounts SET lease_default_ms = NULL", "61000"),
+        ("UPDATE accounts SET plan_id = (SELECT plan_id FROM plans WHERE code = 'hobbyist')", "60000"),
+    ] {
+        app.db.execute(change).await;
+        for node in nodes {
+            eventually(change, async || (length(node).await.as_deref() == Some(expected)).then_some(())).await;
+        }
+    }
+
+    // From memory, and told: with the memory's own table out of reach, known callers are answered still.
+    until_status(&nodes, &lasting, 200, "it is in their memory").await;
+    app.db.execute("ALTER TABLE api_tokens RENAME TO api_tokens_hidden").await;
+    for node in nodes {
+        assert_eq!(node.token(&lasting).heartbeat("x").await.status, 200, "not a query for each request");
+    }
+}
+
+/// Behind a network that does not bring the news, a node does not trust its memory.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_hears_nothing_asks_the_database() {
+    for hangs in [true, false] {
+        let db = Arc::new(Database::create().await);
+        let proxy = Proxy::to(&db).await;
+        let node = TestApp::start_through(&db, &proxy).await;
+        let account = node.account("hobbyist").await;
+        let (token_id, token) = account.token_with("public", Scope::Locks, None).await;
+        eventually("the node hears", async || node.app.changes.is_current().then_some(())).await;
+        until_status(&[&node], &token, 200, "the token works").await;
+
+        proxy.only("lockable changes");
+        if hangs {
+            proxy.answers(Flow::Freeze);
+        } else {
+            proxy.answers(Flow::Drop);
+            proxy.cut();
+        }
+        tokens::revoke(&node.app.db, account.id, token_id).await.unwrap();
+        until_status(&[&node], &token, 401, "the revoked token is refused").await;
+        assert!(!node.app.changes.is_current(), "and not because the news came");
+        // It works on, for those who may; slower, since it asks for each.
+        let lasting = account.token().await;
+        assert_eq!(node.token(&lasting).heartbeat("x").await.status, 200);
+        // What changed meanwhile is not forgotten when it hears again.
+        proxy.mend();
+        eventually("the node hears again", async || node.app.changes.is_current().then_some(())).await;
+        assert_eq!(node.token(&token).heartbeat("x").await.status, 401);
+        assert_eq!(node.token(&lasting).heartbeat("x").await.status, 200);
+    }
+}
+
+/// Nothing of a token is remembered that was read before a change and arrives after it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_look_at_a_token_does_not_outlive_its_revocation() {
+    let db = Arc::new(Database::create().await);
+    let proxy = Proxy::to(&db).await;
+    let node = TestApp::start_through(&db, &proxy).await;
+    let account = node.account("hobbyist").await;
+    let (token_id, token) = account.token_with("public", Scope::Locks, None).await;
+    let warm = account.token().await;
+    until_status(&[&node], &warm, 200, "connections are there").await;
+    eventually("the node hears", async || node.app.changes.is_current().then_some(())).await;
+
+    // The node's question is answered, and the answer is held up; meanwhile the token is revoked, and the node is told.
+    proxy.only("lockable");
+    proxy.answers(Flow::Freeze);
+    let now: String = db.value("SELECT clock_timestamp()::text").await;
+    let slow = tokio::spawn({
+        let client = node.token(&token);
+        async move { client.heartbeat("x").await }
+    });
+    let looked = format!(
+        "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE application_name = 'lockable' AND datname = current_database()
+           AND query LIKE '/* tokens.%' AND state = 'idle' AND query_start > '{now}')"
+    );
+    eventually("the database has answered", async || db.value::<bool>(&looked).await.then_some(())).await;
+    let direct = TestApp::start_over(&db).await;
+    tokens::revoke(&direct.app.db, account.id, token_id).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    proxy.answers(Flow::Pass);
+    slow.await.unwrap();
+    until_status(&[&node], &token, 401, "it is refused from then on").await;
+    for _ in 0..20 {
+        assert_eq!(node.token(&token).heartbeat("x").await.status, 401);
+    }
+}

@@ -45,6 +45,21 @@ pub(super) struct Lane {
 #[derive(Default)]
 struct Line(Option<PgConnection>);
 
+impl Line {
+    /// The connection, opened if there is none.
+    async fn take(&mut self, database: &PgConnectOptions) -> sqlx::Result<PgConnection> {
+        match self.0.take() {
+            Some(connection) => Ok(connection),
+            None => db::connect(database, db::Purpose::LockEngine).await,
+        }
+    }
+
+    /// Opens it ahead of the first question. One that cannot be opened now is tried again by that question.
+    async fn warm(&mut self, database: &PgConnectOptions) {
+        self.0 = self.take(database).await.ok();
+    }
+}
+
 /// What became of a statement as a whole.
 enum Failure {
     /// No connection: nothing was sent.
@@ -77,6 +92,7 @@ impl Lane {
     pub(super) async fn run(self) {
         // Each kind has a line of its own: a batch has each lock once, so its kinds cannot wait for each other.
         let (mut acquires, mut heartbeats, mut releases) = (Line::default(), Line::default(), Line::default());
+        tokio::join!(acquires.warm(&self.database), heartbeats.warm(&self.database), releases.warm(&self.database));
         let mut busy: HashMap<LockKey, Instant> = HashMap::new();
         let mut backoff = FIRST_BACKOFF;
         while let Some(batch) = self.queue.next_batch(self.largest_batch).await {
@@ -187,13 +203,10 @@ impl Lane {
         line: &mut Line,
         batch: &[Pending<Q>],
     ) -> Result<(Vec<Option<Q::Outcome>>, Duration), Failure> {
-        let mut connection = match line.0.take() {
-            Some(connection) => connection,
-            None => db::connect(&self.database, db::Purpose::LockEngine).await.map_err(|error| {
-                tracing::warn!(%error, kind = Q::KIND, questions = batch.len(), "no connection to the database");
-                Failure::NotSent
-            })?,
-        };
+        let mut connection = line.take(&self.database).await.map_err(|error| {
+            tracing::warn!(%error, kind = Q::KIND, questions = batch.len(), "no connection to the database");
+            Failure::NotSent
+        })?;
         let questions: Vec<&Q> = batch.iter().map(|pending| &pending.question).collect();
         let sent_at = Instant::now();
         let answer = tokio::time::timeout(STATEMENT_GIVEN_UP_AFTER, Q::send(&mut connection, &questions)).await;

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use lettre::message::{Mailbox, header::ContentType};
+use lettre::message::header::{ContentTransferEncoding, ContentType};
+use lettre::message::{Body, Mailbox};
 use lettre::{AsyncSmtpTransport, AsyncTransport, Message, Tokio1Executor};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -124,6 +125,18 @@ fn compose(office: &Office, letter: &Letter) -> Result<Message, Box<dyn std::err
         .subject(letter.subject.clone())
         .message_id(Some(format!("<{}@{}>", uuid::Uuid::new_v4(), office.host)))
         .header(ContentType::TEXT_PLAIN)
-        .body(letter.body.clone())?;
+        .body(encode(&letter.body))?;
     Ok(message)
+}
+
+/// Plain text stays as it is, also in lines longer than a screen: the library would fold them at 76 characters, and a link
+/// out of a file in the outbox must be whole.
+fn encode(text: &str) -> Body {
+    const LONGEST_LINE: usize = 998;
+    if text.is_ascii() && text.lines().all(|line| line.len() <= LONGEST_LINE) {
+        let lines: String = text.lines().flat_map(|line| [line, "\r\n"]).collect();
+        Body::dangerous_pre_encoded(lines.into_bytes(), ContentTransferEncoding::SevenBit)
+    } else {
+        Body::new(text.to_owned())
+    }
 }

@@ -11,3 +11,4 @@ mod support;
 #[path = "support/self_test.rs"]
 mod support_self_test;
 mod v1;
+mod web;

@@ -1,0 +1,109 @@
+//! Mail: by a mail server, and without one.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::time::Duration;
+
+use super::smtp::{MailServer, Mood, Received};
+use super::*;
+
+async fn received(server: &MailServer, subject: &str) -> Received {
+    eventually(&format!("mail: {subject}"), async || {
+        server.received().into_iter().find(|mail| between(&mail.text, "Subject: ", "\r\n").contains(subject))
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_mail_server_letters_are_files_that_only_their_owner_reads() {
+    let app = TestApp::start().await;
+    sign_up(&app, "ada@example.com").await;
+    let letter = letter_to(&app, "ada@example.com", "Confirm").await;
+    assert!(letter.contains("From: Lockable <lockable@localhost>\r\n"), "{letter}");
+    let (path, _) = outbox(&app).remove(0);
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(std::fs::metadata(path.parent().unwrap()).unwrap().permissions().mode() & 0o777, 0o700);
+    let unfinished = std::fs::read_dir(path.parent().unwrap()).unwrap().count();
+    assert_eq!(unfinished, 1, "nothing but the letter is left");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_a_mail_server_letters_go_there_and_tokens_need_a_confirmed_address() {
+    let server = MailServer::start().await;
+    let url = server.url("postman:p%40ss@", "");
+    let app = TestApp::start_with(|settings| {
+        settings.smtp_url = Some(url);
+        settings.mail_from = Some("locks@example.com".to_owned());
+    })
+    .await;
+    let browser = sign_up(&app, "ada@example.com").await;
+    let mail = received(&server, "Confirm").await;
+    assert_eq!(
+        (mail.from.as_str(), mail.to.as_slice()),
+        ("locks@example.com", ["ada@example.com".to_owned()].as_slice())
+    );
+    assert_eq!(mail.login, Some(("postman".to_owned(), "p@ss".to_owned())));
+    for header in ["From: Lockable <locks@example.com>\r\n", "Date: ", "Message-ID: <", "Content-Type: text/plain"] {
+        assert!(mail.text.contains(header), "{header}: {}", mail.text);
+    }
+    assert!(outbox(&app).is_empty());
+
+    let page = browser.get("/account").await;
+    assert!(page.text.contains("API tokens need a confirmed"), "{}", page.text);
+    let once = hidden(&page, "once");
+    let fields = [("label", "x"), ("once", once.as_str())];
+    let refused = browser.submit("/account/tokens", &fields).await;
+    assert_eq!(refused.status, 403);
+    assert!(refused.text.contains("Confirm your e-mail address first"));
+
+    let again = browser.submit_and_follow("/account/verify", &[]).await;
+    assert!(again.text.contains("The link is on its way"));
+    eventually("the second letter", async || (server.received().len() == 2).then_some(())).await;
+    let link = link_in(&app, &mail.text, "/verify");
+    assert_eq!(browser.submit("/verify", &[("link", secret_of(&link))]).await.location(), "/account");
+    assert_eq!(browser.submit("/account/tokens", &fields).await.status, 201);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_busy_mail_server_is_tried_again_and_holds_up_nobody() {
+    let server = MailServer::start().await;
+    server.set(Mood::Busy);
+    let url = server.url("", "");
+    let app = TestApp::start_with(|settings| settings.smtp_url = Some(url)).await;
+    sign_up(&app, "ada@example.com").await;
+    eventually("it was offered", async || (server.offered() > 0).then_some(())).await;
+    assert!(server.received().is_empty());
+    server.set(Mood::Takes);
+    received(&server, "Confirm").await;
+    // What is refused for good is not offered again.
+    server.set(Mood::Refuses);
+    let before = server.offered();
+    app.browser().submit("/forgot", &[("email", "ada@example.com")]).await;
+    eventually("it was offered", async || (server.offered() == before + 1).then_some(())).await;
+    app.mail.flush(Duration::from_secs(10)).await;
+    assert_eq!(server.offered(), before + 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_leaves_no_letter_behind() {
+    let server = MailServer::start().await;
+    server.set(Mood::Busy);
+    let url = server.url("", "");
+    let app = TestApp::start_with(|settings| settings.smtp_url = Some(url)).await;
+    sign_up(&app, "ada@example.com").await;
+    eventually("it was offered", async || (server.offered() > 0).then_some(())).await;
+    app.mail.flush(Duration::from_secs(10)).await;
+    let letters = outbox(&app);
+    assert_eq!(letters.len(), 1, "what the server does not take is kept");
+    assert!(letters[0].1.contains("/verify?link="));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_starttls_is_asked_for_nothing_is_sent_without_it() {
+    let server = MailServer::start().await;
+    let url = server.url("postman:secret@", "?tls=required");
+    let app = TestApp::start_with(|settings| settings.smtp_url = Some(url)).await;
+    sign_up(&app, "ada@example.com").await;
+    app.mail.flush(Duration::from_secs(10)).await;
+    assert_eq!(server.offered(), 0);
+    assert_eq!(outbox(&app).len(), 1);
+}

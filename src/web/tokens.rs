@@ -327,7 +327,7 @@ pub(super) async fn revoke(
     let token_id: TokenId = token_id.parse().map_err(|_| WebError::NotFound)?;
     match tokens::revoke(&web.app.db, current.account.account_id, token_id).await {
         Ok(()) => {
-            current.flash(Flash::ok("The token is revoked. Programs that use it are refused from now on.")).await?
+            current.flash(Flash::ok("The token is revoked. Programs that use it are refused from now on.")).await?;
         }
         Err(error) => return Err(error.into()),
     }

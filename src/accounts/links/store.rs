@@ -1,42 +1,11 @@
-//! Links in mail: stored hashed, each works once and for an hour.
+//! The links' queries.
 
 use sha2::{Digest, Sha256};
 use sqlx::{PgConnection, PgExecutor, PgPool};
 
+use super::{Link, Purpose};
 use crate::id::AccountId;
 use crate::secret::Secret;
-
-/// What a link does once its button is pressed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Purpose {
-    /// Confirms the address that an account has.
-    VerifyEmail,
-    /// Sets a new password.
-    ResetPassword,
-    /// Makes the address that it was sent to the account's.
-    ChangeEmail,
-}
-
-impl Purpose {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::VerifyEmail => "verify-email",
-            Self::ResetPassword => "reset-password",
-            Self::ChangeEmail => "change-email",
-        }
-    }
-}
-
-/// A link that works, or did.
-#[derive(Debug, Clone)]
-pub struct Link {
-    /// Whose it is.
-    pub account_id: AccountId,
-    /// Where it was sent.
-    pub email: String,
-    /// It was used before: only [`find`] says so, within the hour.
-    pub is_used: bool,
-}
 
 fn hash(secret: &str) -> [u8; 32] {
     Sha256::digest(secret).into()

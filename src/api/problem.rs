@@ -72,7 +72,7 @@ codes! {
     TokenRefused = ("token-refused", UNAUTHORIZED, "API token refused");
     /// The account's plan does not include what was asked for; `upgrade_url` says where to get it, if the operator has set one.
     PlanDoesNotAllow = ("plan-does-not-allow", FORBIDDEN, "Not in the plan");
-    /// The account holds as many live locks as its plan allows: release some or let them lapse. Renewing and releasing go on working. A 403 and not a 429: the same request sent again soon meets the same limit.
+    /// The account holds as many live locks as its plan allows: release some or let them lapse. Renewing and releasing go on working. `upgrade_url` says where to get a larger plan, if the operator has set one. A 403 and not a 429: the same request sent again soon meets the same limit.
     LiveLocksLimit = ("live-locks-limit", FORBIDDEN, "Too many live locks");
     /// A browser announced this request as a prefetch (`Sec-Purpose`, `Purpose`): nobody asked for the lock yet.
     PrefetchRefused = ("prefetch-refused", FORBIDDEN, "Prefetch refused");
@@ -98,6 +98,13 @@ codes! {
     ShuttingDown = ("shutting-down", SERVICE_UNAVAILABLE, "Shutting down");
     /// No answer within the request's deadline; whether it was done is not known. Ask again with the same `lease_id`.
     TimedOut = ("timed-out", SERVICE_UNAVAILABLE, "Timed out");
+}
+
+impl Code {
+    /// Whether a larger plan would have allowed it.
+    fn is_about_the_plan(self) -> bool {
+        matches!(self, Self::PlanDoesNotAllow | Self::LiveLocksLimit)
+    }
 }
 
 /// The metric that counts problem documents, by code.
@@ -366,7 +373,7 @@ impl ProblemWriter {
         metrics::counter!(PROBLEMS, "code" => code.as_str()).increment(1);
         let request_id = context.id().as_str();
         let status = code.status();
-        let upgrade_url = self.upgrade_url.as_ref().map(Url::as_str).filter(|_| *code == Code::PlanDoesNotAllow);
+        let upgrade_url = self.upgrade_url.as_ref().map(Url::as_str).filter(|_| code.is_about_the_plan());
         if let Some(cause) = cause {
             if status == StatusCode::INTERNAL_SERVER_ERROR {
                 tracing::error!(request_id, code = code.as_str(), cause, "a request failed");
@@ -383,7 +390,7 @@ impl ProblemWriter {
             (Code::InternalError, _) => Cow::Owned(format!(
                 "Something went wrong inside the service. Try again; if it stays, tell the operator the request id {request_id}."
             )),
-            (_, Some(url)) => Cow::Owned(format!("{detail} To get it, see {url}")),
+            (_, Some(url)) => Cow::Owned(format!("{detail} For another plan, see {url}")),
             _ => Cow::Borrowed(&**detail),
         };
         let document = Document {

@@ -19,10 +19,13 @@ pub use files::{PORT, Places, ROLE};
 pub use owner::{OwnerError, settle_in};
 pub use programs::{OLDEST_MAJOR, Programs};
 
-use postmaster::Postmaster;
+use postmaster::{Postmaster, ready_process};
 
 /// How long to wait for another command to finish with the cluster.
 const WAIT_FOR_COMMANDS: Duration = Duration::from_secs(60);
+
+/// How long a command waits for a service that is starting.
+const WAIT_FOR_SERVICE: Duration = Duration::from_secs(30);
 
 /// A cluster that this process runs.
 #[derive(Debug)]
@@ -155,7 +158,12 @@ impl Embedded {
     pub fn access(data_dir: &Path, purpose: Purpose, max_connections: u32) -> Result<Access, EmbeddedError> {
         let user = settle_in(data_dir)?;
         let places = Places::new(data_dir);
-        let Some(lock) = take_lock(&places.lock, purpose)? else { return Ok(Access::Running(places)) };
+        let Some(lock) = take_lock(&places.lock, purpose)? else {
+            if purpose == Purpose::Command {
+                wait_until_ready(&places);
+            }
+            return Ok(Access::Running(places));
+        };
         let programs = choose_programs(&places)?;
         places.make_socket_dir()?;
         if places.cluster_major()?.is_none() {
@@ -239,6 +247,15 @@ fn take_lock(path: &Path, purpose: Purpose) -> Result<Option<File>, EmbeddedErro
             Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(50)),
             Err(TryLockError::Error(error)) => return Err(EmbeddedError::io("lock", path)(error)),
         }
+    }
+}
+
+/// A service that has just been started, or whose PostgreSQL died, is about to be ready. Where it is not in time, the
+/// connection says so.
+fn wait_until_ready(places: &Places) {
+    let deadline = Instant::now() + WAIT_FOR_SERVICE;
+    while ready_process(&places.cluster).is_none() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(50));
     }
 }
 

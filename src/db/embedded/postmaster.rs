@@ -58,9 +58,8 @@ impl Postmaster {
     /// data directory, so whatever runs on it already has lost its parent and is stopped first.
     pub(super) fn start(places: Places, programs: Programs) -> Result<Self, EmbeddedError> {
         stop_orphan(&places.cluster)?;
-        let running = Running::spawn(&places, &programs)?;
         let shared = Arc::new(Shared::default());
-        shared.lock().pid = Some(running.pid());
+        let running = Running::spawn(&places, &programs, &shared)?;
         let supervisor = std::thread::Builder::new()
             .name("postgresql".to_owned())
             .spawn({
@@ -137,18 +136,15 @@ fn supervise(shared: &Shared, first: Running, places: &Places, programs: &Progra
         }
         drop(state);
         pause = (pause * 2).min(Duration::from_secs(5));
-        match stop_orphan(&places.cluster).and_then(|()| Running::spawn(places, programs)) {
+        match stop_orphan(&places.cluster).and_then(|()| Running::spawn(places, programs, shared)) {
             Ok(process) => {
                 tracing::info!("PostgreSQL runs again");
-                let mut state = shared.lock();
-                state.pid = Some(process.pid());
-                if state.stopping {
-                    // The signal of the stop came while there was no process to take it.
-                    let _ = kill(process.pid(), Signal::SIGINT);
-                }
                 running = Some(process);
             }
-            Err(error) => tracing::error!(%error, "PostgreSQL does not start"),
+            Err(error) => {
+                shared.lock().pid = None;
+                tracing::error!(%error, "PostgreSQL does not start");
+            }
         }
     }
 }
@@ -162,7 +158,8 @@ struct Running {
 }
 
 impl Running {
-    fn spawn(places: &Places, programs: &Programs) -> Result<Self, EmbeddedError> {
+    /// Returns when it takes connections. A stop reaches it before that, too: it may have much to recover.
+    fn spawn(places: &Places, programs: &Programs, shared: &Shared) -> Result<Self, EmbeddedError> {
         let failed = |said: String| EmbeddedError::Program { program: "postgres".to_owned(), said };
         let mut child = places
             .command(programs, "postgres")
@@ -195,6 +192,14 @@ impl Running {
             })
         });
         let mut running = Self { child, watchdog, reader };
+        {
+            let mut state = shared.lock();
+            state.pid = Some(running.pid());
+            if state.stopping {
+                // The signal of the stop came while there was no process to take it.
+                let _ = kill(running.pid(), Signal::SIGINT);
+            }
+        }
         let started = Instant::now();
         let mut next_word = Duration::from_secs(10);
         while !is_ready(&places.cluster, running.pid()) {
@@ -252,11 +257,17 @@ fn watch(postgres: &Child) -> std::io::Result<Child> {
         .spawn()
 }
 
-/// PostgreSQL writes its state into `postmaster.pid`: the process first, its readiness in line eight.
 fn is_ready(cluster: &Path, pid: Pid) -> bool {
-    let Ok(text) = std::fs::read_to_string(cluster.join("postmaster.pid")) else { return false };
+    ready_process(cluster) == Some(pid)
+}
+
+/// The process that takes connections on this cluster, if one does. PostgreSQL writes its state into `postmaster.pid`: the
+/// process first, its readiness in line eight.
+pub(super) fn ready_process(cluster: &Path) -> Option<Pid> {
+    let text = std::fs::read_to_string(cluster.join("postmaster.pid")).ok()?;
     let mut lines = text.lines();
-    lines.next() == Some(&pid.to_string()) && lines.nth(6).is_some_and(|state| state.trim() == "ready")
+    let pid = lines.next()?.trim().parse().ok()?;
+    (lines.nth(6)?.trim() == "ready").then(|| Pid::from_raw(pid))
 }
 
 /// What is left of a service that was killed: a PostgreSQL on this cluster that is about to stop (its watchdog told it so)

@@ -68,3 +68,16 @@ async fn a_database_that_hangs_is_a_503_within_the_deadline() {
     proxy.mend();
     until_it_works_again(&node, &token).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_stops_sends_its_callers_elsewhere() {
+    let node = Node::start().await;
+    let token = node.account("hobbyist").await.token().await;
+    assert!(node.ask(&token, "/v1/acquire/held").await);
+    node.app.locks.shut_down().await;
+    for call in CALLS {
+        let answer = node.get(&token, &format!("/v1/{call}/held")).await;
+        assert_eq!(answer.problem(), (503, "shutting-down".into()), "{call}");
+        assert_eq!(answer.header("retry-after"), "0");
+    }
+}

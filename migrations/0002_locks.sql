@@ -27,9 +27,9 @@ CREATE TABLE locks (
   CONSTRAINT locks_end_reason_known CHECK (end_reason IN (0, 1, 2)),
   CONSTRAINT locks_holder_length CHECK (octet_length(holder) <= 256),
   CONSTRAINT locks_metadata_size CHECK (octet_length(metadata::text) <= 8192)
-) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 5000,
+) WITH (fillfactor = 45, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 5000,
         autovacuum_vacuum_insert_scale_factor = 0.1, autovacuum_vacuum_cost_delay = 0);
-COMMENT ON TABLE locks IS 'One row a lock, of its latest lease; kept after the lease has ended, deleted when idle for an hour. fillfactor 50 keeps heartbeats heap-only.';
+COMMENT ON TABLE locks IS 'One row a lock, of its latest lease; kept after the lease has ended, deleted when idle for an hour. fillfactor 45 leaves room on its page for a second version of every row, which keeps heartbeats heap-only.';
 COMMENT ON COLUMN locks.account_id IS 'the account that holds, or last held, the lock';
 COMMENT ON COLUMN locks.token_id IS 'the API token that the lease was granted to';
 COMMENT ON COLUMN locks.expires_at IS 'the lease ends here on the database''s clock, unless lease_is_live says otherwise after an outage; at a release or break, the instant of it';

@@ -3,6 +3,7 @@
 mod failures;
 mod limits;
 mod model;
+mod storage;
 
 use std::time::Duration;
 

@@ -5,7 +5,7 @@
 //! engine's own statement, but a transaction for every request. It is no part of the service: a program beside it.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use anyhow::Context;
 use axum::Router;
@@ -27,11 +27,13 @@ use lockable::locks::{Acquire, AcquireOutcome, Lease, LockKey, LockName, stateme
 use lockable::mail::{MailSettings, Mailer};
 use lockable::transport::{EdgeLayer, GuardLayer, RequestContext, TrustedProxies};
 use lockable::{jobs, server};
-use sqlx::PgPool;
+use sqlx::PgConnection;
+use sqlx::postgres::PgConnectOptions;
+use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
 /// What `/each` may use at once.
-const CONNECTIONS: u32 = 64;
+const CONNECTIONS: usize = 64;
 
 #[derive(Parser)]
 struct Cli {
@@ -58,18 +60,19 @@ async fn main() -> anyhow::Result<()> {
     })?;
     let app = App::new(settings, address, source.options().clone(), mail);
     jobs::spawn(&app, &TaskTracker::new());
-    let pool = db::pool(source.options().clone(), Purpose::LockEngine, CONNECTIONS);
+    let each = Each { free: Mutex::default(), turns: Semaphore::new(CONNECTIONS), database: source.options().clone() };
     println!("listening on {address}");
-    server::listener::serve(listener, None, Handle::new(), router(app, pool)).await?;
+    server::listener::serve(listener, None, Handle::new(), router(app, each)).await?;
     Ok(())
 }
 
 /// As `lockable::server::router` puts it together for the API.
-fn router(app: App, pool: PgPool) -> Router {
+fn router(app: App, each: Each) -> Router {
     let edge = EdgeLayer::new(TrustedProxies::new([]), false);
     let problems = ProblemWriter::new(&app.public_url, None);
     let guard = GuardLayer::new(server::DEADLINE, move |outcome, context| problems.finish(outcome, context));
-    let each = move |state, request| acquire_each(state, pool.clone(), request);
+    let connections = Arc::new(each);
+    let each = move |state, request| acquire_each(state, Arc::clone(&connections), request);
     Router::new()
         .route("/v1/acquire/{name}", any(acquire))
         .route("/each/acquire/{name}", any(each))
@@ -110,10 +113,24 @@ async fn acquire(State(api): State<Arc<Api>>, request: Request) -> Result<Respon
     }))
 }
 
-async fn acquire_each(State(api): State<Arc<Api>>, pool: PgPool, request: Request) -> Result<Response, Problem> {
+/// Connections set up as the engine's; opened when they are first needed, and not looked at before they are used.
+struct Each {
+    free: Mutex<Vec<PgConnection>>,
+    turns: Semaphore,
+    database: PgConnectOptions,
+}
+
+async fn acquire_each(State(api): State<Arc<Api>>, each: Arc<Each>, request: Request) -> Result<Response, Problem> {
     let question = read(&api, request, "/each/acquire/").await?;
-    let mut connection = pool.acquire().await?;
-    match statements::acquire(&mut connection, &[&question]).await?.pop().flatten() {
+    let _turn = each.turns.acquire().await.expect("never closed");
+    let free = each.free.lock().expect("nobody panics with it").pop();
+    let mut connection = match free {
+        Some(connection) => connection,
+        None => db::connect(&each.database, Purpose::LockEngine).await?,
+    };
+    let outcome = statements::acquire(&mut connection, &[&question]).await?.pop().flatten();
+    each.free.lock().expect("nobody panics with it").push(connection);
+    match outcome {
         Some(AcquireOutcome::Granted(lease)) => Ok(v1::granted(&lease)),
         _ => Ok(Response::new("{\"response\": false}".into())),
     }

@@ -223,7 +223,9 @@ fn one_thread(load: &Load, (thread, threads): (usize, usize), start: Instant, pl
         });
     }
     // What is not answered when the time is over is not counted.
-    runtime.block_on(local.run_until(tokio::time::sleep_until((ends + Duration::from_millis(200)).into())));
+    runtime.block_on(
+        local.run_until(async { tokio::time::sleep_until((ends + Duration::from_millis(200)).into()).await }),
+    );
     if let Some(arrivals) = &plan.arrivals {
         let in_time =
             |until: Instant| until.saturating_duration_since(arrivals.first).div_duration_f64(arrivals.distance);

@@ -36,6 +36,7 @@ struct Docs<'a> {
     page: Page,
     first: Snippet,
     shell: Snippet,
+    run: Snippet,
     python: Snippet,
     python_client: Snippet,
     is_https: bool,
@@ -65,6 +66,7 @@ pub(super) async fn show(State(web): State<Web>, current: Option<CurrentAccount>
         page,
         first: Snippet::new("code-first", "In your shell", fill(FIRST)),
         shell: Snippet::new("code-shell", "nightly.sh", fill(SHELL)),
+        run: Snippet::new("code-run", "In your shell", fill(RUN)),
         python: Snippet::new("code-python", "nightly.py", fill(PYTHON)),
         python_client: Snippet::new("code-python-client", "With the public client", fill(PYTHON_CLIENT)),
         is_https: public_url.scheme() == "https",
@@ -128,6 +130,11 @@ granted acquire || { echo "$name is taken" >&2; exit 75; }
 trap 'kill $beat 2>/dev/null; ask release >/dev/null' EXIT
 
 wait $job
+"#;
+
+const RUN: &str = r#"
+export LOCKABLE_URL={url} LOCKABLE_AUTH_TOKEN=your-token
+lockable run nightly-report -- ./nightly-report
 "#;
 
 const PYTHON: &str = r#"

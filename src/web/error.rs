@@ -10,6 +10,7 @@ use axum::response::{IntoResponse, Redirect, Response};
 use super::page::{Page, Tab, render_as};
 use super::{security, session};
 use crate::accounts::AccountError;
+use crate::db;
 use crate::namespaces::NamespaceError;
 use crate::plans::PlanError;
 use crate::tokens::TokenError;
@@ -63,7 +64,14 @@ pub enum WebError {
 
 impl From<sqlx::Error> for WebError {
     fn from(error: sqlx::Error) -> Self {
-        if crate::db::is_unavailable(&error) { Self::Unavailable } else { Self::Bug(error.into()) }
+        if db::is_unavailable(&error) {
+            Self::Unavailable
+        } else if db::violated_constraint(&error).is_some_and(|constraint| constraint.ends_with("_account_fk")) {
+            // The account was deleted while this request ran.
+            Self::NotFound
+        } else {
+            Self::Bug(error.into())
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! The browser's side, over HTTP: every flow of visitors and account owners, and what bad input gets.
 
+mod docs;
 mod mail;
 mod outage;
 mod pages;

@@ -218,8 +218,16 @@ async fn a_slow_look_at_a_token_does_not_outlive_its_revocation() {
     let node = TestApp::start_through(&db, &proxy).await;
     let account = node.account("hobbyist").await;
     let (token_id, token) = account.token_with("public", Scope::Locks, None).await;
-    let warm = account.token().await;
-    until_status(&[&node], &warm, 200, "connections are there").await;
+    // Connections to spare: those of jobs will hang as well.
+    proxy.answers(Flow::Delay(Duration::from_millis(50)));
+    let mut warm = Vec::new();
+    for _ in 0..8 {
+        let client = node.token(&account.token().await);
+        warm.push(async move { client.heartbeat("x").await });
+    }
+    futures_util::future::join_all(warm).await;
+    proxy.answers(Flow::Pass);
+    eventually("they are back in the pool", async || (node.app.db.num_idle() > 5).then_some(())).await;
     eventually("the node hears", async || node.app.changes.is_current().then_some(())).await;
 
     // The node's question is answered, and the answer is held up; meanwhile the token is revoked, and the node is told.

@@ -87,9 +87,10 @@ impl Browser {
         self.client.goto(&format!("{}{path}", self.url)).await.unwrap();
     }
 
-    /// Opens an address as it stands in a letter.
+    /// Opens an address as it stands in a letter, on this node whatever the service is called.
     pub(crate) async fn open_url(&self, url: &str) {
-        self.client.goto(url).await.unwrap();
+        let url: Url = url.parse().unwrap();
+        self.open(&url[url::Position::BeforePath..]).await;
     }
 
     /// The path of the page that is open, with its query.

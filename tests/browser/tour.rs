@@ -51,6 +51,17 @@ async fn busy(app: &TestApp) {
             assert!(app.token(&token).acquire(&name).await.verdict());
         }
     }
+    app.db
+        .execute(
+            "UPDATE api_tokens SET created_at = clock_timestamp() - interval '1 hour' * (token_id * token_id * 41)",
+        )
+        .await;
+    app.db.execute("UPDATE api_tokens SET last_used_at = clock_timestamp() - interval '13 s' * token_id ^ 3").await;
+    app.db.execute("UPDATE namespaces SET created_at = clock_timestamp() - interval '1 hour' * (namespace_id * namespace_id * 43)").await;
+    app.db
+        .execute("UPDATE locks SET acquired_at = clock_timestamp() - interval '1 hour' * (fencing_token % 4) * 0.7")
+        .await;
+    app.db.execute("UPDATE locks SET holder = 'worker-3.example.com, process 4711' WHERE name = 'payout-run'").await;
 }
 
 /// What an administrator finds: accounts, a plan that was edited, acts on record.
@@ -78,6 +89,8 @@ async fn administered(app: &TestApp) {
     accounts::set_plan(db, &actor, ids[1], "business").await.unwrap();
     plans::update(db, &actor, "business", |limits| limits.max_private_namespaces = 50).await.unwrap();
     accounts::suspend(db, &actor, ids[3], "Takes and breaks other people's names all night").await.unwrap();
+    app.db.execute("UPDATE accounts SET created_at = created_at - interval '1 day' * (40 / account_id - 5)").await;
+    app.db.execute("UPDATE audit_log SET at = at - interval '1 hour' * (60 / audit_id - 18)").await;
 }
 
 /// Pages for everybody.
@@ -216,7 +229,9 @@ accessible!(pages_of_administrators_are_accessible, administrators);
 async fn pictures() {
     macro_rules! take {
         ($pages:ident) => {
-            let app = TestApp::start().await;
+            // With an address as a service has one: it stands in the examples.
+            let public_url = Some("https://locks.example.com".parse().unwrap());
+            let app = TestApp::start_with(|settings| settings.public_url = public_url).await;
             browse(&app, Script::On, async |browser: &Browser| $pages(&app, browser, shoot).await).await;
         };
     }

@@ -12,7 +12,7 @@ pub use source::{Source, SourceError};
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{Connection, Executor, PgConnection, PgPool};
+use sqlx::{ConnectOptions, Connection, Executor, PgConnection, PgPool};
 
 /// How long a request waits for a free connection before it is answered 503.
 pub const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
@@ -123,7 +123,11 @@ pub fn violated_constraint(error: &sqlx::Error) -> Option<&str> {
 /// # Errors
 /// Where the database cannot be reached or refuses the connection.
 pub async fn connect(options: &PgConnectOptions, purpose: Purpose) -> sqlx::Result<PgConnection> {
-    let options = options.clone().application_name(purpose.application_name());
+    let mut options = options.clone().application_name(purpose.application_name());
+    if purpose == Purpose::LockEngine {
+        // The lane has its own measure of each statement.
+        options = options.disable_statement_logging();
+    }
     let open = async {
         let mut connection = PgConnection::connect_with(&options).await?;
         set_up(&mut connection, purpose).await?;

@@ -360,7 +360,7 @@ impl Statement for Acquire {
             let _ = reply(pending, Ok(outcome));
             return None;
         };
-        usage.granted(pending.question.account_id);
+        usage.granted(pending.question.account_id, pending.question.max_live_locks);
         let deadline = pending.deadline;
         // Whoever asked without an id of their own cannot ask for it again: a grant that they do not hear of is given back.
         let give_back = (!pending.question.needs_proof).then(|| Release {

@@ -290,9 +290,16 @@ fn other_major(cluster: &Path, of: u32, programs: &Programs) -> String {
     let (bin, major) = (programs.bin.display(), programs.major);
     let old = cluster.display();
     let data_dir = cluster.parent().unwrap_or(cluster).display();
-    format!(
+    let go_on = format!(
         "the data in {old} was made by PostgreSQL {of}, and this machine has PostgreSQL {major} ({bin}).\n\
-         To go on with {of}: install its programs (Debian: apt-get install postgresql-{of}), beside the others, or set PG_BIN.\n\
+         To go on with {of}: install its programs (Debian: apt-get install postgresql-{of}), beside the others, or say where \
+         they are with PG_BIN."
+    );
+    if of > major {
+        return go_on;
+    }
+    format!(
+        "{go_on}\n\
          To upgrade the data, with the programs of both versions installed, as the user who owns {old}:\n  \
          cd {data_dir}\n  \
          {bin}/initdb -D {old}.{major} -U postgres -A trust -E UTF8 --locale=C --data-checksums\n  \

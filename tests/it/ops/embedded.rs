@@ -136,9 +136,30 @@ async fn a_postgresql_that_lost_its_service_and_its_watchdog_is_taken_over() {
     assert!(caller(&node, &token).heartbeat("deploy").await.verdict());
 }
 
+/// Found among all processes, by `/proc` where there is one (a small Debian has no `ps`).
 fn watchdog_of(postmaster: Pid) -> Pid {
-    let output = Command::new("pgrep").args(["-f", &format!("lockable-watchdog {postmaster}$")]).output().unwrap();
-    Pid::from_raw(String::from_utf8(output.stdout).unwrap().trim().parse().unwrap())
+    let wanted = format!("lockable-watchdog {postmaster}");
+    let mut processes: Vec<(i32, String)> = std::fs::read_dir("/proc")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| {
+            let pid = entry.file_name().to_str()?.parse().ok()?;
+            let line = std::fs::read(entry.path().join("cmdline")).ok()?;
+            Some((pid, String::from_utf8_lossy(&line).replace('\0', " ")))
+        })
+        .collect();
+    if processes.is_empty() {
+        let output = Command::new("ps").args(["-axo", "pid=,args="]).output().unwrap();
+        let lines = String::from_utf8(output.stdout).unwrap();
+        processes.extend(lines.lines().filter_map(|line| {
+            let (pid, line) = line.trim().split_once(' ')?;
+            Some((pid.parse().ok()?, line.to_owned()))
+        }));
+    }
+    let found =
+        processes.iter().find(|(_, line)| line.trim_end().ends_with(&wanted)).expect("a watchdog stands beside it");
+    Pid::from_raw(found.0)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -184,6 +205,10 @@ async fn data_of_another_version_is_refused_with_the_way_to_upgrade() {
     for needed in ["PostgreSQL 13", "pg_upgrade", "initdb", "PG_BIN"] {
         assert!(said.contains(needed), "{said}");
     }
+    // There is no way down.
+    std::fs::write(data.path().join("postgres/PG_VERSION"), "99\n").unwrap();
+    let said = failed(&data.run(&["serve", "--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0"]), 1);
+    assert!(said.contains("PostgreSQL 99") && !said.contains("pg_upgrade"), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,1 +1,189 @@
-//! To come.
+//! The whole service under faults: two nodes as shipped, each behind a network of its own, and clients who write down what they see.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use reqwest::Method;
+use tokio::task::block_in_place;
+use uuid::Uuid;
+
+use super::workload::{Load, Subject, run_during};
+use crate::support::client::{TokenClient, try_send};
+use crate::support::history::{Answer, Operation, Rules};
+use crate::support::prelude::*;
+use crate::support::proxy::Flow;
+
+const LOAD: Load = Load {
+    clients: 12,
+    locks: 3,
+    nodes: 2,
+    lease: Duration::from_millis(2000),
+    pause: Duration::from_millis(30),
+    heartbeats: 3,
+    forgotten: 4,
+    time: Duration::ZERO,
+};
+/// How long a client waits for an answer.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// What the clients talk to: changes when a node is replaced.
+struct Service {
+    clients: [Mutex<TokenClient>; 2],
+    asked: Mutex<HashSet<Uuid>>,
+}
+
+impl Subject for Service {
+    async fn ask(&self, node: usize, operation: Operation, lock: &str, lease_id: Uuid, lease: Duration) -> Answer {
+        let path = match operation {
+            Operation::Acquire => format!("/v1/acquire/{lock}?lease_id={lease_id}&lease_ms={}", lease.as_millis()),
+            Operation::Heartbeat => format!("/v1/heartbeat/{lock}?lease_id={lease_id}"),
+            Operation::Release => format!("/v1/release/{lock}?lease_id={lease_id}"),
+        };
+        let first = self.asked.lock().unwrap().insert(lease_id);
+        let request = self.clients[node].lock().unwrap().request(Method::POST, &path).timeout(PATIENCE);
+        match try_send(request).await {
+            Ok(answer) if answer.status == 200 => match (operation, answer.verdict()) {
+                (Operation::Acquire | Operation::Heartbeat, true) => {
+                    let fencing_token = answer.header("lockable-fencing-token").unwrap().parse().unwrap();
+                    Answer::Held { fencing_token }
+                }
+                (Operation::Release, true) => Answer::Released,
+                (Operation::Heartbeat | Operation::Release, false) => Answer::Lost,
+                (Operation::Acquire, false) if first => Answer::Refused,
+                // Held by another, or this lease was there and has ended: version 1 does not tell them apart.
+                (Operation::Acquire, false) => Answer::Unknown,
+            },
+            Ok(answer) => {
+                assert_eq!(answer.status, 503, "nothing but an honest \"unknown\": {answer:?}");
+                assert!(answer.header("retry-after").is_some(), "{answer:?}");
+                Answer::Unknown
+            }
+            Err(_) => Answer::Unknown,
+        }
+    }
+}
+
+/// Everything that can be broken.
+struct Faults {
+    cluster: Arc<Cluster>,
+    db: Arc<Database>,
+    proxies: [Proxy; 2],
+    nodes: [Process; 2],
+    service: Arc<Service>,
+    token: lockable::secret::Secret,
+}
+
+impl Faults {
+    fn start_node(url: &str) -> Process {
+        block_in_place(|| {
+            Process::start(|command| {
+                command.env("DATABASE_URL", url).env("LOCKABLE_LOG", "error,lockable::server=info");
+            })
+        })
+    }
+
+    /// One after the other, each against a random node, with a moment of peace after it.
+    async fn happen(&mut self) {
+        for fault in 0..10 {
+            let victim = rand::random_range(0..2);
+            let proxy = &self.proxies[victim];
+            match fault {
+                0 => {
+                    for _ in 0..4 {
+                        proxy.cut();
+                        moment(100).await;
+                    }
+                }
+                1 => {
+                    proxy.answers(Flow::Freeze);
+                    moment(1500).await;
+                    proxy.mend();
+                }
+                2 => {
+                    proxy.requests(Flow::Drop);
+                    moment(500).await;
+                    proxy.cut();
+                    proxy.mend();
+                }
+                3 => {
+                    proxy.answers(Flow::Cut);
+                    moment(600).await;
+                    proxy.mend();
+                }
+                4 => block_in_place(|| {
+                    self.cluster.crash();
+                    self.cluster.start();
+                }),
+                5 => {
+                    self.nodes[victim].signal(Signal::SIGSTOP);
+                    moment(1500).await;
+                    self.nodes[victim].signal(Signal::SIGCONT);
+                }
+                6 => {
+                    self.nodes[victim].signal(Signal::SIGKILL);
+                    self.nodes[victim] = Faults::start_node(&proxy.url(&self.db));
+                    let client = TokenClient::new(self.nodes[victim].anonymous(), self.token.expose().to_owned());
+                    *self.service.clients[victim].lock().unwrap() = client;
+                }
+                7 => {
+                    proxy.sever();
+                    moment(1500).await;
+                    proxy.mend();
+                }
+                8 => {
+                    block_in_place(|| self.cluster.pause());
+                    moment(1000).await;
+                    block_in_place(|| self.cluster.resume());
+                }
+                _ => block_in_place(|| {
+                    self.cluster.stop();
+                    self.cluster.start();
+                }),
+            }
+            moment(700).await;
+        }
+    }
+}
+
+/// How long a fault lasts; not how long something may take.
+async fn moment(ms: u64) {
+    tokio::time::sleep(Duration::from_millis(ms)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_promises_hold_while_things_break() {
+    let cluster = Arc::new(block_in_place(Cluster::durable));
+    let db = Arc::new(Database::create_in(&cluster).await);
+    let app = TestApp::start_over(&db).await;
+    let token = app.account("business").await.token().await;
+    drop(app);
+    let proxies = [Proxy::to(&db).await, Proxy::to(&db).await];
+    let nodes = [Faults::start_node(&proxies[0].url(&db)), Faults::start_node(&proxies[1].url(&db))];
+    let clients =
+        [0, 1].map(|node: usize| Mutex::new(TokenClient::new(nodes[node].anonymous(), token.expose().to_owned())));
+    let service = Arc::new(Service { clients, asked: Mutex::default() });
+    let mut faults = Faults { cluster, db, proxies, nodes, service: service.clone(), token };
+
+    let history = run_during(service.clone(), LOAD, faults.happen()).await;
+
+    let held = history.count(|call| matches!(call.answer, Answer::Held { .. }));
+    let unknown = history.count(|call| call.answer == Answer::Unknown);
+    // How long a statement may still take effect whose answer was lost, and an outage and its grace.
+    history.assert_holds(Rules { lease: LOAD.lease, outage: Duration::from_secs(15) });
+    assert!(held > 50 && unknown > 10, "{held} grants and renewals, {unknown} unknown");
+    // And all is well again: nothing is stuck.
+    for lock in 0..LOAD.locks {
+        for node in 0..LOAD.nodes {
+            let lease_id = Uuid::new_v4();
+            let name = format!("lock-{lock}");
+            eventually("the lock can be had", async || {
+                let asked = service.ask(node, Operation::Acquire, &name, lease_id, LOAD.lease).await;
+                matches!(asked, Answer::Held { .. }).then_some(())
+            })
+            .await;
+            service.ask(node, Operation::Release, &name, lease_id, LOAD.lease).await;
+        }
+    }
+}

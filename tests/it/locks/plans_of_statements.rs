@@ -1,1 +1,117 @@
-//! To come.
+//! The real statements stay on their indexes, whatever the statistics say: with ten million rows, one sequential scan is an outage.
+
+use lockable::db::{Purpose, pool};
+use lockable::locks::statements;
+use sqlx::pool::PoolConnection;
+use sqlx::{AssertSqlSafe, Executor as _, Postgres};
+use uuid::Uuid;
+
+use super::{ALICE, acquire, heartbeat, release};
+use crate::support::prelude::*;
+
+/// How many locks a batch is about.
+const BATCH: usize = 200;
+
+/// A session of the engine, with its statements prepared, and what they are called.
+async fn session(db: &Database) -> (PoolConnection<Postgres>, Vec<Prepared>) {
+    let mut connection = pool(db.options(), Purpose::LockEngine, 1).acquire().await.unwrap();
+    let lease_id = Uuid::new_v4();
+    statements::acquire(&mut connection, &[&acquire(ALICE, "a", lease_id, 60_000)]).await.unwrap();
+    statements::heartbeat(&mut connection, &[&heartbeat(ALICE, "a", Some(lease_id))]).await.unwrap();
+    statements::release(&mut connection, &[&release(ALICE, "a", Some(lease_id))]).await.unwrap();
+    let prepared: Vec<(String, String, Vec<String>)> = sqlx::query_as(
+        "SELECT name, split_part(statement, ' ', 2), parameter_types::text[] FROM pg_prepared_statements
+          WHERE statement LIKE '/* locks.%' ORDER BY 2",
+    )
+    .fetch_all(&mut *connection)
+    .await
+    .unwrap();
+    let prepared: Vec<_> = prepared.into_iter().map(|(name, what, types)| Prepared { name, what, types }).collect();
+    let names: Vec<&str> = prepared.iter().map(|prepared| prepared.what.as_str()).collect();
+    assert_eq!(names, ["locks.acquire", "locks.heartbeat", "locks.release"]);
+    (connection, prepared)
+}
+
+struct Prepared {
+    name: String,
+    what: String,
+    types: Vec<String>,
+}
+
+impl Prepared {
+    /// The statement about a whole batch, as `EXPLAIN` takes it.
+    fn explain(&self) -> String {
+        let arguments = self.types.iter().map(|kind| {
+            let items = (0..BATCH).map(|number| match kind.as_str() {
+                "bigint[]" => "1".to_owned(),
+                "text[]" => format!("name-{}", number * 97),
+                "uuid[]" => Uuid::from_u128(number as u128).to_string(),
+                "boolean[]" => "true".to_owned(),
+                "integer[]" => "60000".to_owned(),
+                _ => "NULL".to_owned(),
+            });
+            format!("'{{{}}}'::{kind}", items.collect::<Vec<_>>().join(","))
+        });
+        format!("EXPLAIN EXECUTE {}({})", self.name, arguments.collect::<Vec<_>>().join(", "))
+    }
+}
+
+/// The scans of big tables that are not by an index.
+fn off_the_index(plan: &[String]) -> Vec<&String> {
+    let big = |line: &&String| line.contains(" on locks") || line.contains(" on lease_ends");
+    plan.iter().filter(big).filter(|line| line.contains("Seq Scan") || line.contains("Bitmap")).collect()
+}
+
+async fn plan(connection: &mut PoolConnection<Postgres>, explain: String) -> Vec<String> {
+    sqlx::query_scalar(AssertSqlSafe(explain)).fetch_all(&mut **connection).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_statistics_make_a_batch_leave_its_index() {
+    let db = Database::create().await;
+    let fill = "
+      INSERT INTO locks (namespace_id, name, account_id, token_id, fencing_token, acquired_at, expires_at, lease_id, lease_ms, needs_proof)
+      SELECT 1, 'name-' || n, 1, 1, n, now(), now() + interval '1 h', gen_random_uuid(), 60000, true FROM generate_series(1, 30000) n;
+      INSERT INTO lease_ends SELECT 1, gen_random_uuid(), 1, now(), 1, 'name-' || n FROM generate_series(1, 30000) n";
+    let statistics = [
+        ("the tables are empty", "SELECT 1"),
+        ("statistics of empty tables", fill),
+        ("right statistics", "ANALYZE locks, lease_ends"),
+        (
+            "a wrong number of names",
+            "ALTER TABLE locks ALTER COLUMN name SET (n_distinct = 1), ALTER COLUMN namespace_id SET (n_distinct = 1);
+             ALTER TABLE lease_ends ALTER COLUMN lease_id SET (n_distinct = 1), ALTER COLUMN name SET (n_distinct = 1);
+             ANALYZE locks, lease_ends",
+        ),
+        (
+            "believed to have a hundred rows",
+            "UPDATE pg_class SET reltuples = 100 WHERE relname IN ('locks', 'lease_ends')",
+        ),
+        ("believed to be empty", "UPDATE pg_class SET reltuples = 0 WHERE relname IN ('locks', 'lease_ends')"),
+        ("believed to be huge", "UPDATE pg_class SET reltuples = 1e9 WHERE relname IN ('locks', 'lease_ends')"),
+    ];
+    let mut careless = 0;
+    for (belief, change) in statistics {
+        db.execute(change).await;
+        // As it is set up, and with a plan for each execution.
+        let (mut connection, prepared) = session(&db).await;
+        for mode in ["force_generic_plan", "force_custom_plan"] {
+            connection.execute(AssertSqlSafe(format!("SET plan_cache_mode = {mode}"))).await.unwrap();
+            for statement in &prepared {
+                let plan = plan(&mut connection, statement.explain()).await;
+                let wrong = off_the_index(&plan);
+                assert!(wrong.is_empty(), "{} with {mode}, {belief}: {wrong:?}\n{}", statement.what, plan.join("\n"));
+                let indexed = plan.iter().any(|line| line.contains("using locks_pk on locks"));
+                assert!(indexed, "{} looks at locks:\n{}", statement.what, plan.join("\n"));
+            }
+        }
+        // The statement that one would write first, in an ordinary session: some of this does make it leave the index.
+        let naive = format!(
+            "EXPLAIN UPDATE locks l SET holder = l.holder FROM unnest('{{1}}'::bigint[], ARRAY(SELECT 'name-' || n FROM generate_series(1, {BATCH}) n))
+               AS i(namespace_id, name) WHERE l.namespace_id = i.namespace_id AND l.name = i.name"
+        );
+        let mut ordinary = pool(db.options(), Purpose::General, 1).acquire().await.unwrap();
+        careless += usize::from(!off_the_index(&plan(&mut ordinary, naive).await).is_empty());
+    }
+    assert!(careless > 0, "the statistics are not bad enough to prove anything");
+}

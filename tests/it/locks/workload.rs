@@ -1,7 +1,8 @@
 //! Clients that take, keep, lose and give back locks at random, and write down what they saw.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use rand::random_range;
 use uuid::Uuid;
@@ -37,20 +38,32 @@ pub(crate) struct Load {
     pub(crate) time: Duration,
 }
 
-/// Lets the clients work for the time, and returns what they saw.
+/// Lets the clients work for the load's time, and returns what they saw.
 pub(crate) async fn run(subject: Arc<impl Subject>, load: Load) -> Arc<History> {
+    run_during(subject, load, tokio::time::sleep(load.time)).await
+}
+
+/// Lets the clients work while something happens, and returns what they saw.
+pub(crate) async fn run_during(
+    subject: Arc<impl Subject>,
+    load: Load,
+    happens: impl Future<Output = ()>,
+) -> Arc<History> {
     let history = Arc::new(History::new());
-    let until = Instant::now() + load.time;
+    let over = Arc::new(AtomicBool::new(false));
     let clients: Vec<_> = (0..load.clients)
         .map(|_| {
             let client = Client { subject: subject.clone(), history: history.clone(), load };
+            let over = over.clone();
             tokio::spawn(async move {
-                while Instant::now() < until {
+                while !over.load(Ordering::Relaxed) {
                     client.round().await;
                 }
             })
         })
         .collect();
+    happens.await;
+    over.store(true, Ordering::Relaxed);
     for client in clients {
         client.await.unwrap();
     }

@@ -7,7 +7,7 @@ import subprocess
 import tempfile
 import time
 
-from servers import ROOT, cpu_seconds, json_line, run, statement
+from servers import ROOT, cpu_seconds, cpu_since, json_line, run, statement
 
 # As the engine sets up its connections (src/db/mod.rs): the planner may not leave the primary key.
 ENGINE_SESSION = "-c enable_seqscan=off -c enable_bitmapscan=off -c jit=off -c plan_cache_mode=force_generic_plan -c lock_timeout=1s"
@@ -24,11 +24,12 @@ def load(bench, shape, address, path, connections, seconds, tokens=1, **more):
     for name, value in more.items():
         command += [f"--{name.replace('_', '-')}", value]
     service, postgres = bench.pids() if "lockable" in bench.servers else (0, [])
-    before = cpu_seconds([service]), cpu_seconds(postgres)
+    before = cpu_seconds([service, *postgres])
     started = time.monotonic()
     seen = json_line(run(command, timeout=seconds + 120))
-    seen["cores_service"] = (cpu_seconds([service]) - before[0]) / (time.monotonic() - started)
-    seen["cores_postgres"] = (cpu_seconds(postgres) - before[1]) / (time.monotonic() - started)
+    took = time.monotonic() - started
+    seen["cores_service"] = cpu_since(before, [service]) / took
+    seen["cores_postgres"] = cpu_since(before, bench.pids()[1] if postgres else []) / took
     unexpected = seen["unexpected"]["count"] + seen["broken_connections"]
     if unexpected > 0.001 * max(1, seen["good"]["count"]):
         print(f"  note: {unexpected:,} answers were not what was expected: {seen['statuses']}", flush=True)
@@ -131,8 +132,8 @@ def idle(bench, connections):
     time.sleep(2)
     service, _ = bench.pids()
     before = resident_bytes(service)
-    command = [bench.binaries / "examples" / "load", "idle", "--address", address, "--path", "/v1/heartbeat/{of}", "--connections",
-               connections, "--token", bench.tokens[0]]
+    command = [bench.binaries / "examples" / "load", "idle", "--address", address, "--path", "/v1/heartbeat/nobody-holds-it",
+               "--expect", '"response": false', "--connections", connections, "--token", bench.tokens[0]]
     holder = subprocess.Popen([str(part) for part in command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         held = json_line(holder.stdout.readline())

@@ -31,15 +31,20 @@ def run(command, **more):
 
 
 def cpu_seconds(pids):
-    """Processor time that these processes have used so far."""
-    total = 0
+    """Processor time that each of these processes has used so far."""
+    used = {}
     for pid in pids:
         try:
             fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
         except OSError:
             continue
-        total += int(fields[11]) + int(fields[12])
-    return total / os.sysconf("SC_CLK_TCK")
+        used[pid] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return used
+
+
+def cpu_since(before, pids):
+    """The same since then; of processes that were not there, all."""
+    return sum(used - before.get(pid, 0) for pid, used in cpu_seconds(pids).items())
 
 
 class Server:

@@ -279,23 +279,30 @@ async fn one_connection(
 
 /// Opens all, asks once on each, says so on standard output, and holds them until standard input ends.
 fn idle(target: &Target) -> Value {
+    const OPENING_AT_ONCE: usize = 64;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    runtime.block_on(async {
-        let mut held = Vec::with_capacity(target.connections);
-        let mut good = 0;
-        for index in 0..target.connections {
-            let mut connection = match Connection::open(target.address).await {
-                Ok(connection) => connection,
-                Err(error) => return json!({"held": held.len(), "good": good, "error": error.to_string()}),
-            };
-            if connection.ask(&mut Template::new(target, index)).await.is_ok_and(|answer| answer.as_expected) {
-                good += 1;
-            }
+    let open_some = async |first: usize| {
+        let (mut held, mut good) = (Vec::new(), 0);
+        for index in (first..target.connections).step_by(OPENING_AT_ONCE) {
+            let mut connection = Connection::open(target.address).await?;
+            let answer = connection.ask(&mut Template::new(target, index)).await?;
+            good += usize::from(answer.as_expected);
             held.push(connection);
         }
-        println!("{}", json!({"held": held.len(), "good": good}));
-        // Blocks the runtime, which has nothing to do.
-        let _ = std::io::stdin().read_to_end(&mut Vec::new());
-        json!({"held": held.len(), "good": good})
+        Ok::<_, std::io::Error>((held, good))
+    };
+    runtime.block_on(async {
+        let opened = futures_util::future::try_join_all((0..OPENING_AT_ONCE).map(open_some)).await;
+        match opened {
+            Err(error) => json!({"held": 0, "good": 0, "error": error.to_string()}),
+            Ok(parts) => {
+                let held: usize = parts.iter().map(|(held, _)| held.len()).sum();
+                let report = json!({"held": held, "good": parts.iter().map(|(_, good)| good).sum::<usize>()});
+                println!("{report}");
+                // Blocks the runtime, which has nothing to do.
+                let _ = std::io::stdin().read_to_end(&mut Vec::new());
+                report
+            }
+        }
     })
 }

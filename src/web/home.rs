@@ -42,9 +42,9 @@ pub(super) async fn show(State(web): State<Web>, current: Option<CurrentAccount>
             "example",
             "One lock, start to end",
             format!(
-                "$ curl -u $TOKEN: {url}/v1/acquire/report\n{{\"response\": true}}\n\n\
-                 $ curl -u $TOKEN: {url}/v1/heartbeat/report\n{{\"response\": true}}\n\n\
-                 $ curl -u $TOKEN: {url}/v1/release/report\n{{\"response\": true}}"
+                "curl -u $TOKEN: {url}/v1/acquire/report\n# {{\"response\": true}}\n\n\
+                 curl -u $TOKEN: {url}/v1/heartbeat/report\n# {{\"response\": true}}\n\n\
+                 curl -u $TOKEN: {url}/v1/release/report\n# {{\"response\": true}}"
             ),
         ),
         export: Snippet::new("export", "In your shell", "export LOCKABLE_AUTH_TOKEN=your-token"),

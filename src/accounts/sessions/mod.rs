@@ -50,7 +50,7 @@ pub struct SessionInfo {
     pub created_at: DateTime<Utc>,
     /// When a page was last asked for with it, a minute exact.
     pub last_seen_at: DateTime<Utc>,
-    /// From which address it was last seen, as text.
+    /// From which address it began, as text.
     pub address: Option<String>,
     /// What the browser said it was when it signed in.
     pub user_agent: Option<String>,

@@ -3,7 +3,7 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
-use super::smtp::{MailServer, Mood, Received};
+use super::smtp::{MailServer, Mood, Received, Tls, certificate};
 use super::*;
 
 async fn received(server: &MailServer, subject: &str) -> Received {
@@ -101,6 +101,51 @@ async fn a_stop_leaves_no_letter_behind() {
 async fn where_starttls_is_asked_for_nothing_is_sent_without_it() {
     let server = MailServer::start().await;
     let url = server.url("postman:secret@", "?tls=required");
+    let app = TestApp::start_with(|settings| settings.smtp_url = Some(url)).await;
+    sign_up(&app, "ada@example.com").await;
+    app.mail.flush(Duration::from_secs(10)).await;
+    assert_eq!(server.offered(), 0);
+    assert_eq!(outbox(&app).len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mail_goes_over_tls_to_a_server_whose_certificate_is_believed() {
+    let (pem, acceptor) = certificate();
+    let folder = tempfile::tempdir().unwrap();
+    // For the user that the service becomes.
+    std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let believed = folder.path().join("believed.pem");
+    std::fs::write(&believed, pem).unwrap();
+    for (scheme, query, tls) in
+        [("smtp", "?tls=required", Tls::OnDemand(acceptor.clone())), ("smtps", "", Tls::AtOnce(acceptor.clone()))]
+    {
+        let server = MailServer::start_with(tls).await;
+        let database = Database::create().await;
+        let url = format!("{scheme}://postman:secret@localhost:{}{query}", server.address.port());
+        let (data, believed) = (folder.path().join(scheme), believed.clone());
+        let node = tokio::task::spawn_blocking(move || {
+            let node = Process::start(|command| {
+                command.env("DATABASE_URL", database.url()).arg("--unsafe-database").arg("--data-dir").arg(data);
+                command.env("LOCKABLE_SMTP_URL", url).env("SSL_CERT_FILE", believed);
+            });
+            (node, database)
+        });
+        let (node, _database) = node.await.unwrap();
+        let browser = Browser::new(node.anonymous());
+        browser.submit("/signup", &[("email", "ada@example.com"), ("password", PASSWORD)]).await;
+        let mail = received(&server, "Confirm").await;
+        assert_eq!(mail.login, Some(("postman".to_owned(), "secret".to_owned())), "{scheme}");
+        let link = between(&mail.text, "/verify?link=", "\r\n");
+        assert!(!node.log().contains(&link) && !node.log().contains("secret"), "{}", node.log());
+        assert!(!node.log().contains("ada@example.com"), "{}", node.log());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_mail_goes_to_a_server_whose_certificate_nobody_vouches_for() {
+    let (_, acceptor) = certificate();
+    let server = MailServer::start_with(Tls::OnDemand(acceptor)).await;
+    let url = format!("smtp://postman:secret@localhost:{}?tls=required", server.address.port()).parse().unwrap();
     let app = TestApp::start_with(|settings| settings.smtp_url = Some(url)).await;
     sign_up(&app, "ada@example.com").await;
     app.mail.flush(Duration::from_secs(10)).await;

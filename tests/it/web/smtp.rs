@@ -5,9 +5,11 @@ use std::sync::{Arc, Mutex};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use rustls::pki_types::PrivateKeyDer;
+use tokio::io::{AsyncBufRead, AsyncBufReadExt as _, AsyncRead, AsyncWrite, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
 
 /// What came in one transaction.
 #[derive(Debug, Clone)]
@@ -30,15 +32,46 @@ pub(super) enum Mood {
     Refuses,
 }
 
+/// The mood, what was taken, and how many messages were offered.
+type Shared = (Mood, Vec<Received>, u32);
+
 #[derive(Debug)]
 pub(super) struct MailServer {
     pub(super) address: SocketAddr,
-    shared: Arc<Mutex<(Mood, Vec<Received>, u32)>>,
+    shared: Arc<Mutex<Shared>>,
     task: JoinHandle<()>,
+}
+
+/// How the server speaks TLS.
+#[derive(Clone)]
+pub(super) enum Tls {
+    None,
+    /// When asked to (STARTTLS), and then before anything else.
+    OnDemand(TlsAcceptor),
+    /// From the first byte (`smtps://`).
+    AtOnce(TlsAcceptor),
+}
+
+/// A certificate for `localhost`, as PEM, and what a server needs to use it.
+pub(super) fn certificate() -> (String, TlsAcceptor) {
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let key = PrivateKeyDer::Pkcs8(made.signing_key.serialize_der().into());
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![made.cert.der().clone()], key)
+        .unwrap();
+    (made.cert.pem(), TlsAcceptor::from(Arc::new(config)))
 }
 
 impl MailServer {
     pub(super) async fn start() -> MailServer {
+        MailServer::start_with(Tls::None).await
+    }
+
+    pub(super) async fn start_with(tls: Tls) -> MailServer {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let shared = Arc::new(Mutex::new((Mood::Takes, Vec::new(), 0)));
@@ -46,9 +79,8 @@ impl MailServer {
             let shared = shared.clone();
             async move {
                 while let Ok((socket, _)) = listener.accept().await {
-                    let shared = shared.clone();
                     // A client that goes away in the middle ends its session and nothing else.
-                    tokio::spawn(async move { converse(socket, &shared).await.ok() });
+                    tokio::spawn(session(socket, tls.clone(), shared.clone()));
                 }
             }
         });
@@ -79,16 +111,54 @@ impl Drop for MailServer {
     }
 }
 
-async fn converse(socket: TcpStream, shared: &Mutex<(Mood, Vec<Received>, u32)>) -> std::io::Result<()> {
-    let (reader, mut writer) = socket.into_split();
-    let mut lines = BufReader::new(reader).lines();
-    writer.write_all(b"220 test ESMTP\r\n").await?;
+async fn session(socket: TcpStream, tls: Tls, shared: Arc<Mutex<Shared>>) -> std::io::Result<()> {
+    match tls {
+        Tls::None => {
+            converse(BufReader::new(socket), true, false, &shared).await?;
+        }
+        Tls::AtOnce(acceptor) => {
+            converse(BufReader::new(acceptor.accept(socket).await?), true, false, &shared).await?;
+        }
+        Tls::OnDemand(acceptor) => {
+            if let Some(socket) = converse(BufReader::new(socket), true, true, &shared).await? {
+                converse(BufReader::new(acceptor.accept(socket).await?), false, false, &shared).await?;
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn next_line(stream: &mut (impl AsyncBufRead + Unpin)) -> std::io::Result<Option<String>> {
+    let mut line = String::new();
+    let read = stream.read_line(&mut line).await?;
+    Ok((read > 0).then(|| line.trim_end_matches(['\r', '\n']).to_owned()))
+}
+
+/// Talks until the client has gone or wants TLS; then the connection is returned.
+async fn converse<S>(
+    mut stream: BufReader<S>,
+    greet: bool,
+    offer_tls: bool,
+    shared: &Mutex<Shared>,
+) -> std::io::Result<Option<S>>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    if greet {
+        stream.write_all(b"220 test ESMTP\r\n").await?;
+    }
     let (mut from, mut to, mut login) = (String::new(), Vec::new(), None);
-    while let Some(line) = lines.next_line().await? {
+    while let Some(line) = next_line(&mut stream).await? {
         let (verb, rest) = line.split_once(' ').unwrap_or((&line, ""));
         let address =
             || rest.split_once('<').and_then(|(_, rest)| rest.split_once('>')).map(|(address, _)| address.to_owned());
         let answer = match verb.to_ascii_uppercase().as_str() {
+            "STARTTLS" if offer_tls => {
+                stream.write_all(b"220 go on\r\n").await?;
+                return Ok(Some(stream.into_inner()));
+            }
+            "EHLO" if offer_tls => "250-test\r\n250 STARTTLS\r\n",
+            _ if offer_tls && verb != "QUIT" => "530 STARTTLS first\r\n",
             "EHLO" => "250-test\r\n250-8BITMIME\r\n250 AUTH PLAIN\r\n",
             "AUTH" => {
                 let decoded = STANDARD.decode(rest.strip_prefix("PLAIN ").unwrap_or_default()).unwrap_or_default();
@@ -107,9 +177,9 @@ async fn converse(socket: TcpStream, shared: &Mutex<(Mood, Vec<Received>, u32)>)
                 "250 ok\r\n"
             }
             "DATA" => {
-                writer.write_all(b"354 go on\r\n").await?;
+                stream.write_all(b"354 go on\r\n").await?;
                 let mut text = String::new();
-                while let Some(line) = lines.next_line().await?.filter(|line| line != ".") {
+                while let Some(line) = next_line(&mut stream).await?.filter(|line| line != ".") {
                     text.push_str(line.strip_prefix('.').unwrap_or(&line));
                     text.push_str("\r\n");
                 }
@@ -126,12 +196,12 @@ async fn converse(socket: TcpStream, shared: &Mutex<(Mood, Vec<Received>, u32)>)
             }
             "RSET" | "NOOP" => "250 ok\r\n",
             "QUIT" => {
-                writer.write_all(b"221 bye\r\n").await?;
-                return Ok(());
+                stream.write_all(b"221 bye\r\n").await?;
+                return Ok(None);
             }
             _ => "502 what?\r\n",
         };
-        writer.write_all(answer.as_bytes()).await?;
+        stream.write_all(answer.as_bytes()).await?;
     }
-    Ok(())
+    Ok(None)
 }

@@ -212,7 +212,11 @@ async fn done(
         Err(error) => return Err(error.into()),
     };
     current.flash(flash).await?;
-    Ok(Redirect::to(&format!("/admin/accounts/{}", account.account_id)).into_response())
+    Ok(to_page(account))
+}
+
+fn to_page(account: &Account) -> Response {
+    Redirect::to(&format!("/admin/accounts/{}", account.account_id)).into_response()
 }
 
 async fn refused(
@@ -269,11 +273,11 @@ pub(in crate::web) async fn suspend(
     Form(form): Form<SuspendForm>,
 ) -> Result<Response, WebError> {
     let account = find(&web, &account_id).await?;
-    let problem = if account.account_id == current.account.account_id {
-        Some("You cannot suspend yourself: another administrator can.".to_owned())
-    } else {
-        check_reason(&form.reason).err().map(|refused| sentence(&refused))
-    };
+    if account.account_id == current.account.account_id {
+        current.flash(Flash::error("You cannot suspend yourself: another administrator can.")).await?;
+        return Ok(to_page(&account));
+    }
+    let problem = check_reason(&form.reason).err().map(|refused| sentence(&refused));
     if let Some(problem) = problem {
         return refused(&web, &current, &account, ("reason", problem), form.reason).await;
     }

@@ -1,7 +1,10 @@
 //! The browser's side, over HTTP: every flow of visitors and account owners, and what bad input gets.
 
+mod admin;
 mod docs;
+mod locks;
 mod mail;
+mod namespaces;
 mod outage;
 mod pages;
 mod recovery;

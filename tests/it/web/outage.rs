@@ -16,6 +16,9 @@ async fn a_database_that_is_away_is_a_page_with_retry_after_and_the_session_outl
     let answers = [
         browser.get("/account").await,
         browser.get("/account/security").await,
+        browser.get("/account/namespaces").await,
+        browser.get("/account/locks").await,
+        browser.get("/admin/accounts").await,
         browser.submit("/account/tokens", &[("label", "x")]).await,
         browser.submit("/logout", &[]).await,
         app.browser().submit("/login", &fields).await,

@@ -6,6 +6,7 @@ mod authorization;
 mod engine;
 mod locks;
 mod ops;
+mod promises;
 mod python_client;
 mod support;
 #[path = "support/self_test.rs"]

@@ -66,7 +66,7 @@ pub(super) async fn show(State(web): State<Web>, current: Option<CurrentAccount>
         page,
         first: Snippet::new("code-first", "In your shell", fill(FIRST)),
         shell: Snippet::new("code-shell", "nightly.sh", fill(SHELL)),
-        run: Snippet::new("code-run", "In your shell", fill(RUN)),
+        run: Snippet::new("code-run", "With the program", fill(RUN)),
         python: Snippet::new("code-python", "nightly.py", fill(PYTHON)),
         python_client: Snippet::new("code-python-client", "With the public client", fill(PYTHON_CLIENT)),
         is_https: public_url.scheme() == "https",

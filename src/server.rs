@@ -21,7 +21,7 @@ use crate::api::{
 };
 use crate::app::App;
 use crate::config::Settings;
-use crate::db::{self, Source, migrate};
+use crate::db::{Source, migrate};
 use crate::mail::{MailSettings, Mailer};
 use crate::transport::{EdgeLayer, GuardLayer, TrustedProxies};
 use crate::{clock, jobs, web};
@@ -199,14 +199,25 @@ async fn prepare_database(settings: &Settings, source: &Source) -> anyhow::Resul
     loop {
         match migrate::prepare_with(source.options(), settings.database.unsafe_database).await {
             Ok(()) => return Ok(()),
-            Err(migrate::MigrateError::Database(error))
-                if db::is_unavailable(&error) && started.elapsed() < WAIT_FOR_DATABASE =>
-            {
-                tracing::warn!(%error, "the database does not answer yet");
+            Err(error) if may_pass(&error) && started.elapsed() < WAIT_FOR_DATABASE => {
+                tracing::warn!(%error, "the database is not there yet");
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(Duration::from_secs(5));
             }
             Err(error) => return Err(error.into()),
         }
+    }
+}
+
+/// Whether waiting may help: the database starts, or a failover is under way. A wrong password or name stays wrong.
+fn may_pass(error: &migrate::MigrateError) -> bool {
+    match error {
+        migrate::MigrateError::Standby => true,
+        migrate::MigrateError::Database(sqlx::Error::Io(_)) => true,
+        migrate::MigrateError::Database(error) => error
+            .as_database_error()
+            .and_then(sqlx::error::DatabaseError::code)
+            .is_some_and(|code| matches!(&code[..2], "08" | "53" | "57") || code == "25006"),
+        _ => false,
     }
 }

@@ -200,6 +200,7 @@ impl Child {
         let mut process = tokio::process::Command::new(&command[0]);
         process
             .args(&command[1..])
+            .kill_on_drop(true)
             .env("LOCKABLE_FENCING_TOKEN", lease.fencing_token.to_string())
             .env("LOCKABLE_LEASE_ID", lease.id.to_string());
         let process = process.spawn()?;
@@ -277,7 +278,12 @@ impl Held<'_> {
             let end_at = held_until.checked_sub(self.grace).unwrap_or(held_until);
             let renewed = async {
                 tokio::time::sleep(pause).await;
-                self.api.ask("heartbeat", self.lease.options).await
+                // A connection that leads nowhere must leave time for another try.
+                let patience = self.lease.length / 4;
+                let asked = self.api.ask("heartbeat", self.lease.options);
+                tokio::time::timeout(patience, asked).await.unwrap_or_else(|_| {
+                    Err(NoAnswer::Unavailable { sentence: "no answer in time".to_owned(), retry_after: None })
+                })
             };
             match tokio::time::timeout_at(end_at.into(), renewed).await {
                 Ok(Ok(answer)) if answer.response => {

@@ -80,6 +80,45 @@ async fn a_database_that_may_forget_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_node_waits_for_a_database_that_starts_and_not_for_one_that_is_wrong() {
+    let cluster = Arc::new(Cluster::durable());
+    let database = Arc::new(Database::create_in(&cluster).await);
+    cluster.stop();
+    let start = tokio::task::spawn_blocking({
+        let database = database.clone();
+        move || {
+            let data = DataDir::new();
+            (node(&database, &data), data)
+        }
+    });
+    cluster.start();
+    let (node, _data) = start.await.unwrap();
+    assert_eq!(node.anonymous().get("/readyz").await.status, 200);
+    let data = DataDir::new();
+    let mut wrong = data.command(&["serve", "--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0"]);
+    let said = failed(&wrong.env("DATABASE_URL", cluster.url("no_such_database")).output().unwrap(), 1);
+    assert!(said.contains("no_such_database"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn asynchronous_replication_is_warned_of() {
+    let cluster = Arc::new(Cluster::durable());
+    let database = Database::create_in(&cluster).await;
+    let migrate = || lockable().arg("migrate").env("DATABASE_URL", database.url()).output().unwrap();
+    assert!(!String::from_utf8(migrate().stderr).unwrap().contains("asynchronously"));
+    let folder = tempfile::tempdir().unwrap();
+    let mut receiver = cluster.client("pg_receivewal").arg("-D").arg(folder.path()).spawn().unwrap();
+    eventually("it receives", async || {
+        (database.value::<i64>("SELECT count(*) FROM pg_stat_replication").await > 0).then_some(())
+    })
+    .await;
+    let said = String::from_utf8(migrate().stderr).unwrap();
+    receiver.kill().unwrap();
+    receiver.wait().unwrap();
+    assert!(said.contains("asynchronously") && said.contains("synchronous_standby_names"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn wrong_settings_are_wrong_usage() {
     let usage = |arguments: &[&str]| {
         let said = failed(&lockable().arg("serve").args(arguments).output().unwrap(), 2);

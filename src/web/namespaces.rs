@@ -17,6 +17,7 @@ use super::sign::sentence;
 use super::when::When;
 use crate::accounts::Account;
 use crate::namespaces::{self, Namespace, NamespaceError, PUBLIC};
+use crate::plans::is_slug;
 
 /// What a plan without private namespaces is told that it lacks.
 const WHAT: &str = "Private namespaces";
@@ -149,6 +150,12 @@ pub(super) async fn create(
     }
     let mut problems = Problems::of("namespace-");
     let name = form.name.trim();
+    // Both fields are looked at, so that both are told at once.
+    if name == PUBLIC {
+        problems.add("name", sentence(&NamespaceError::Reserved));
+    } else if !is_slug(name) {
+        problems.add("name", sentence(&NamespaceError::InvalidName));
+    }
     let lease_ms = match read_lease(account, &form.lease_ms) {
         Ok(lease_ms) => lease_ms,
         Err(problem) => {

@@ -140,6 +140,14 @@ async fn beginners(app: &TestApp, browser: &Browser, look: impl AsyncFn(&Browser
     }
     browser.open_url(&link_in_mail(app, email, "/verify").await).await;
     look(browser, "verify").await;
+    browser.open("/account/security").await;
+    browser.press("Change password").await;
+    look(browser, "security-error").await;
+    browser.fill("#email-email", "kate@example.com").await;
+    browser.fill("#email-password", PASSWORD).await;
+    browser.press("Change address").await;
+    browser.open_url(&link_in_mail(app, "kate@example.com", "/change-email").await).await;
+    look(browser, "change-email").await;
     browser.open("/account").await;
     browser.press("Create token").await;
     look(browser, "account-error").await;
@@ -177,6 +185,9 @@ async fn owners(app: &TestApp, browser: &Browser, look: impl AsyncFn(&Browser, &
     browser.open("/account").await;
     browser.press("Manage token ci").await;
     look(browser, "token").await;
+    app.db.execute("UPDATE plans SET max_private_namespaces = 1 WHERE code = 'business'").await;
+    browser.open("/account/namespaces").await;
+    look(browser, "namespaces-over").await;
 }
 
 /// Pages of an administrator.
@@ -203,6 +214,8 @@ async fn administrators(app: &TestApp, browser: &Browser, look: impl AsyncFn(&Br
     look(browser, "admin-account").await;
     browser.press("Suspend account").await;
     look(browser, "admin-account-error").await;
+    browser.open("/admin/audit?account=1").await;
+    look(browser, "admin-audit-none").await;
     browser.open("/admin/plans/business/edit").await;
     browser.fill("#plan-lease_max_ms", "many").await;
     browser.press("Save plan").await;

@@ -38,6 +38,9 @@ async fn bad_names_and_leases_come_back_with_what_was_typed() {
         let answer = browser.submit("/account/namespaces", &[("name", "fine"), ("lease_ms", lease)]).await;
         field_error(&answer, "namespace-lease_ms");
     }
+    let both = browser.submit("/account/namespaces", &[("name", "A"), ("lease_ms", "1")]).await;
+    field_error(&both, "namespace-name");
+    field_error(&both, "namespace-lease_ms");
     assert_eq!(count(&app).await, 0);
     let answer = browser.submit("/account/namespaces", &[("name", " fine "), ("lease_ms", "1,500")]).await;
     assert_eq!(answer.location(), "/account/namespaces");

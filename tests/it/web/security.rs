@@ -118,3 +118,18 @@ async fn who_has_a_session_cannot_guess_the_password_with_it() {
     assert_eq!(right.status, 429);
     assert!(is_signed_in(&browser).await);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_was_ended_stays_ended_whatever_still_writes_to_it() {
+    use lockable::accounts::sessions::{self, SessionHash};
+    let app = TestApp::start().await;
+    let browser = sign_up(&app, "ada@example.com").await;
+    let cookies = browser.cookies();
+    let hash = SessionHash::of(cookies.split_once('=').unwrap().1);
+    let data = sessions::load(&app.app.db, hash).await.unwrap().unwrap();
+    assert!(sessions::save(&app.app.db, hash, &data).await.unwrap());
+    sessions::delete(&app.app.db, hash).await.unwrap();
+    // A request that had read it before comes to its end.
+    assert!(!sessions::save(&app.app.db, hash, &data).await.unwrap());
+    assert_eq!(app.db.value::<i64>("SELECT count(*) FROM sessions").await, 0);
+}

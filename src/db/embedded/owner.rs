@@ -3,7 +3,6 @@
 //! PostgreSQL refuses to run as root, and nothing that parses requests should: the whole process becomes an unprivileged
 //! user, which `lockable` names if the machine has it, else `postgres`. Never `nobody`, whom other daemons share.
 
-use std::ffi::CString;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::Path;
@@ -34,6 +33,11 @@ pub enum OwnerError {
         /// Who could.
         to: String,
     },
+    /// There are other things in it.
+    #[error(
+        "{0} has other things in it, and its rights would be changed: give Lockable a folder of its own with --data-dir"
+    )]
+    NotOurs(String),
     /// The data directory is out of the reach of the user.
     #[error("the user {user} cannot use the data directory {dir} ({error}): choose another place with --data-dir")]
     OutOfReach {
@@ -84,6 +88,9 @@ pub(super) fn current_user() -> Result<String, OwnerError> {
 /// # Errors
 /// A sentence that says what to do about it.
 pub fn settle_in(data_dir: &Path) -> Result<String, OwnerError> {
+    if !is_ours_or_empty(data_dir) {
+        return Err(OwnerError::NotOurs(data_dir.display().to_string()));
+    }
     if !geteuid().is_root() {
         make_private_dir(data_dir).map_err(system(format!("make the data directory {}", data_dir.display())))?;
         return current_user();
@@ -106,6 +113,16 @@ pub fn settle_in(data_dir: &Path) -> Result<String, OwnerError> {
         error,
     })?;
     Ok(user.name)
+}
+
+/// Whether the folder may be taken: new, empty, or with something of the service's in it. `--data-dir /tmp` may not.
+fn is_ours_or_empty(data_dir: &Path) -> bool {
+    const OURS: [&str; 3] = ["lockable.lock", "postgres", "outbox"];
+    // What an operator prepares, and what a volume of its own has.
+    const ALLOWED: [&str; 2] = ["postgresql.conf", "lost+found"];
+    let Ok(entries) = std::fs::read_dir(data_dir) else { return true };
+    OURS.iter().any(|name| data_dir.join(name).exists())
+        || entries.flatten().all(|entry| ALLOWED.iter().any(|name| entry.file_name() == *name))
 }
 
 /// Whom root becomes for this data: its owner if that is somebody; for new data (or a fresh folder of root's) the first
@@ -137,7 +154,7 @@ fn become_user(user: &User) -> Result<(), OwnerError> {
     let what = || format!("become the user {}", user.name);
     #[cfg(not(target_vendor = "apple"))]
     {
-        let name = CString::new(user.name.as_str()).expect("a user's name has no NUL");
+        let name = std::ffi::CString::new(user.name.as_str()).expect("a user's name has no NUL");
         nix::unistd::initgroups(&name, user.gid).map_err(system_errno(what()))?;
     }
     nix::unistd::setgid(user.gid).map_err(system_errno(what()))?;

@@ -184,6 +184,17 @@ async fn a_killed_postgresql_is_started_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_folder_with_other_things_is_left_alone() {
+    let data = DataDir::new();
+    std::fs::write(data.path().join("letter.txt"), "dear all").unwrap();
+    std::fs::set_permissions(data.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let said = failed(&data.run(&["admin", "account", "list"]), 1);
+    assert!(said.contains("other things"), "{said}");
+    let meta = std::fs::metadata(data.path()).unwrap();
+    assert_eq!((meta.permissions().mode() & 0o777, meta.uid()), (0o755, Uid::effective().as_raw()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_lock_file_with_somebody_elses_number_does_not_keep_it_from_starting() {
     let data = DataDir::new();
     data.account("hobbyist");

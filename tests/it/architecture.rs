@@ -241,7 +241,8 @@ fn statements(source: &Source, module: &str) -> Vec<String> {
             let after = &code[at + name.len()..];
             let is_macro = after.starts_with("!(");
             let is_call = after.starts_with('(') || after.starts_with("::<");
-            if !code[..at].ends_with("sqlx::") && !(is_macro && before.is_none_or(char::is_whitespace)) {
+            let is_sql = code[..at].ends_with("sqlx::") || (is_macro && before.is_none_or(char::is_whitespace));
+            if !is_sql {
                 continue;
             }
             if (is_macro || is_call) && !may_hold_sql {

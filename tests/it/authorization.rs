@@ -21,7 +21,7 @@ const ENDPOINTS: [&str; 3] = ["/v1/acquire/", "/v1/heartbeat/", "/v1/release/"];
 /// A way to say who one is.
 type Credentials = Box<dyn Fn(RequestBuilder) -> RequestBuilder>;
 
-fn basic(user: impl ToString, password: Option<&'static str>) -> Credentials {
+fn basic(user: &(impl ToString + ?Sized), password: Option<&'static str>) -> Credentials {
     let user = user.to_string();
     Box::new(move |request| request.basic_auth(&user, password))
 }
@@ -75,7 +75,7 @@ async fn whoever_may_not_changes_nothing_at_any_endpoint() {
         ("not base64", header("Basic !!!")),
         ("no UUID", basic("secret", Some(""))),
         ("a password", basic(token.expose(), Some("x"))),
-        ("unknown", basic(Uuid::new_v4(), Some(""))),
+        ("unknown", basic(&Uuid::new_v4(), Some(""))),
         ("revoked", basic(revoked.expose(), Some(""))),
         ("expired", basic(expired.expose(), Some(""))),
         ("suspended account", basic(suspended.expose(), Some(""))),

@@ -42,13 +42,13 @@ pub(crate) struct Node {
 impl Node {
     /// Starts it, and ticks once, so that lapsed leases can be taken over from the beginning.
     pub(crate) async fn start(options: PgConnectOptions) -> Node {
-        let node = Node::start_ticking_every(options, Duration::from_secs(1));
+        let node = Node::start_ticking_every(&options, Duration::from_secs(1));
         clock::tick(&node.pool).await.unwrap();
         node
     }
 
     /// Starts it, over a database that need not answer yet.
-    pub(crate) fn start_ticking_every(options: PgConnectOptions, period: Duration) -> Node {
+    pub(crate) fn start_ticking_every(options: &PgConnectOptions, period: Duration) -> Node {
         let settings = EngineSettings::default();
         let pool = pool(options.clone(), Purpose::General, 4);
         let ticking = tokio::spawn({
@@ -62,12 +62,7 @@ impl Node {
                 }
             }
         });
-        Node { engine: Engine::start(&options, settings), pool, ticking }
-    }
-
-    /// Ticks no more: what happens to the record of outages is the test's affair.
-    pub(crate) fn stop_ticking(&self) {
-        self.ticking.abort();
+        Node { engine: Engine::start(options, settings), pool, ticking }
     }
 
     /// Takes a lock for Alice, with a lease id.

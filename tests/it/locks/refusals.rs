@@ -25,7 +25,7 @@ async fn refusals_write_nothing() {
         Cluster::durable_with(&["autovacuum=off", "wal_level=minimal", "max_wal_senders=0", "bgwriter_delay=10s"])
     }));
     let db = Database::create_in(&cluster).await;
-    let node = Node::start_ticking_every(db.options(), Duration::from_secs(3600));
+    let node = Node::start_ticking_every(&db.options(), Duration::from_secs(3600));
     clock::tick(&node.pool).await.unwrap();
     let (held, ended) = (Uuid::new_v4(), Uuid::new_v4());
     node.grant("ended", ended, 60_000).await;
@@ -51,8 +51,6 @@ async fn refusals_write_nothing() {
     };
     // Once for what only the first time writes: connections, catalogs, hint bits.
     refusals().await;
-    let pool_of_one = db.value::<i32>("SELECT 1").await;
-    assert_eq!(pool_of_one, 1);
     written(&db).await;
     let before = written(&db).await;
     for _ in 0..10 {

@@ -38,13 +38,6 @@ impl Answer {
         }
     }
 
-    /// The problem document's `code`. Panics unless it is one.
-    #[track_caller]
-    pub(crate) fn problem(&self) -> String {
-        assert_eq!(self.header("content-type"), Some("application/problem+json"), "{self:?}");
-        self.json()["code"].as_str().expect("a problem has a code").to_owned()
-    }
-
     /// Where it redirects to. Panics unless it does.
     #[track_caller]
     pub(crate) fn location(&self) -> &str {
@@ -75,10 +68,6 @@ impl Client {
 
     pub(crate) async fn get(&self, path: &str) -> Answer {
         send(self.request(Method::GET, path)).await
-    }
-
-    pub(crate) async fn post(&self, path: &str) -> Answer {
-        send(self.request(Method::POST, path)).await
     }
 }
 
@@ -113,10 +102,6 @@ impl TokenClient {
 
     pub(crate) async fn get(&self, path: &str) -> Answer {
         send(self.request(Method::GET, path)).await
-    }
-
-    pub(crate) async fn post(&self, path: &str) -> Answer {
-        send(self.request(Method::POST, path)).await
     }
 
     /// `GET /v1/acquire/{name}`, where the name may carry a query.

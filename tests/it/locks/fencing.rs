@@ -23,7 +23,7 @@ impl Subject for Nodes {
 /// The same clients, rules and checker that find each of the bugs in `mutants`.
 #[tokio::test(flavor = "multi_thread")]
 async fn histories_of_two_nodes_hold_the_promises() {
-    let lease = Duration::from_millis(300);
+    let lease = Duration::from_millis(500);
     let busy = Load {
         clients: 24,
         locks: 3,
@@ -32,18 +32,22 @@ async fn histories_of_two_nodes_hold_the_promises() {
         pause: Duration::from_millis(4),
         heartbeats: 3,
         forgotten: 5,
-        time: Duration::from_secs(4),
+        time: Duration::from_secs(3),
     };
     let hasty =
-        Load { locks: 1, pause: Duration::ZERO, heartbeats: 1, forgotten: 0, time: Duration::from_secs(3), ..busy };
+        Load { locks: 1, pause: Duration::ZERO, heartbeats: 1, forgotten: 0, time: Duration::from_secs(2), ..busy };
     for load in [busy, hasty] {
         let db = Database::create().await;
         let nodes = vec![Node::start(db.options()).await, Node::start(db.options()).await];
-        let history = run(Arc::new(Nodes(nodes)), load).await;
-        history.assert_holds(Rules { lease, outage: Duration::ZERO });
-        let grants = history.count(|call| matches!(call.answer, Answer::Held { .. }));
-        assert!(grants > 100, "{grants} grants and renewals");
-        assert!(history.count(|call| call.answer == Answer::Refused) > 10);
+        let nodes = Arc::new(Nodes(nodes));
+        // How much happens in a second depends on the machine.
+        let (mut held, mut refused) = (0, 0);
+        while held < 150 || refused < 20 {
+            let history = run(nodes.clone(), load).await;
+            history.assert_holds(Rules { lease, outage: Duration::ZERO });
+            held += history.count(|call| matches!(call.answer, Answer::Held { .. }));
+            refused += history.count(|call| call.answer == Answer::Refused);
+        }
     }
 }
 
@@ -54,7 +58,7 @@ async fn tokens_increase_across_release_expiry_and_clean_up() {
     let mut tokens = Vec::new();
     for ending in ["release", "lapse", "row deleted"] {
         let lease_id = Uuid::new_v4();
-        tokens.push(node.grant("l", lease_id, 50).await.fencing_token);
+        tokens.push(node.grant("l", lease_id, 1000).await.fencing_token);
         match ending {
             "release" => {
                 node.release("l", lease_id).await.unwrap();
@@ -66,7 +70,7 @@ async fn tokens_increase_across_release_expiry_and_clean_up() {
             _ => db.execute("DELETE FROM locks").await,
         }
     }
-    tokens.push(node.grant("l", Uuid::new_v4(), 50).await.fencing_token);
+    tokens.push(node.grant("l", Uuid::new_v4(), 1000).await.fencing_token);
     assert!(tokens.is_sorted_by(|one, next| one < next), "{tokens:?}");
 }
 

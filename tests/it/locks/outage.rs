@@ -57,7 +57,7 @@ async fn survive(outage: Outage, mutation: Option<&str>) -> Result<(), String> {
         db.execute(sql).await;
     }
     let nodes = [Arc::new(Node::start(db.options()).await), Arc::new(Node::start(db.options()).await)];
-    nodes[0].grant("lapsed before", Uuid::new_v4(), 300).await;
+    nodes[0].grant("lapsed before", Uuid::new_v4(), 1000).await;
     // A tick after it, so that it is known to be over before the outage.
     let lapsed = "SELECT expires_at < last_ok_at FROM locks, service_clock";
     eventually("it lapses", async || db.value::<bool>(lapsed).await.then_some(())).await;

@@ -40,7 +40,7 @@ async fn each_request_can_be_repeated_on_another_node_after_anything() {
     for (number, fate) in FATES.into_iter().enumerate() {
         let name = format!("lock-{number}");
         let lease_id = Uuid::new_v4();
-        let lease_ms = if matches!(fate.ended, Ended::Not | Ended::Released) { 60_000 } else { 50 };
+        let lease_ms = if matches!(fate.ended, Ended::Not | Ended::Released) { 60_000 } else { 1000 };
         let granted = nodes[0].grant(&name, lease_id, lease_ms).await;
         match fate.ended {
             Ended::Not => {}

@@ -197,18 +197,22 @@ impl Browser {
             )
         };
         let xpath = format!("{} | {}", by_name("button"), by_name("a"));
-        let found = self.wait_for(xpath, name.to_owned(), true);
+        let name = name.to_owned();
         async move {
-            let button = found.await;
-            let page = self.client.find(Locator::Css("html")).await.unwrap();
-            match button.click().await {
-                Ok(()) => {}
-                Err(error) => panic!("cannot press {literal} ({caller}): {error}"),
+            let page = self.find("html").await;
+            let started = Instant::now();
+            loop {
+                let button = self.wait_for(xpath.clone(), name.clone(), true).await;
+                match button.click().await {
+                    Ok(()) => break,
+                    // A list that is live was written anew between finding and clicking.
+                    Err(error) if is_transient(&error) && started.elapsed() < DEADLINE => {}
+                    Err(error) => panic!("cannot press {literal} ({caller}): {error}"),
+                }
             }
             if self.client.get_alert_text().await.is_ok() {
                 self.client.accept_alert().await.unwrap();
             }
-            let started = Instant::now();
             // The old page's element is known no more once the new page is there.
             while page.tag_name().await.is_ok() {
                 assert!(started.elapsed() < DEADLINE, "pressing {literal} leads nowhere ({caller})");

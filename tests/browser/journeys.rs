@@ -2,6 +2,7 @@
 
 use lockable::secret::Secret;
 use reqwest::StatusCode;
+use serde_json::json;
 
 use crate::browser::{Browser, Script, browse, browse_both};
 use crate::steps::{create_token, link_in_mail, sign_in, sign_in_with, sign_out, sign_up};
@@ -34,6 +35,31 @@ async fn from_signing_up_to_a_broken_lock() {
         browser.sees("Nothing is held").await;
         assert!(!program.heartbeat("nightly%2Freport").await.verdict());
         assert!(program.acquire("nightly%2Freport").await.verdict());
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_token_and_its_command_are_copied() {
+    let app = TestApp::start().await;
+    let account = app.account_with_password("hobbyist").await;
+    browse(&app, Script::On, async |browser: &Browser| {
+        let allowed = json!({ "origin": app.url(), "permissions": ["clipboardReadWrite", "clipboardSanitizedWrite"] });
+        browser.devtools("Browser.grantPermissions", allowed).await;
+        sign_in(browser, &account.email).await;
+        browser.fill("#token-label", "laptop").await;
+        browser.press("Create token").await;
+        for block in ["token", "try-acquire"] {
+            let button = format!("[data-copy={block}]");
+            browser.click(&button).await;
+            eventually("it says that it was copied", async || {
+                (browser.text_of(&button).await == "Copied").then_some(())
+            })
+            .await;
+            let read = "navigator.clipboard.readText().then(arguments[0])";
+            let copied = browser.client.execute_async(read, vec![]).await.unwrap();
+            assert_eq!(copied, browser.text_of(&format!("#{block}")).await);
+        }
     })
     .await;
 }

@@ -41,11 +41,11 @@ enum Command {
     /// Run a command while holding a lock
     Run(client::RunArgs),
     /// Take a lock if it is free
-    Acquire(client::AcquireArgs),
+    Acquire(client::HoldArgs),
     /// Renew the lease on a lock
     Heartbeat(client::HoldArgs),
     /// Give a lock back
-    Release(client::HoldArgs),
+    Release(client::RequestArgs),
 }
 
 impl Cli {

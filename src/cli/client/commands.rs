@@ -11,18 +11,21 @@ use super::api::{Answer, Api, NoAnswer, Options};
 use super::{Service, duration, exit};
 use crate::cli::output;
 
-/// `lockable acquire`.
-#[derive(Args, Debug)]
-#[command(after_help = EXIT_CODES)]
-pub(in crate::cli) struct AcquireArgs {
-    #[command(flatten)]
-    request: HoldArgs,
-}
-
-/// `lockable heartbeat` and `lockable release`.
+/// `lockable acquire` and `lockable heartbeat`.
 #[derive(Args, Debug)]
 #[command(after_help = EXIT_CODES)]
 pub(in crate::cli) struct HoldArgs {
+    #[command(flatten)]
+    request: RequestArgs,
+    /// Length of the lease, such as 30s or 5m, where the plan lets it be chosen
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
+    lease: Option<Duration>,
+}
+
+/// `lockable release`, and what the others have too.
+#[derive(Args, Debug)]
+#[command(after_help = EXIT_CODES)]
+pub(in crate::cli) struct RequestArgs {
     /// Name of the lock
     name: String,
     #[command(flatten)]
@@ -31,9 +34,6 @@ pub(in crate::cli) struct HoldArgs {
     /// releases the lock
     #[arg(long, value_name = "UUID")]
     lease_id: Option<Uuid>,
-    /// Length of the lease, such as 30s or 5m, where the plan lets it be chosen
-    #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
-    lease: Option<Duration>,
     /// Print the answer as JSON, with the fencing token and the lease
     #[arg(long)]
     json: bool,
@@ -47,22 +47,22 @@ const EXIT_CODES: &str = "Prints true or false. Exit codes:
    77  refused by the service: a bad token or name, or the plan does not allow it";
 
 /// Takes the lock if it is free.
-pub(in crate::cli) async fn acquire(args: AcquireArgs) -> anyhow::Result<ExitCode> {
-    ask("acquire", args.request).await
+pub(in crate::cli) async fn acquire(args: HoldArgs) -> anyhow::Result<ExitCode> {
+    ask("acquire", args.request, args.lease).await
 }
 
 /// Renews the lease.
 pub(in crate::cli) async fn heartbeat(args: HoldArgs) -> anyhow::Result<ExitCode> {
-    ask("heartbeat", args).await
+    ask("heartbeat", args.request, args.lease).await
 }
 
 /// Gives the lock back.
-pub(in crate::cli) async fn release(args: HoldArgs) -> anyhow::Result<ExitCode> {
-    ask("release", args).await
+pub(in crate::cli) async fn release(args: RequestArgs) -> anyhow::Result<ExitCode> {
+    ask("release", args, None).await
 }
 
-async fn ask(action: &str, args: HoldArgs) -> anyhow::Result<ExitCode> {
-    let options = Options { lease_id: args.lease_id, lease_ms: args.lease.map(milliseconds) };
+async fn ask(action: &str, args: RequestArgs, lease: Option<Duration>) -> anyhow::Result<ExitCode> {
+    let options = Options { lease_id: args.lease_id, lease_ms: lease.map(milliseconds) };
     let answer = match Api::new(&args.service, &args.name) {
         Ok(api) => api.ask(action, options).await,
         Err(error) => Err(error),

@@ -8,7 +8,7 @@ mod run;
 use clap::Args;
 use url::Url;
 
-pub(super) use commands::{AcquireArgs, HoldArgs, acquire, heartbeat, release};
+pub(super) use commands::{HoldArgs, RequestArgs, acquire, heartbeat, release};
 pub(super) use run::{RunArgs, run};
 
 /// Exit codes beyond those of every command: the numbers of sysexits.h where one fits.

@@ -54,6 +54,9 @@ async fn verdicts_are_exit_codes() {
     assert!(said.contains("401") && !said.contains("b9164069"), "{said}");
     failed(&world.run(&["acquire", ".."]).await, 2);
     failed(&world.run(&["acquire", "x", "--lease", "30"]).await, 2);
+    // A release has no length: it is not offered.
+    assert!(failed(&world.run(&["release", "x", "--lease", "30s"]).await, 2).contains("unexpected argument"));
+    assert!(!succeeded(&world.run(&["release", "--help"]).await).contains("--lease <"));
     let mut nobody = world.command(&["acquire", "x"]);
     failed(&nobody.env("LOCKABLE_URL", "http://127.0.0.1:1").output().unwrap(), 69);
 }

@@ -1,10 +1,11 @@
 //! `lockable admin plan`.
 
+use anyhow::anyhow;
 use clap::{Args, Subcommand};
 
 use super::Admin;
 use crate::cli::output;
-use crate::plans::{self, DEFAULT_PLAN, Limits, Plan};
+use crate::plans::{self, DEFAULT_PLAN, InvalidLimits, Limits, Plan, PlanError};
 
 #[derive(Subcommand, Debug)]
 pub(super) enum PlanCommand {
@@ -91,13 +92,23 @@ pub(super) async fn run(admin: &Admin, command: PlanCommand) -> anyhow::Result<(
             let mut new = plans::find(pool, DEFAULT_PLAN).await?.limits;
             new.name.clone_from(&plan);
             limits.apply(&mut new);
-            plans::create(pool, actor, &plan, &new).await?;
+            plans::create(pool, actor, &plan, &new).await.map_err(by_flag)?;
             show(admin, &plans::find(pool, &plan).await?)
         }
         PlanCommand::Set { plan, limits } => {
-            plans::update(pool, actor, &plan, |current| limits.apply(current)).await?;
+            plans::update(pool, actor, &plan, |current| limits.apply(current)).await.map_err(by_flag)?;
             show(admin, &plans::find(pool, &plan).await?)
         }
+    }
+}
+
+/// The complaint about a limit, by the flag that sets it.
+fn by_flag(error: PlanError) -> anyhow::Error {
+    match error {
+        PlanError::Invalid(InvalidLimits { field, problem }) => {
+            anyhow!("--{}: {problem}", field.strip_prefix("max_").unwrap_or(field).replace('_', "-"))
+        }
+        error => error.into(),
     }
 }
 

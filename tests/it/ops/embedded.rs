@@ -235,6 +235,10 @@ async fn commands_work_while_it_runs_and_while_it_does_not() {
     let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
     assert_eq!(shown["plan"], "business");
     assert_eq!(data.postmaster(), postmaster, "it used the one that runs");
+    for (flag, wrong) in [("--tokens", "0"), ("--requests-per-second", "0"), ("--lease-min-ms", "1"), ("--name", "")] {
+        let said = failed(&admin(&["plan", "set", "business", flag, wrong]), 1);
+        assert!(said.contains(&format!("{flag}: give")) && !said.contains('_'), "{said}");
+    }
     drop(node);
     succeeded(&admin(&["plan", "set", "business", "--tokens", "7"]));
     assert_eq!(failed(&admin(&["account", "show", "eve@example.com"]), 1).lines().count(), 1);

@@ -4,6 +4,7 @@ mod backup;
 mod client_commands;
 mod embedded;
 mod nodes;
+mod settings;
 mod tls;
 
 use std::path::{Path, PathBuf};

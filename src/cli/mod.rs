@@ -9,7 +9,8 @@ mod output;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::builder::Resettable;
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::config::{DatabaseSettings, LogSettings, Settings, SettingsError};
 use crate::db::{Source, migrate};
@@ -49,6 +50,14 @@ enum Command {
 }
 
 impl Cli {
+    /// Reads the command line and the environment. Ends the process where they cannot be read, or ask for help.
+    #[must_use]
+    pub fn from_command_line() -> Self {
+        let mut command = without_empty_variables(Self::command());
+        let matches = command.get_matches_mut();
+        Self::from_arg_matches(&matches).unwrap_or_else(|error| error.format(&mut command).exit())
+    }
+
     /// Runs the command to its end.
     pub fn run(self) -> ExitCode {
         // Two providers are compiled in by dependencies; this one is meant. Fails where a test has said so already.
@@ -81,6 +90,16 @@ impl Cli {
             }
         }
     }
+}
+
+/// Leaves out environment variables that are empty: service managers and compose files set them so where they mean none.
+fn without_empty_variables(command: clap::Command) -> clap::Command {
+    command
+        .mut_args(|arg| {
+            let empty = arg.get_env().and_then(std::env::var_os).is_some_and(|value| value.is_empty());
+            if empty { arg.env(Resettable::Reset) } else { arg }
+        })
+        .mut_subcommands(without_empty_variables)
 }
 
 fn usage(sentence: &str) -> ExitCode {

@@ -1,7 +1,26 @@
 //! Settings as they are given: what cannot be read, what is empty, and what the help says.
 
-use super::succeeded;
+use super::{DataDir, failed, succeeded};
+use crate::support::prelude::*;
 use crate::support::process::lockable;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_empty_variable_is_as_good_as_none() {
+    let data = DataDir::new();
+    let node = Process::start(|command| {
+        command.arg("--data-dir").arg(data.path()).env("DATABASE_URL", "").env("LOCKABLE_UNSAFE_DATABASE", "");
+        for name in ["PUBLIC_URL", "TRUSTED_PROXIES", "SMTP_URL", "MAIL_FROM", "UPGRADE_URL", "TLS_CERT", "TLS_KEY"] {
+            command.env(format!("LOCKABLE_{name}"), "");
+        }
+        for name in ["OUTAGE_GRACE_MS", "DRAIN_TIMEOUT_MS", "DATABASE_CONNECTIONS", "LOG"] {
+            command.env(format!("LOCKABLE_{name}"), "");
+        }
+    });
+    assert_eq!(node.anonymous().get("/readyz").await.status, 200);
+    // One that something has to be in is still missed.
+    let said = failed(&lockable().args(["release", "x"]).env("LOCKABLE_AUTH_TOKEN", "").output().unwrap(), 2);
+    assert!(said.contains("--auth-token"), "{said}");
+}
 
 #[test]
 fn the_scope_without_use_yet_is_told_as_such() {

@@ -2,6 +2,7 @@
 //!
 //! [`Settings`] is what `lockable serve` takes; [`DatabaseSettings`] is the part that every command on the data needs.
 
+use std::convert::Infallible;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
@@ -41,7 +42,7 @@ pub struct Settings {
 
     /// What browsers and mail call this service, such as https://locks.example.com. Its scheme decides whether cookies are
     /// Secure and HSTS is sent [default: from the listener]
-    #[arg(long, env = "LOCKABLE_PUBLIC_URL", value_name = "URL", value_parser = public_url)]
+    #[arg(long, env = "LOCKABLE_PUBLIC_URL", value_name = "URL", value_parser = web_url)]
     pub public_url: Option<Url>,
 
     /// Proxies in front of the service, as addresses or networks separated by commas (10.0.0.0/8,127.0.0.1). Only they are
@@ -59,7 +60,7 @@ pub struct Settings {
     pub mail_from: Option<String>,
 
     /// Where a Hobbyist is sent who asks for Business things
-    #[arg(long, env = "LOCKABLE_UPGRADE_URL", value_name = "URL", value_parser = public_url)]
+    #[arg(long, env = "LOCKABLE_UPGRADE_URL", value_name = "URL", value_parser = web_url)]
     pub upgrade_url: Option<Url>,
 
     /// How long after an outage of the database its leases may still be renewed before anybody else gets the lock,
@@ -156,10 +157,22 @@ impl Settings {
                 "--listen and --metrics-listen are the same address: give the metrics a port of their own",
             );
         }
-        if let Some(url) = &self.smtp_url
-            && !matches!(url.expose().scheme(), "smtp" | "smtps")
-        {
-            return complain("--smtp-url has to begin with smtp:// or smtps://");
+        if let Some(url) = &self.public_url {
+            // Links are made by adding a path and a query to it.
+            let is_bare = url.username().is_empty()
+                && url.password().is_none()
+                && url.path() == "/"
+                && url.query().is_none()
+                && url.fragment().is_none();
+            if !is_bare {
+                return complain(
+                    "--public-url is a scheme and a host, and perhaps a port, such as https://locks.example.com:8443: \
+                     no user or password, no path, no ? and no #",
+                );
+            }
+        }
+        if let Some(url) = &self.smtp_url {
+            url.validate("LOCKABLE_SMTP_URL", ["smtp", "smtps"], "smtp:// or smtps://")?;
         }
         if let Some(from) = &self.mail_from
             && !from.contains('@')
@@ -196,12 +209,9 @@ impl DatabaseSettings {
     /// # Errors
     /// A sentence about what is wrong.
     pub fn validate(&self) -> Result<(), SettingsError> {
-        if let Some(url) = &self.database_url
-            && !matches!(url.expose().scheme(), "postgres" | "postgresql")
-        {
-            return Err(SettingsError(
-                "DATABASE_URL has to begin with postgres:// (Lockable works on PostgreSQL)".to_owned(),
-            ));
+        if let Some(url) = &self.database_url {
+            let expected = "postgres:// (Lockable works on PostgreSQL)";
+            url.validate("DATABASE_URL", ["postgres", "postgresql"], expected)?;
         }
         Ok(())
     }
@@ -250,41 +260,51 @@ impl Default for DatabaseSettings {
     }
 }
 
-/// A URL that may hold a password: `Debug` and `Display` leave that out.
+/// A URL that may hold a password, as it was given: it is read where nothing can echo it, and `Debug` leaves it out.
 #[derive(Clone, PartialEq, Eq)]
-pub struct SecretUrl(Url);
+pub struct SecretUrl(String);
 
 impl SecretUrl {
-    /// The URL with its password.
-    pub fn expose(&self) -> &Url {
+    /// The text with its password.
+    pub fn expose(&self) -> &str {
         &self.0
+    }
+
+    /// The URL with its password.
+    ///
+    /// # Errors
+    /// Where it is none. The error holds nothing of it.
+    pub fn parse(&self) -> Result<Url, url::ParseError> {
+        Url::parse(&self.0)
+    }
+
+    /// Checks what it is; `setting` names it, and `expected` describes it.
+    fn validate(&self, setting: &str, schemes: [&str; 2], expected: &str) -> Result<(), SettingsError> {
+        match self.parse() {
+            Ok(url) if schemes.contains(&url.scheme()) => Ok(()),
+            Ok(_) => Err(SettingsError(format!("{setting} has to begin with {expected}"))),
+            Err(error) => Err(SettingsError(format!(
+                "{setting} is not a URL ({error}): it has to begin with {expected}; a password goes into it \
+                 percent-encoded, such as %2F for /"
+            ))),
+        }
     }
 }
 
 impl FromStr for SecretUrl {
-    type Err = String;
+    type Err = Infallible;
 
+    /// Takes any text: clap prints what it cannot read, password and all. `Settings::validate` says what is wrong with it.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Url::parse(text).map(Self).map_err(|error| format!("not a URL: {error}"))
-    }
-}
-
-impl fmt::Display for SecretUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut url = self.0.clone();
-        if url.password().is_some() {
-            // Fails only for URLs that cannot have a password.
-            let _ = url.set_password(Some("***"));
-        }
-        // The query may carry one too (?password=).
-        url.set_query(None);
-        url.fmt(f)
+        Ok(Self(text.to_owned()))
     }
 }
 
 impl fmt::Debug for SecretUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
+        // No other part of it is safe: where the password holds a /, a part of that is read as the path.
+        f.write_str(self.0.split_once(':').filter(|_| self.parse().is_ok()).map_or("", |(scheme, _)| scheme))?;
+        f.write_str("://***")
     }
 }
 
@@ -295,7 +315,7 @@ fn address(text: &str) -> Result<SocketAddr, String> {
         .ok_or_else(|| "no address found for it".to_owned())
 }
 
-fn public_url(text: &str) -> Result<Url, String> {
+fn web_url(text: &str) -> Result<Url, String> {
     let url = Url::parse(text)
         .map_err(|_| "expected a whole URL with its scheme, such as https://locks.example.com".to_owned())?;
     if !matches!(url.scheme(), "http" | "https") || url.host().is_none() {
@@ -349,6 +369,19 @@ mod tests {
     }
 
     #[test]
+    fn a_public_url_has_nothing_that_would_break_a_link() {
+        for right in ["https://locks.example.com", "http://localhost:8080/", "https://[::1]:8443"] {
+            assert!(parse(&["--public-url", right]).is_ok(), "{right}");
+        }
+        for wrong in ["me@host", "me:hunter2@host", "host/locks", "host/?a=b", "host?", "host/#top", "host#"] {
+            let said = parse(&["--public-url", &format!("https://{wrong}")]).unwrap_err();
+            assert!(said.contains("--public-url is a scheme and a host") && !said.contains("hunter"), "{said}");
+        }
+        // Where it is only a place to go to, anything may follow.
+        assert!(parse(&["--upgrade-url", "https://example.com/plans?from=lockable#business"]).is_ok());
+    }
+
+    #[test]
     fn proxies_are_addresses_and_networks() {
         let settings = parse(&["--trusted-proxies", "10.0.0.0/8, ::1"]).unwrap();
         assert_eq!(settings.trusted_proxies.len(), 2);
@@ -359,6 +392,8 @@ mod tests {
     #[test]
     fn passwords_in_urls_are_not_shown() {
         let url: SecretUrl = "postgres://me:hunter2@host/db?password=hunter3".parse().unwrap();
-        assert!(!format!("{url:?} {url}").contains("hunter"));
+        assert_eq!(format!("{url:?}"), "postgres://***");
+        let url: SecretUrl = "hunter2".parse().unwrap();
+        assert_eq!(format!("{url:?}"), "://***");
     }
 }

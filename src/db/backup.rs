@@ -149,7 +149,7 @@ fn client(programs: &Programs, program: &str, source: &Source, settings: &Databa
     let mut command = Command::new(programs.path(program));
     command.stdin(Stdio::null());
     if let Some(url) = &settings.database_url {
-        let (url, password) = for_libpq(url.expose());
+        let (url, password) = for_libpq(&url.parse().expect("the source was made from it"));
         command.arg("--dbname").arg(url.as_str());
         if let Some(password) = password {
             command.env("PGPASSWORD", password);

@@ -82,7 +82,7 @@ impl Source {
 
 fn from_url(settings: &DatabaseSettings) -> Result<Option<PgConnectOptions>, SourceError> {
     let Some(url) = &settings.database_url else { return Ok(None) };
-    PgConnectOptions::from_str(url.expose().as_str())
+    PgConnectOptions::from_str(url.expose())
         .map(|options| Some(options.application_name("lockable")))
         .map_err(SourceError::Url)
 }

@@ -96,7 +96,7 @@ impl Mailer {
         let smtp = match &settings.smtp_url {
             None => None,
             Some(url) => Some(
-                AsyncSmtpTransport::<Tokio1Executor>::from_url(url.expose().as_str())
+                AsyncSmtpTransport::<Tokio1Executor>::from_url(url.expose())
                     .map_err(MailSetupError::SmtpUrl)?
                     .timeout(Some(Duration::from_secs(20)))
                     .build(),

@@ -4,6 +4,23 @@ use super::{DataDir, failed, succeeded};
 use crate::support::prelude::*;
 use crate::support::process::lockable;
 
+#[test]
+fn a_url_that_cannot_be_read_is_not_printed() {
+    // With a / in it, the password is read as the port.
+    for (command, setting, flag, url) in [
+        (["serve"].as_slice(), "LOCKABLE_SMTP_URL", "--smtp-url", "smtp://mailer:hunter/2@mail.example.com:25"),
+        (&["serve"], "LOCKABLE_SMTP_URL", "--smtp-url", "http://mailer:hunter2@mail.example.com"),
+        (&["serve"], "DATABASE_URL", "--database-url", "postgres://lockable:hunter#2@db.example.com/lockable"),
+        (&["migrate"], "DATABASE_URL", "--database-url", "lockable:hunter2@db.example.com"),
+        (&["admin", "plan", "list"], "DATABASE_URL", "--database-url", "hunter2"),
+    ] {
+        let said = failed(&lockable().args(command).env(setting, url).output().unwrap(), 2);
+        assert!(said.contains(setting) && !said.contains("hunter"), "{said}");
+        let said = failed(&lockable().args(command).args([flag, url]).output().unwrap(), 2);
+        assert!(said.contains(setting) && !said.contains("hunter"), "{said}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_empty_variable_is_as_good_as_none() {
     let data = DataDir::new();
@@ -20,6 +37,12 @@ async fn an_empty_variable_is_as_good_as_none() {
     // One that something has to be in is still missed.
     let said = failed(&lockable().args(["release", "x"]).env("LOCKABLE_AUTH_TOKEN", "").output().unwrap(), 2);
     assert!(said.contains("--auth-token"), "{said}");
+}
+
+#[test]
+fn a_public_url_that_would_break_links_is_refused() {
+    let said = failed(&lockable().args(["serve", "--public-url", "https://example.com/locks"]).output().unwrap(), 2);
+    assert!(said.contains("--public-url") && said.contains("no path"), "{said}");
 }
 
 #[test]

@@ -76,7 +76,7 @@ fn writing(criterion: &mut Criterion) {
     criterion.bench_function("request id", |b| b.iter(RequestId::generate));
     criterion.bench_function("lease id", |b| b.iter(|| uuid::Builder::from_random_bytes(rand::random()).into_uuid()));
     criterion.bench_function("request context", |b| {
-        b.iter(|| RequestContext::new(RequestId::generate(), black_box(ADDRESS)))
+        b.iter(|| RequestContext::new(RequestId::generate(), black_box(ADDRESS)));
     });
 }
 

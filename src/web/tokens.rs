@@ -15,7 +15,7 @@ use super::account::{CameBack, show_with};
 use super::error::WebError;
 use super::fields::{Choice, Field, Problems};
 use super::home::base;
-use super::once;
+use super::once::{self, Asked};
 use super::page::{Flash, Page, Tab, render, render_as};
 use super::session::CurrentAccount;
 use super::sign::{nothing, sentence};
@@ -199,7 +199,13 @@ async fn try_create(
     }
     let new = NewToken { label: &form.label, namespace, scope, expires_at };
     let make = tokens::create(&app.db, &current.account, &new);
-    match web.once.make(current.account.account_id, &form.once, make).await {
+    let asked = Asked::Create {
+        label: form.label.trim().to_owned(),
+        namespace: namespace.to_owned(),
+        scope: scope.as_str(),
+        days,
+    };
+    match web.once.make(&app.db, current.account.account_id, &form.once, asked, make).await {
         Ok(made) => Ok(Ok(made)),
         Err(error) => match error {
             TokenError::InvalidLabel | TokenError::TooMany { .. } => refuse("label", sentence(&error)),
@@ -310,7 +316,8 @@ pub(super) async fn rotate(
         token?;
         tokens::rotate(&web.app.db, account_id, token_id, overlap).await.map_err(WebError::from)
     };
-    let made = web.once.make(account_id, &form.once, make).await?;
+    let asked = Asked::Rotate { token_id, overlap_s: overlap.as_secs() };
+    let made = web.once.make(&web.app.db, account_id, &form.once, asked, make).await?;
     let sentence = match overlap.as_secs() {
         0 => "The old token does not work any more.",
         3600 => "The old token still works for an hour.",

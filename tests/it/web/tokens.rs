@@ -55,6 +55,44 @@ async fn a_form_sent_twice_makes_one_token_and_shows_it_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_form_sent_again_never_shows_a_token_of_other_answers_or_one_that_does_not_work_any_more() {
+    let app = TestApp::start().await;
+    let account = app.account_with_password("business").await;
+    account.namespace("mine").await;
+    let browser = sign_in(&app, &account.email, PASSWORD).await;
+    let once = hidden(&browser.get("/account").await, "once");
+    let send = async |field: (&str, &str)| {
+        let plain = [("label", "a"), ("namespace", "public"), ("expires", "0")];
+        let fields = plain.map(|other| if other.0 == field.0 { field } else { other });
+        shown(&browser.submit("/account/tokens", &[&fields[..], &[("once", once.as_str())]].concat()).await)
+    };
+    let token = send(("label", "a")).await;
+    // The way back in the browser's history, and something else typed.
+    let others = [send(("label", "b")).await, send(("namespace", "mine")).await, send(("expires", "7")).await];
+    assert_eq!(send(("label", "a")).await, token);
+    assert!(!others.contains(&token));
+    assert_eq!(app.db.value::<i64>("SELECT count(*) FROM api_tokens").await, 4);
+    let token_id = app.db.value::<i64>("SELECT min(token_id) FROM api_tokens").await;
+    browser.submit(&format!("/account/tokens/{token_id}/revoke"), &[]).await;
+    let again = send(("label", "a")).await;
+    assert_ne!(again, token);
+    assert!(app.token(&again).acquire("deploy").await.verdict());
+
+    // So for a successor.
+    let (token_id, _) = account.token_with("public", Scope::Locks, None).await;
+    let path = format!("/account/tokens/{token_id}/rotate");
+    let rotate =
+        async |keep_old| shown(&browser.submit(&path, &[("keep_old", keep_old), ("once", once.as_str())]).await);
+    let new = rotate("3600").await;
+    assert_eq!(rotate("3600").await, new);
+    let new_id = app.db.value::<i64>("SELECT max(token_id) FROM api_tokens").await;
+    browser.submit(&format!("/account/tokens/{new_id}/revoke"), &[]).await;
+    let newer = rotate("3600").await;
+    assert!(app.token(&newer).acquire("x").await.verdict());
+    assert_ne!(rotate("0").await, newer, "asked for once more, with another answer");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_token_form_that_breaks_a_rule_comes_back_with_what_was_typed() {
     let app = TestApp::start().await;
     let browser = sign_up(&app, "ada@example.com").await;

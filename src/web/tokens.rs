@@ -91,7 +91,9 @@ impl NewTokenForm {
         let scopes = vec![
             Choice::new("locks", "Locks")
                 .hint("Takes, keeps and gives back locks in its namespace. What programs need."),
-            Choice::new("manage", "Manage").hint("May also manage tokens, namespaces and settings, and break locks."),
+            Choice::new("manage", "Manage").hint(
+                "Also for managing the account by API v2, which is not built yet: until then it does no more than Locks.",
+            ),
         ];
         let or = |value: &str, default: &str| if value.is_empty() { default.to_owned() } else { value.to_owned() };
         Self {

@@ -93,6 +93,18 @@ async fn a_form_sent_again_never_shows_a_token_of_other_answers_or_one_that_does
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_scope_for_what_is_not_built_yet_says_so() {
+    let app = TestApp::start().await;
+    let browser = sign_up(&app, "ada@example.com").await;
+    for page in [browser.get("/account").await, browser.get("/docs").await] {
+        let words = page.text.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(words.contains("API v2, which is not built yet"), "{words}");
+    }
+    shown(&create(&browser, &[("label", "x")]).await);
+    assert_eq!(app.db.value::<String>("SELECT scope FROM api_tokens").await, "locks");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_token_form_that_breaks_a_rule_comes_back_with_what_was_typed() {
     let app = TestApp::start().await;
     let browser = sign_up(&app, "ada@example.com").await;

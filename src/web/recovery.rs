@@ -171,8 +171,13 @@ pub(super) async fn reset_form(State(web): State<Web>, Query(query): Query<LinkQ
     }
 }
 
-pub(super) async fn reset(State(web): State<Web>, Form(form): Form<ResetForm>) -> Result<Response, WebError> {
+pub(super) async fn reset(
+    State(web): State<Web>,
+    Extension(context): Extension<RequestContext>,
+    Form(form): Form<ResetForm>,
+) -> Result<Response, WebError> {
     let app = &web.app;
+    web.throttles.reset(context.client_address())?;
     let done = || Ok(Redirect::to("/login?done=password-set").into_response());
     let Some(link) = links::find(&app.db, form.link.expose(), Purpose::ResetPassword).await? else {
         return useless(Purpose::ResetPassword);
@@ -183,7 +188,9 @@ pub(super) async fn reset(State(web): State<Web>, Form(form): Form<ResetForm>) -
         Err(error) => return Err(error.into()),
     };
     if link.is_used {
-        // The form sent twice: the first one set this very password.
+        // The form sent twice: the first one set this very password. Whoever finds the link later learns as little from it as
+        // from signing in.
+        web.throttles.password(link.account_id.0)?;
         let hash = accounts::password_hash(&app.db, link.account_id).await?;
         return if app.passwords.verify(&form.password, hash.as_deref()).await {
             done()

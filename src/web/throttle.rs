@@ -51,6 +51,7 @@ pub(crate) struct Throttles {
     sign_up_by_email: Limiter,
     mail_by_address: Limiter,
     mail_by_email: Limiter,
+    reset_by_address: Limiter,
     password_by_account: Limiter,
 }
 
@@ -72,6 +73,7 @@ impl Default for Throttles {
             sign_up_by_email: Limiter::new(10, seconds(60)),
             mail_by_address: Limiter::new(20, seconds(60)),
             mail_by_email: Limiter::new(4, seconds(300)),
+            reset_by_address: Limiter::new(20, seconds(6)),
             password_by_account: Limiter::new(10, seconds(15)),
         }
     }
@@ -111,7 +113,15 @@ impl Throttles {
         self.mail_by_email.check(self.key(email))
     }
 
-    /// One try of the password by somebody who is signed in.
+    /// One new password by a link.
+    ///
+    /// # Errors
+    /// As [`Self::sign_in`].
+    pub(crate) fn reset(&self, address: IpAddr) -> Result<(), WebError> {
+        self.reset_by_address.check(self.key(throttle_key(address)))
+    }
+
+    /// One try of the password by somebody who is signed in, or has a link to its account.
     ///
     /// # Errors
     /// As [`Self::sign_in`].

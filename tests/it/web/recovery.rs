@@ -82,6 +82,45 @@ async fn a_forgotten_password_is_set_anew_and_ends_every_session() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_used_link_is_no_way_to_guess_the_password() {
+    let app = TestApp::start_with(|settings| settings.trusted_proxies = vec!["127.0.0.1/32".parse().unwrap()]).await;
+    let account = app.account_with_password("hobbyist").await;
+    app.browser().submit("/forgot", &[("email", &account.email)]).await;
+    let link = link_in(&app, &letter_to(&app, &account.email, "new password").await, "/reset");
+    let fields = |password| [("link", secret_of(&link)), ("password", password)];
+    assert_eq!(app.browser().submit("/reset", &fields(NEW)).await.location(), "/login?done=password-set");
+    // From as many addresses as it takes: each is a client of its own to the throttle.
+    let guess = async |number: u32, password| {
+        let browser = app.browser();
+        let request = browser.request(reqwest::Method::POST, "/reset");
+        let request = request.header("x-forwarded-for", format!("192.0.2.{number}"));
+        browser.send(with_form(request, &fields(password))).await.status.as_u16()
+    };
+    let mut number = 0;
+    while guess(number, "a wrong password").await == 410 {
+        number += 1;
+        assert!(number < 100, "it goes on for ever");
+    }
+    assert_eq!(guess(number, NEW).await, 429, "nothing more is said, not even of the right one");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn links_are_not_tried_out_from_one_address() {
+    let app = TestApp::start().await;
+    let fields = [("link", "no-such-link"), ("password", NEW)];
+    let mut tries = 0;
+    let last = loop {
+        let answer = app.browser().submit("/reset", &fields).await;
+        tries += 1;
+        if answer.status != 410 || tries == 200 {
+            break answer;
+        }
+    };
+    assert_eq!(last.status, 429);
+    assert!(tries > 10, "people make mistakes");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_first_proof_of_an_address_by_a_reset_leaves_nothing_of_whoever_signed_up_with_it() {
     let app = TestApp::start().await;
     let squatter = sign_up(&app, "victim@example.com").await;

@@ -109,4 +109,5 @@ pub fn router(app: &App, api_errors: impl IntoIterator<Item = ApiError>) -> Rout
         .merge(pages)
         .fallback(async || WebError::NotFound)
         .layer(GuardLayer::new(DEADLINE, error::finish))
+        .layer(axum::middleware::from_fn(security::keep_links))
 }

@@ -1,6 +1,8 @@
 //! What browsers are told about pages, and which requests of theirs are taken.
 
+use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use tower_http::csrf::{CsrfLayer, ProtectionError};
 use url::Url;
@@ -20,6 +22,17 @@ pub(super) fn headers(headers: &mut HeaderMap) {
     let same_origin = HeaderValue::from_static("same-origin");
     headers.entry(HeaderName::from_static("cross-origin-opener-policy")).or_insert(same_origin.clone());
     headers.entry(HeaderName::from_static("cross-origin-resource-policy")).or_insert(same_origin);
+}
+
+/// A page whose address holds the secret of a link keeps that from everybody, its own style sheet included. Not `no-referrer`:
+/// with that browsers send forms with `Origin: null`, which [`same_site`] has to refuse where there is no `Sec-Fetch-Site`.
+pub(super) async fn keep_links(request: Request, next: Next) -> Response {
+    let has_link = request.uri().query().is_some_and(|query| query.contains("link"));
+    let mut response = next.run(request).await;
+    if has_link {
+        response.headers_mut().insert(header::REFERRER_POLICY, HeaderValue::from_static("strict-origin"));
+    }
+    response
 }
 
 /// Takes changes only from this service's own pages, by `Sec-Fetch-Site` and `Origin`.

@@ -35,7 +35,7 @@ async fn every_page_forbids_what_it_does_not_need_and_has_what_readers_need() {
         for (name, value) in [
             ("x-frame-options", "DENY"),
             ("x-content-type-options", "nosniff"),
-            ("referrer-policy", "same-origin"),
+            ("referrer-policy", if path.contains("link=") { "strict-origin" } else { "same-origin" }),
             ("cache-control", "no-store"),
             ("content-type", "text/html; charset=utf-8"),
         ] {

@@ -121,6 +121,22 @@ async fn links_are_not_tried_out_from_one_address() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_address_of_a_link_goes_nowhere_and_its_form_comes_through_without_fetch_metadata() {
+    let app = TestApp::start().await;
+    sign_up(&app, "ada@example.com").await;
+    let link = link_in(&app, &letter_to(&app, "ada@example.com", "Confirm").await, "/verify");
+    for path in [&link, "/verify?link=x", "/reset?link=x", "/change-email?link=x", "/nowhere?link=x"] {
+        let page = app.browser().get(path).await;
+        assert_eq!(page.header("referrer-policy"), Some("strict-origin"), "{path}");
+    }
+    // What browsers send over plain HTTP. With `no-referrer` the origin would be `null`.
+    let browser = app.browser();
+    let request = browser.request(reqwest::Method::POST, "/verify").header("origin", app.url());
+    let answer = browser.send(with_form(request, &[("link", secret_of(&link))])).await;
+    assert_eq!(answer.location(), "/login?done=address-confirmed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_first_proof_of_an_address_by_a_reset_leaves_nothing_of_whoever_signed_up_with_it() {
     let app = TestApp::start().await;
     let squatter = sign_up(&app, "victim@example.com").await;

@@ -57,6 +57,9 @@ pub enum WebError {
     /// The database is away, or this node has too much to do.
     #[error("unavailable")]
     Unavailable,
+    /// Not within a page's deadline: the form came too slowly, or the work took too long.
+    #[error("took too long")]
+    TookTooLong,
     /// Our mistake. Its text goes to the log, never to the page.
     #[error("{0}")]
     Bug(anyhow::Error),
@@ -159,7 +162,7 @@ impl WebError {
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::Throttled { .. } => StatusCode::TOO_MANY_REQUESTS,
-            Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Unavailable | Self::TookTooLong => StatusCode::SERVICE_UNAVAILABLE,
             Self::Bug(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -175,6 +178,7 @@ impl WebError {
             Self::CrossSite => "That came from another site",
             Self::Throttled { .. } => "Too many tries",
             Self::Unavailable => "The database is away",
+            Self::TookTooLong => "That took too long",
             Self::Bug(_) => "Something went wrong on our side",
         }
     }
@@ -199,6 +203,11 @@ impl WebError {
             Self::Unavailable => {
                 "Lockable cannot reach its database right now, so it cannot show or change anything. Your locks keep \
                  their leases for a while. Try again in a few seconds."
+                    .to_owned()
+            }
+            Self::TookTooLong => {
+                "It is not known whether it was done. Look before you send it again; Lockable may have much to do, or your \
+                 connection be slow."
                     .to_owned()
             }
             Self::Bug(_) => "It has been written to the log. If it happens again, tell whoever runs this service the \
@@ -242,7 +251,7 @@ pub(super) fn finish(outcome: Outcome, context: &RequestContext) -> Response {
     let mut response = match outcome {
         Outcome::Answer(response) => dress(response, context),
         Outcome::Panicked => page_of(&WebError::Bug(anyhow::anyhow!("a handler panicked")), context),
-        Outcome::TimedOut => page_of(&WebError::Unavailable, context),
+        Outcome::TimedOut => page_of(&WebError::TookTooLong, context),
     };
     security::headers(response.headers_mut());
     session::secure_removals(response.headers_mut());
@@ -307,11 +316,28 @@ fn page_of(error: &WebError, context: &RequestContext) -> Response {
     let mut response = render_as(status, &page).unwrap_or_else(|_| status.into_response());
     let retry_after = match error {
         WebError::Throttled { retry_after_s } => Some(Duration::from_secs(*retry_after_s)),
-        WebError::Unavailable => Some(Duration::from_secs(2)),
+        WebError::Unavailable | WebError::TookTooLong => Some(Duration::from_secs(2)),
         _ => None,
     };
     if let Some(after) = retry_after {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(after.as_secs()));
     }
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::transport::RequestId;
+
+    #[tokio::test]
+    async fn what_took_too_long_is_not_blamed_on_the_database() {
+        let context = RequestContext::new(RequestId::generate(), std::net::Ipv4Addr::LOCALHOST.into());
+        let response = finish(Outcome::TimedOut, &context);
+        assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert!(response.headers().contains_key(header::RETRY_AFTER));
+        let body = axum::body::to_bytes(response.into_body(), usize::MAX).await.unwrap();
+        let text = std::str::from_utf8(&body).unwrap();
+        assert!(text.contains("not known whether it was done") && !text.contains("database"), "{text}");
+    }
 }

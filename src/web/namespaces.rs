@@ -25,6 +25,8 @@ const WHAT: &str = "Private namespaces";
 struct Row {
     name: String,
     is_public: bool,
+    /// Whether new locks are given in it: the oldest ones are, as many as the plan has.
+    takes_locks: bool,
     lease: String,
     tokens: i64,
     created: When,
@@ -35,6 +37,7 @@ impl Row {
         Self {
             name: namespace.name.clone(),
             is_public: namespace.name == PUBLIC,
+            takes_locks: true,
             lease: lease(namespace, account),
             tokens: namespace.tokens,
             created: When::new(namespace.created_at),
@@ -56,6 +59,7 @@ struct NamespacesPage {
     plan: String,
     in_plan: bool,
     over: bool,
+    can_create: bool,
     max: String,
     private: usize,
     upgrade_url: Option<String>,
@@ -100,17 +104,25 @@ async fn list_page(
     let max = account.limits.max_private_namespaces;
     let private = namespaces.iter().filter(|namespace| namespace.name != PUBLIC).count();
     let in_plan = max > 0;
+    let limit = usize::try_from(max).unwrap_or(0);
+    let mut rows: Vec<_> = namespaces.iter().map(|namespace| Row::of(namespace, account)).collect();
+    for (row, namespace) in rows.iter_mut().zip(&namespaces) {
+        let private = namespaces.iter().filter(|other| other.name != PUBLIC);
+        let older = private.filter(|other| other.namespace_id < namespace.namespace_id).count();
+        row.takes_locks = row.is_public || older < limit;
+    }
     // Who has none and can have none is told what it is and how to get it.
     let status = if !in_plan && private == 0 && status == StatusCode::OK { StatusCode::FORBIDDEN } else { status };
     let page = NamespacesPage {
         page: current.page(problems.title("Namespaces"), Tab::Namespaces).await?,
         plan: account.limits.name.clone(),
         in_plan,
-        over: i64::try_from(private).is_ok_and(|private| private > i64::from(max)),
+        over: private > limit,
+        can_create: in_plan && (private < limit || !problems.is_empty()),
         max: grouped(max),
         private,
         upgrade_url: web.app.settings.upgrade_url.as_ref().map(ToString::to_string),
-        namespaces: namespaces.iter().map(|namespace| Row::of(namespace, account)).collect(),
+        namespaces: rows,
         name: Field::text("name", "Name")
             .value(form.name)
             .hint("1 to 63 of a-z, 0-9 and -, such as billing or team-7.")

@@ -63,6 +63,15 @@ async fn of_two_at_the_limit_one_is_made() {
     statuses.sort_unstable();
     assert_eq!(statuses, [303, 422]);
     assert_eq!(count(&app).await, 1);
+    let page = browser.get("/account/namespaces").await.text;
+    assert!(page.contains("all in use") && !page.contains("no new locks"), "{page}");
+    app.db.execute("UPDATE plans SET max_private_namespaces = 2 WHERE code = 'business'").await;
+    browser.submit("/account/namespaces", &[("name", "a-newer-one")]).await.location();
+    app.db.execute("UPDATE plans SET max_private_namespaces = 1 WHERE code = 'business'").await;
+    // The order of names does not decide which one is over the limit.
+    let page = browser.get("/account/namespaces").await.text;
+    assert!(between(&page, "a-newer-one", "</tr>").contains("no new locks"), "{page}");
+    assert_eq!(page.matches("no new locks</span>").count(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,5 +1,6 @@
-//! A line of the log as text, the same as tracing-subscriber's own without colours, at a third of its cost: with a line for
-//! every request, that one took a quarter of all that was executed for a request outside the engine (docs/performance.md).
+//! A line of the log as text, the same as tracing-subscriber's own without colours, at two fifths of its cost: with
+//! a line for every request, that one took a quarter of all that was executed for a request outside the engine
+//! (docs/performance.md).
 
 use std::cell::RefCell;
 use std::fmt::{self, Debug, Write};

@@ -196,6 +196,10 @@ impl Embedded {
     fn stop_now(&mut self) {
         if let Some(postmaster) = self.postmaster.take() {
             postmaster.stop();
+            if !self.places.sockets.starts_with(&self.places.data_dir) {
+                // Left behind, it would only be litter.
+                let _ = std::fs::remove_dir(&self.places.sockets);
+            }
             // Nobody holds it now; the lock itself goes with the file.
             let _ = self.lock.set_len(0);
         }

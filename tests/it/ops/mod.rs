@@ -73,6 +73,16 @@ impl DataDir {
     }
 }
 
+impl Drop for DataDir {
+    /// PostgreSQL outlives a killed service by a moment, and writes into the folder that is about to be removed.
+    fn drop(&mut self) {
+        let started = std::time::Instant::now();
+        while self.postmaster().is_some_and(is_running) && started.elapsed() < crate::support::wait::DEADLINE {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+    }
+}
+
 /// The standard output of a command that succeeded.
 #[track_caller]
 fn succeeded(output: &Output) -> String {

@@ -1,6 +1,7 @@
 //! The client side: `lockable acquire`, `heartbeat`, `release` and `run`, over version 1 of the API.
 
 mod api;
+mod child;
 mod commands;
 mod duration;
 mod run;

@@ -6,20 +6,19 @@
 
 use std::cell::Cell;
 use std::ffi::OsString;
-use std::io::{ErrorKind, IsTerminal, Write};
-use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::process::{Command, ExitCode, ExitStatus, Stdio};
+use std::io::ErrorKind;
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use rand::RngExt;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use super::api::{Answer, Api, NoAnswer, Options};
+use super::child::Child;
 use super::commands::{complain, milliseconds};
 use super::{Service, duration, exit};
 
@@ -29,6 +28,12 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 const PATIENCE: Duration = Duration::from_secs(10);
 /// For the release at the end: the lease lapses by itself otherwise.
 const RELEASE_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Passed on to the command; before it runs, they end the waiting.
+const PASSED_ON: [Signal; 6] =
+    [Signal::SIGTERM, Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGINT, Signal::SIGQUIT];
+/// While the command runs: what a shell has its jobs stop and go on with, and that a command has stopped.
+const CONTROLS: [Signal; 4] = [Signal::SIGCHLD, Signal::SIGTSTP, Signal::SIGCONT, Signal::SIGWINCH];
 
 /// `lockable run`.
 #[derive(Args, Debug)]
@@ -54,7 +59,9 @@ pub(in crate::cli) struct RunArgs {
 
 const EXIT_CODES: &str = "\
 The lease is renewed at a third of its length. When it is lost, the command is told to end, and killed, before it ends.
-Signals are passed on to the command. Exit codes: the command's own (128 + N if signal N ended it), or
+The command is a process group of its own: signals are passed on to it, and it is ended, together with what it has started.
+What it leaves running in the background when it ends by itself is not waited for.
+Exit codes: the command's own (128 + N if signal N ended it), or
     2  called wrongly
    69  the service could not be reached
    75  somebody else has the lock
@@ -69,7 +76,7 @@ pub(in crate::cli) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
         Ok(api) => api,
         Err(error) => return Ok(complain(&error)),
     };
-    let mut signals = caught()?;
+    let mut signals = caught(&PASSED_ON)?;
     let lease_id = Cell::new(Uuid::new_v4());
     let granted = tokio::select! {
         granted = acquire(&api, &args, &lease_id) => granted,
@@ -88,10 +95,12 @@ pub(in crate::cli) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
         }
         Err(error) => return Ok(complain(&error)),
     };
-    let code = match Child::spawn(&args.command, &lease) {
-        Ok(child) => {
+    // Not before: a stop while it waits for the lock is this process's own.
+    let controls = caught(&CONTROLS);
+    let code = match controls.and_then(|controls| Ok((controls, Child::spawn(&args.command, &lease)?))) {
+        Ok((mut controls, child)) => {
             let held = Held { api: &api, lease: &lease, grace: args.kill_after.min(lease.length / 3) };
-            held.while_running(child, &mut signals).await
+            held.while_running(child, &mut signals, &mut controls).await
         }
         Err(error) => {
             eprintln!("lockable: cannot run {}: {error}", args.command[0].display());
@@ -106,9 +115,9 @@ pub(in crate::cli) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
 
 /// A granted lease.
 #[derive(Debug)]
-struct Lease {
-    id: Uuid,
-    fencing_token: u64,
+pub(super) struct Lease {
+    pub(super) id: Uuid,
+    pub(super) fencing_token: u64,
     length: Duration,
     held_until: Instant,
     /// What a request about it carries.
@@ -188,49 +197,6 @@ async fn release(api: &Api, lease_id: Uuid) {
     }
 }
 
-/// The running command, and a watchdog that tells it to end should this process be killed.
-struct Child {
-    process: tokio::process::Child,
-    pid: Pid,
-    watchdog: std::process::Child,
-}
-
-impl Child {
-    fn spawn(command: &[OsString], lease: &Lease) -> std::io::Result<Self> {
-        let mut process = tokio::process::Command::new(&command[0]);
-        process
-            .args(&command[1..])
-            .kill_on_drop(true)
-            .env("LOCKABLE_FENCING_TOKEN", lease.fencing_token.to_string())
-            .env("LOCKABLE_LEASE_ID", lease.id.to_string());
-        let process = process.spawn()?;
-        let id = process.id().unwrap_or_default();
-        let watchdog = Command::new("/bin/sh")
-            .args(["-c", "read line || kill -TERM \"$1\"", "lockable-watchdog", &id.to_string()])
-            .process_group(0)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()?;
-        Ok(Self { process, pid: Pid::from_raw(id.cast_signed()), watchdog })
-    }
-
-    fn signal(&self, signal: Signal) {
-        // Fails only where it has ended already.
-        let _ = kill(self.pid, signal);
-    }
-
-    /// The exit code that says how it ended.
-    fn ended(&mut self, status: std::io::Result<ExitStatus>) -> u8 {
-        if let Some(mut stdin) = self.watchdog.stdin.take() {
-            let _ = stdin.write_all(b"\n");
-        }
-        let _ = self.watchdog.wait();
-        let code = status.map_or(1, |status| status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0)));
-        u8::try_from(code).unwrap_or(1)
-    }
-}
-
 /// A lease that is kept alive.
 struct Held<'a> {
     api: &'a Api,
@@ -241,32 +207,19 @@ struct Held<'a> {
 
 impl Held<'_> {
     /// Waits for the command, and renews the lease meanwhile; where that fails, ends the command in time.
-    async fn while_running(&self, mut child: Child, signals: &mut mpsc::Receiver<Signal>) -> u8 {
-        let at_terminal = std::io::stdin().is_terminal();
+    async fn while_running(&self, mut child: Child, signals: &mut Signals, controls: &mut Signals) -> u8 {
         let lost = self.keep_renewing();
         tokio::pin!(lost);
         let kill_at = loop {
             tokio::select! {
-                status = child.process.wait() => return child.ended(status),
-                Some(signal) = signals.recv() => {
-                    // What a terminal sends reaches the command by itself: it is in the same group.
-                    if !(at_terminal && matches!(signal, Signal::SIGINT | Signal::SIGQUIT)) {
-                        child.signal(signal);
-                    }
-                }
+                code = child.ended() => return code,
+                Some(signal) = signals.recv() => child.signal(signal),
+                Some(signal) = controls.recv() => child.control(signal),
                 kill_at = &mut lost => break kill_at,
             }
         };
         eprintln!("lockable: the lease is lost: ending the command");
-        child.signal(Signal::SIGTERM);
-        tokio::select! {
-            status = child.process.wait() => { child.ended(status); }
-            () = tokio::time::sleep_until(kill_at.into()) => {
-                child.signal(Signal::SIGKILL);
-                let status = child.process.wait().await;
-                child.ended(status);
-            }
-        }
+        child.end(kill_at).await;
         exit::LEASE_LOST
     }
 
@@ -303,19 +256,13 @@ impl Held<'_> {
     }
 }
 
-/// The signals that are passed on to the command, instead of ending this process.
-fn caught() -> std::io::Result<mpsc::Receiver<Signal>> {
+type Signals = mpsc::Receiver<Signal>;
+
+/// Catches these signals from now on, instead of what they would do to this process.
+fn caught(signals: &[Signal]) -> std::io::Result<Signals> {
     let (sender, receiver) = mpsc::channel(16);
-    let all = [
-        (SignalKind::terminate(), Signal::SIGTERM),
-        (SignalKind::hangup(), Signal::SIGHUP),
-        (SignalKind::user_defined1(), Signal::SIGUSR1),
-        (SignalKind::user_defined2(), Signal::SIGUSR2),
-        (SignalKind::interrupt(), Signal::SIGINT),
-        (SignalKind::quit(), Signal::SIGQUIT),
-    ];
-    for (kind, name) in all {
-        let mut stream = signal(kind)?;
+    for name in signals.iter().copied() {
+        let mut stream = signal(SignalKind::from_raw(name as i32))?;
         let sender = sender.clone();
         tokio::spawn(async move { while stream.recv().await.is_some() && sender.send(name).await.is_ok() {} });
     }

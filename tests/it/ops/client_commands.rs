@@ -1,5 +1,6 @@
 //! `lockable acquire`, `heartbeat`, `release` and `run`, against a node.
 
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use nix::sys::signal::{Signal, kill};
@@ -131,6 +132,79 @@ async fn run_kills_a_command_that_does_not_end_before_the_lease_does() {
     let output = tokio::task::spawn_blocking(move || child.wait_with_output().unwrap()).await.unwrap();
     assert_eq!(output.status.code(), Some(76));
     assert!(kill(Pid::from_raw(pid), None).is_err(), "the command is gone");
+}
+
+/// Whether it still works: a process that nobody has waited for yet does not.
+fn works(pid: i32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/stat"))
+        .is_ok_and(|stat| !stat.rsplit(')').next().unwrap_or_default().trim_start().starts_with(['Z', 'X']))
+}
+
+/// Numbers that commands have written to this file, once there are as many.
+async fn numbers(file: &Path, count: usize) -> Vec<i32> {
+    eventually("the commands run", async || {
+        let text = std::fs::read_to_string(file).ok()?;
+        let found: Vec<i32> = text.split_terminator('\n').filter_map(|line| line.parse().ok()).collect();
+        (found.len() == count).then_some(found)
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn run_ends_what_the_command_has_started_when_the_lease_is_lost() {
+    let world = World::new().await;
+    let folder = tempfile::tempdir().unwrap();
+    let started = folder.path().join("started");
+    // The shell ends at the first word; of what it has started, one process listens too, and one does not.
+    let script = format!(
+        "sh -c 'echo $$ >> {0}; exec sleep 300' & sh -c 'trap \"\" TERM; echo $$ >> {0}; while :; do sleep 0.1; done' & wait",
+        started.display()
+    );
+    let child = world.command(&["run", "job", "--lease", "6s", "--", "sh", "-c", &script]).spawn().unwrap();
+    let started = numbers(&started, 2).await;
+    sqlx::query("UPDATE locks SET expires_at = clock_timestamp(), end_reason = 2 WHERE name = 'job'")
+        .execute(&world.app.db.pool)
+        .await
+        .unwrap();
+    let output = tokio::task::spawn_blocking(move || child.wait_with_output().unwrap()).await.unwrap();
+    assert_eq!(output.status.code(), Some(76));
+    eventually("all are gone", async || started.iter().all(|&pid| !works(pid)).then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn run_passes_signals_on_to_what_the_command_has_started() {
+    let world = World::new().await;
+    let folder = tempfile::tempdir().unwrap();
+    for (number, signal) in [Signal::SIGTERM, Signal::SIGKILL].into_iter().enumerate() {
+        let started = folder.path().join(number.to_string());
+        let script = format!("sh -c 'echo $$ >> {}; exec sleep 300' & wait", started.display());
+        let name = format!("job{number}");
+        let mut child = world.command(&["run", &name, "--", "sh", "-c", &script]).spawn().unwrap();
+        let started = numbers(&started, 1).await;
+        kill(Pid::from_raw(child.id().cast_signed()), signal).unwrap();
+        tokio::task::spawn_blocking(move || child.wait().unwrap()).await.unwrap();
+        // SIGKILL cannot be caught: there the watchdog does it.
+        eventually("it is gone", async || (!works(started[0])).then_some(())).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn run_hands_the_terminal_over_to_a_command_that_reads() {
+    let world = World::new().await;
+    let line = format!("'{}' run job -- sh -c 'read word; echo read:$word'", lockable().get_program().display());
+    let mut in_terminal = Command::new("script");
+    in_terminal.args(["-qec", &line, "/dev/null"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    for (name, value) in world.command(&[]).get_envs() {
+        match value {
+            Some(value) => in_terminal.env(name, value),
+            None => in_terminal.env_remove(name),
+        };
+    }
+    let mut child = in_terminal.spawn().unwrap();
+    std::io::Write::write_all(child.stdin.as_mut().unwrap(), b"hello\n").unwrap();
+    eventually("it ends, and is not left stopped", async || child.try_wait().unwrap()).await;
+    let output = child.wait_with_output().unwrap();
+    assert!(String::from_utf8_lossy(&output.stdout).contains("read:hello"), "{output:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -115,19 +115,27 @@ name=nightly-report
 lease_id=$(cat /proc/sys/kernel/random/uuid)   # or uuidgen
 ask() {
   # --retry repeats what got no answer, 429 and 5xx; with a
-  # lease id that is safe.
-  curl --silent --show-error --fail --max-time 10 --retry 3 \
+  # lease id that is safe. It gives up within 35 seconds: with
+  # the sleep below that is less than a lease of 60.
+  curl --silent --show-error --fail --max-time 5 \
+    --retry 4 --retry-max-time 20 --retry-connrefused \
     --user "$LOCKABLE_AUTH_TOKEN:" "{url}/v1/$1/$name?lease_id=$lease_id"
 }
 granted() { [ "$(ask "$1")" = '{"response": true}' ]; }
 
 granted acquire || { echo "$name is taken" >&2; exit 75; }
 
+# However this ends: first the job, then the heartbeats, then the lock.
+trap '{ kill $job; wait $job; kill $beat; } 2>/dev/null; ask release >/dev/null' EXIT
+trap 'exit 129' HUP; trap 'exit 130' INT; trap 'exit 143' TERM
+
 ./nightly-report & job=$!
-( while sleep 15; do
-    granted heartbeat || { echo "$name is lost" >&2; kill $job; exit; }
+( while sleep 15 >/dev/null 2>&1; do
+    # Without this script ($$) nobody would end it all.
+    kill -0 $$ 2>/dev/null && granted heartbeat && continue
+    echo "$name is lost" >&2
+    kill $job; sleep 5; kill -9 $job 2>/dev/null; exit
   done ) & beat=$!
-trap 'kill $beat 2>/dev/null; ask release >/dev/null' EXIT
 
 wait $job
 "#;

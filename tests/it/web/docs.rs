@@ -1,15 +1,26 @@
-//! The examples of the docs page, as they stand there.
+//! The examples of the docs page and the front page, as they stand there.
 
 use std::os::unix::fs::PermissionsExt as _;
+use std::process::{ExitStatus, Stdio};
 
+use lockable::secret::Secret;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tempfile::TempDir;
-use tokio::process::Command;
+use tokio::io::AsyncReadExt as _;
+use tokio::process::{Child, Command};
 
 use super::*;
+use crate::support::wait::DEADLINE;
 
 /// The code of one block, as its copy button copies it.
 async fn example(app: &TestApp, id: &str) -> String {
-    let docs = app.anonymous().get("/docs").await.text;
+    example_of(app, "/docs", id).await
+}
+
+/// The same of another page.
+async fn example_of(app: &TestApp, page: &str, id: &str) -> String {
+    let docs = app.anonymous().get(page).await.text;
     let code = between(&docs, &format!(r#"<code id="{id}">"#), "</code>");
     code.replace("&#34;", "\"").replace("&#39;", "'").replace("&#60;", "<").replace("&#62;", ">").replace("&#38;", "&")
 }
@@ -22,8 +33,7 @@ async fn the_shell_script_runs_the_job_under_the_lock_and_gives_it_back() {
     let folder = TempDir::new().unwrap();
     std::fs::write(folder.path().join("nightly.sh"), example(&app, "code-shell").await).unwrap();
     let job = folder.path().join("nightly-report");
-    // It says that it runs, and ends when told to.
-    std::fs::write(&job, "#!/bin/sh\n: > running\nwhile [ ! -e end ]; do sleep 0.05; done\nexit 3\n").unwrap();
+    std::fs::write(&job, JOB).unwrap();
     std::fs::set_permissions(&job, std::fs::Permissions::from_mode(0o755)).unwrap();
     let run = || {
         let mut command = Command::new("sh");
@@ -39,6 +49,82 @@ async fn the_shell_script_runs_the_job_under_the_lock_and_gives_it_back() {
     std::fs::write(folder.path().join("end"), "").unwrap();
     assert_eq!(first.wait().await.unwrap().code(), Some(3), "as the job ended");
     assert!(app.token(&other).acquire("nightly-report").await.verdict(), "it was given back");
+}
+
+/// An example that runs in a folder of its own, with heartbeats as often as the test wants them.
+struct Running {
+    child: Child,
+    folder: TempDir,
+}
+
+/// A job that says that it runs, and ends when told to.
+const JOB: &str = "#!/bin/sh\n: > running\nwhile [ ! -e end ]; do sleep 0.05; done\nexit 3\n";
+
+impl Running {
+    async fn shell(app: &TestApp, token: &Secret) -> Running {
+        let script = example(app, "code-shell").await;
+        assert!(script.contains("sleep 15 "));
+        let mut command = Command::new("sh");
+        command.arg("-c").arg(script.replace("sleep 15 ", "sleep 0.1 ").replace("sleep 5;", "sleep 0.1;"));
+        Running::start(command, token).await
+    }
+
+    /// Returns when the work has begun.
+    async fn start(mut command: Command, token: &Secret) -> Running {
+        let folder = TempDir::new().unwrap();
+        let job = folder.path().join("nightly-report");
+        std::fs::write(&job, JOB).unwrap();
+        std::fs::set_permissions(&job, std::fs::Permissions::from_mode(0o755)).unwrap();
+        command.current_dir(&folder).env("LOCKABLE_AUTH_TOKEN", token.expose()).kill_on_drop(true);
+        let child = command.stdout(Stdio::piped()).spawn().unwrap();
+        eventually("the work has begun", async || folder.path().join("running").exists().then_some(())).await;
+        Running { child, folder }
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.child.id().unwrap().cast_signed()), signal).unwrap();
+    }
+
+    /// How it ended, once it has with all that it had started: the pipe is closed when the last of them is gone.
+    async fn end(mut self) -> ExitStatus {
+        let mut said = Vec::new();
+        let mut all = self.child.stdout.take().unwrap();
+        // As whoever starts it does: it waits for its child.
+        let both = async { tokio::join!(self.child.wait(), all.read_to_end(&mut said)) };
+        let ended = tokio::time::timeout(DEADLINE, both).await;
+        // Whatever was forgotten ends now.
+        std::fs::write(self.folder.path().join("end"), "").unwrap();
+        let (status, read) = ended.expect("something goes on");
+        read.unwrap();
+        status.unwrap()
+    }
+}
+
+/// Somebody with the right breaks the lock.
+async fn break_lock(app: &TestApp) {
+    app.db.execute("UPDATE locks SET expires_at = clock_timestamp(), end_reason = 2").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_shell_script_ends_with_everything_when_it_is_told_to() {
+    let app = TestApp::start().await;
+    let (token, other) = (app.account("hobbyist").await.token().await, app.account("hobbyist").await.token().await);
+    let running = Running::shell(&app, &token).await;
+    running.signal(Signal::SIGTERM);
+    assert_eq!(running.end().await.code(), Some(128 + 15));
+    assert!(app.token(&other).acquire("nightly-report").await.verdict(), "it was given back");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_of_the_shell_script_outlives_its_being_killed_or_the_loss_of_its_lease() {
+    let app = TestApp::start().await;
+    let token = app.account("hobbyist").await.token().await;
+    let running = Running::shell(&app, &token).await;
+    break_lock(&app).await;
+    assert_eq!(running.end().await.code(), Some(128 + 15), "the job was ended");
+    let running = Running::shell(&app, &token).await;
+    running.signal(Signal::SIGKILL);
+    assert!(!running.end().await.success());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -146,7 +146,7 @@ lockable run nightly-report -- ./nightly-report
 "#;
 
 const PYTHON: &str = r#"
-import os, threading, time, uuid
+import os, sys, threading, time, uuid
 from urllib.parse import quote
 import requests
 
@@ -157,7 +157,7 @@ def ask(what, name, lease_id, tries=4):
         sent = time.monotonic()
         try:
             answer = requests.get(f"{URL}/v1/{what}/{quote(name, safe='')}", auth=AUTH,
-                                  params={"lease_id": lease_id}, timeout=10)
+                                  params={"lease_id": lease_id}, timeout=5)
             if answer.status_code == 200:
                 left_ms = int(answer.headers.get("Lockable-Expires-In-Ms", 0))
                 return answer.json()["response"], answer.headers, sent + left_ms / 1000
@@ -176,11 +176,26 @@ if granted:
     done = threading.Event()
 
     def beat():
-        while not done.wait(15):
-            if not ask("heartbeat", "nightly-report", lease_id)[0]:
+        global deadline
+        pause = 15
+        while not done.wait(pause):
+            try:
+                held, _, until = ask("heartbeat", "nightly-report", lease_id)
+            except Exception as error:  # not known: try again, until the deadline
+                print(error, file=sys.stderr)
+                pause = 1
+                continue
+            if not held and not done.is_set():
                 os._exit(1)  # lost: stop at once
+            deadline, pause = until, 15
 
-    threading.Thread(target=beat, daemon=True).start()
+    def watch():  # whatever holds up the heartbeats
+        while not done.wait(1):
+            if time.monotonic() > deadline - 5:
+                os._exit(1)  # about to be lost
+
+    for loop in (beat, watch):
+        threading.Thread(target=loop, daemon=True).start()
     try:
         ...  # the work
     finally:

@@ -15,7 +15,7 @@ const PACKAGES: &[&str] = &["lockable.dev==0.1.2", "requests>=2.32,<3"];
 const HOST: &str = "api.lockable.dev";
 
 /// Where the package is, installed when it is not there yet. Kept between runs.
-fn packages() -> PathBuf {
+pub(crate) fn packages() -> PathBuf {
     static ONE_AT_A_TIME: std::sync::Mutex<()> = std::sync::Mutex::new(());
     let _turn = ONE_AT_A_TIME.lock();
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("python-client");

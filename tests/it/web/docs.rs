@@ -69,6 +69,19 @@ impl Running {
         Running::start(command, token).await
     }
 
+    /// `work`: what stands in the place of the work.
+    async fn python(app: &TestApp, token: &Secret, work: &str) -> Running {
+        let script = example(app, "code-python").await;
+        for part in ["pause = 15", "until, 15", "...  # the work"] {
+            assert!(script.contains(part), "{part}");
+        }
+        let script = script.replace("pause = 15", "pause = 0.1").replace("until, 15", "until, 0.1");
+        let mut command = Command::new("python3");
+        command.arg("-c").arg(script.replace("...  # the work", &format!("open('running', 'w'); {work}")));
+        command.env("PYTHONPATH", tokio::task::block_in_place(crate::python_client::packages)).env("NO_PROXY", "*");
+        Running::start(command, token).await
+    }
+
     /// Returns when the work has begun.
     async fn start(mut command: Command, token: &Secret) -> Running {
         let folder = TempDir::new().unwrap();
@@ -125,6 +138,32 @@ async fn nothing_of_the_shell_script_outlives_its_being_killed_or_the_loss_of_it
     let running = Running::shell(&app, &token).await;
     running.signal(Signal::SIGKILL);
     assert!(!running.end().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_python_program_works_under_the_lock_and_gives_it_back() {
+    let app = TestApp::start().await;
+    let (token, other) = (app.account("hobbyist").await.token().await, app.account("hobbyist").await.token().await);
+    let work = "[time.sleep(0.05) for _ in iter(lambda: os.path.exists('end'), True)]";
+    let running = Running::python(&app, &token, work).await;
+    assert!(!app.token(&other).acquire("nightly-report").await.verdict());
+    std::fs::write(running.folder.path().join("end"), "").unwrap();
+    assert_eq!(running.end().await.code(), Some(0));
+    assert!(app.token(&other).acquire("nightly-report").await.verdict(), "it was given back");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_python_program_stops_when_its_lease_is_lost_or_cannot_be_renewed() {
+    let app = TestApp::start().await;
+    let account = app.account("business").await;
+    let running = Running::python(&app, &account.token().await, "time.sleep(1000)").await;
+    break_lock(&app).await;
+    assert_eq!(running.end().await.code(), Some(1));
+
+    app.db.execute("UPDATE accounts SET lease_default_ms = 9000").await;
+    let running = Running::python(&app, &account.token().await, "time.sleep(1000)").await;
+    app.kill();
+    assert_eq!(running.end().await.code(), Some(1), "it stopped by its own clock");
 }
 
 #[tokio::test(flavor = "multi_thread")]

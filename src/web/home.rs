@@ -52,8 +52,8 @@ pub(super) async fn show(State(web): State<Web>, current: Option<CurrentAccount>
             "script",
             "Take, work, give back",
             format!(
-                "curl -u $LOCKABLE_AUTH_TOKEN: {url}/v1/acquire/nightly-report\n./nightly-report\n\
-                 curl -u $LOCKABLE_AUTH_TOKEN: {url}/v1/release/nightly-report"
+                "curl -sSfu $LOCKABLE_AUTH_TOKEN: {url}/v1/acquire/nightly-report |\n  grep -q true && {{\n    \
+                 ./nightly-report\n    curl -sSfu $LOCKABLE_AUTH_TOKEN: {url}/v1/release/nightly-report\n  }}"
             ),
         ),
         heartbeat: Snippet::new(

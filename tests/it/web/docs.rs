@@ -167,6 +167,28 @@ async fn the_python_program_stops_when_its_lease_is_lost_or_cannot_be_renewed() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_front_pages_lines_work_only_under_the_lock() {
+    let app = TestApp::start().await;
+    let (token, other) = (app.account("hobbyist").await.token().await, app.account("hobbyist").await.token().await);
+    assert!(app.token(&other).acquire("nightly-report").await.verdict());
+    let folder = TempDir::new().unwrap();
+    let job = folder.path().join("nightly-report");
+    std::fs::write(&job, "#!/bin/sh\n: > running\n").unwrap();
+    std::fs::set_permissions(&job, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let script = example_of(&app, "/", "script").await;
+    let run = async || {
+        let mut command = Command::new("sh");
+        command.args(["-c", &script]).current_dir(&folder).env("LOCKABLE_AUTH_TOKEN", token.expose());
+        command.output().await.unwrap();
+        job.with_file_name("running").exists()
+    };
+    assert!(!run().await, "somebody else has the lock");
+    assert!(app.token(&other).release("nightly-report").await.verdict());
+    assert!(run().await);
+    assert!(app.token(&other).acquire("nightly-report").await.verdict(), "it was given back");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_fencing_statement_refuses_a_holder_who_is_late() {
     let app = TestApp::start().await;
     let example = example(&app, "code-fencing-sql").await;

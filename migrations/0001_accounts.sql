@@ -192,7 +192,8 @@ CREATE TRIGGER plans_announce AFTER UPDATE OR DELETE ON plans
   FOR EACH ROW EXECUTE FUNCTION announce_change('plan');
 CREATE TRIGGER accounts_announce AFTER DELETE OR UPDATE OF email, plan_id, is_admin, lease_default_ms, email_verified_at, suspended_at, deleting_since ON accounts
   FOR EACH ROW EXECUTE FUNCTION announce_change('account');
+-- Of its account: what the plan covers depends on all of its namespaces.
 CREATE TRIGGER namespaces_announce AFTER DELETE OR UPDATE OF name, lease_default_ms ON namespaces
-  FOR EACH ROW EXECUTE FUNCTION announce_change('namespace');
+  FOR EACH ROW EXECUTE FUNCTION announce_change('account');
 CREATE TRIGGER api_tokens_announce AFTER INSERT OR DELETE OR UPDATE OF namespace_id, scope, token_sha256, expires_at, revoked_at ON api_tokens
   FOR EACH ROW EXECUTE FUNCTION announce_change('token');

@@ -4,6 +4,7 @@ use chrono::{DateTime, Utc};
 use serde_json::json;
 use sqlx::{PgConnection, PgPool};
 
+use super::sessions;
 use super::{Account, AccountError, Email, NewAccount, PasswordHash, check_reason};
 use crate::audit::{self, Act, Actor};
 use crate::db::violated_constraint;
@@ -86,14 +87,14 @@ async fn select(pool: &PgPool, filter: &Filter, limit: i64) -> sqlx::Result<Vec<
          WHERE a.deleting_since IS NULL
            AND ($1::bigint IS NULL OR a.account_id = $1)
            AND ($2::text IS NULL OR a.email_key = $2)
-           AND ($3::text IS NULL OR strpos(a.email_key, lower($3)) > 0)
+           AND ($3::text IS NULL OR strpos(a.email_key, $3) > 0)
            AND ($4::text IS NULL OR p.code = $4)
            AND ($5::bigint IS NULL OR a.account_id < $5)
          ORDER BY a.account_id DESC
          LIMIT $6"#,
         filter.account_id.map(|id| id.0),
         filter.email_key,
-        filter.text,
+        filter.text.as_ref().map(|text| text.to_lowercase()),
         filter.plan,
         filter.before_id.map(|id| id.0),
         limit,
@@ -261,6 +262,7 @@ pub async fn suspend(pool: &PgPool, actor: &Actor, account_id: AccountId, reason
     )
     .execute(&mut *transaction)
     .await?;
+    sessions::end_all_but(&mut *transaction, account_id, None).await?;
     let act = Act {
         action: "account.suspend",
         subject_account_id: Some(account_id),

@@ -12,7 +12,7 @@ use sqlx::Executor;
 use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
 use tokio_util::sync::CancellationToken;
 
-use crate::id::{AccountId, NamespaceId, PlanId, TokenId};
+use crate::id::{AccountId, PlanId, TokenId};
 
 /// How old the last sign of life of the listener may be for caches to be trusted.
 const TRUSTED_FOR: Duration = Duration::from_secs(1);
@@ -25,10 +25,8 @@ const CHANNEL: &str = "lockable_changes";
 pub enum Notice {
     /// A plan's limits.
     Plan(PlanId),
-    /// An account's plan, state or settings.
+    /// An account's plan, state or settings, or those of its namespaces.
     Account(AccountId),
-    /// A namespace's settings; or it is gone.
-    Namespace(NamespaceId),
     /// An API token: made, revoked, moved.
     Token(TokenId),
     /// Anything may have changed: the connection was away.
@@ -144,7 +142,6 @@ fn parse(payload: &str) -> Notice {
         match kind {
             "plan" => Some(Notice::Plan(PlanId(id))),
             "account" => Some(Notice::Account(AccountId(id))),
-            "namespace" => Some(Notice::Namespace(NamespaceId(id))),
             "token" => Some(Notice::Token(TokenId(id))),
             _ => None,
         }

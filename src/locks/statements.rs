@@ -38,6 +38,8 @@ struct Answer {
     lease_ms: Option<i32>,
     /// The length that was asked for now, milliseconds.
     renewed_ms: Option<i32>,
+    /// The lease that held the lock before had lapsed.
+    lapsed: Option<bool>,
     /// When the row was written.
     written_at: Option<DateTime<Utc>>,
 }
@@ -112,7 +114,7 @@ pub async fn acquire(
         WITH clock AS MATERIALIZED (SELECT * FROM lease_clock),
         asked AS (
           SELECT i.*, l.fencing_token AS seen_token, l.lease_ms AS seen_lease_ms, l.account_id AS seen_account_id,
-                 l.lease_id AS seen_lease_id, l.expires_at AS seen_expires_at, l.needs_proof AND l.end_reason = 0 AS seen_to_remember, e.ended,
+                 l.lease_id AS seen_lease_id, l.expires_at AS seen_expires_at, l.needs_proof AS seen_needs_proof, l.end_reason = 0 AS seen_unended, e.ended,
                  l.lease_id = i.lease_id AND l.account_id = i.account_id AS is_own,
                  lease_is_live(l.expires_at, l.end_reason, l.lease_ms, c.recent_until, c.open_start, c.outage_start, c.outage_end, c.grace_ms) AS live
             FROM unnest($1::bigint[], $2::text[], $3::bigint[], $4::bigint[], $5::uuid[], $6::boolean[], $7::integer[], $8::integer[],
@@ -155,14 +157,15 @@ pub async fn acquire(
           INSERT INTO lease_ends (account_id, lease_id, namespace_id, name, ended_at, reason)
           SELECT j.seen_account_id, j.seen_lease_id, j.namespace_id, j.name, j.seen_expires_at, 3
             FROM written w JOIN judged j ON j.namespace_id = w.namespace_id AND j.name = w.name
-           WHERE j.seen_to_remember AND NOT j.is_own
+           WHERE j.seen_unended AND j.seen_needs_proof AND NOT j.is_own
            ORDER BY 1, 2
           ON CONFLICT DO NOTHING
         )
-        SELECT namespace_id AS "namespace_id!", name AS "name!", 'granted' AS "verdict!", lease_id, fencing_token, acquired_at, expires_at,
-               lease_ms, NULL::integer AS renewed_ms, written_at FROM written
+        SELECT w.namespace_id AS "namespace_id!", w.name AS "name!", 'granted' AS "verdict!", w.lease_id, w.fencing_token, w.acquired_at,
+               w.expires_at, w.lease_ms, NULL::integer AS renewed_ms, j.seen_unended AND NOT j.is_own AS lapsed, w.written_at
+          FROM written w JOIN judged j ON j.namespace_id = w.namespace_id AND j.name = w.name
         UNION ALL
-        SELECT namespace_id, name, verdict, NULL, NULL, NULL, NULL, NULL, NULL, NULL FROM judged WHERE verdict <> 'try'"#,
+        SELECT namespace_id, name, verdict, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL FROM judged WHERE verdict <> 'try'"#,
         &namespace_ids,
         &names as &[&str],
         &account_ids,
@@ -176,6 +179,8 @@ pub async fn acquire(
     )
     .fetch_all(connection)
     .await?;
+    let expiries = answers.iter().filter(|answer| answer.lapsed == Some(true)).count();
+    metrics::counter!("lockable_expiries_total").increment(expiries as u64);
     Ok(in_order(
         questions,
         |question| &question.key,
@@ -247,9 +252,9 @@ pub async fn heartbeat(
           RETURNING l.namespace_id, l.name, l.lease_id, l.fencing_token, l.acquired_at, l.expires_at, l.lease_ms, l.end_reason
         )
         SELECT namespace_id AS "namespace_id!", name AS "name!", 'renewed' AS "verdict!", lease_id, fencing_token, acquired_at, expires_at,
-               lease_ms, NULL::integer AS renewed_ms, NULL::timestamptz AS written_at FROM written WHERE end_reason = 0
+               lease_ms, NULL::integer AS renewed_ms, NULL::boolean AS lapsed, NULL::timestamptz AS written_at FROM written WHERE end_reason = 0
         UNION ALL
-        SELECT namespace_id, name, verdict, NULL, NULL, NULL, NULL, NULL, NULL, NULL FROM judged WHERE verdict <> 'try'"#,
+        SELECT namespace_id, name, verdict, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL FROM judged WHERE verdict <> 'try'"#,
         &namespace_ids,
         &names as &[&str],
         &account_ids,
@@ -329,10 +334,11 @@ pub async fn release(
           ON CONFLICT DO NOTHING
         )
         SELECT namespace_id AS "namespace_id!", name AS "name!", 'done' AS "verdict!", lease_id, NULL::bigint AS fencing_token,
-               NULL::timestamptz AS acquired_at, expires_at, NULL::integer AS lease_ms, NULL::integer AS renewed_ms, NULL::timestamptz AS written_at
+               NULL::timestamptz AS acquired_at, expires_at, NULL::integer AS lease_ms, NULL::integer AS renewed_ms, NULL::boolean AS lapsed,
+               NULL::timestamptz AS written_at
           FROM written
         UNION ALL
-        SELECT namespace_id, name, verdict, NULL, NULL, NULL, NULL, NULL, NULL, NULL FROM judged WHERE verdict <> 'try'"#,
+        SELECT namespace_id, name, verdict, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL FROM judged WHERE verdict <> 'try'"#,
         &namespace_ids,
         &names as &[&str],
         &account_ids,

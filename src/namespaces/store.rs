@@ -124,6 +124,8 @@ pub async fn set_lease_default(
 /// [`NamespaceError::InUse`], [`NamespaceError::Unknown`], or where the database cannot be asked.
 pub async fn delete(pool: &PgPool, account_id: AccountId, name: &str) -> Result<(), NamespaceError> {
     let mut transaction = pool.begin().await?;
+    // As those who make a token for it do, so that they find it or do not.
+    lock_account(&mut transaction, account_id).await?;
     let namespace_id = sqlx::query_scalar!(
         "/* namespaces.lock */ SELECT namespace_id FROM namespaces WHERE account_id = $1 AND name = $2 FOR UPDATE",
         account_id.0,

@@ -105,18 +105,24 @@ async fn insert_within_limits(
 }
 
 /// Gives a token another secret: a new token of the same label, namespace, scope and expiry, while the old one works for `overlap`
-/// longer (none: it stops at once), so that its users can be moved over one by one.
+/// longer (none: it stops at once), so that its users can be moved over one by one. While it does, the account may have one token more
+/// than its plan allows.
 ///
 /// # Errors
-/// [`TokenError::Unknown`], or where the database cannot be asked.
+/// [`TokenError::Unknown`], [`TokenError::TooMany`], or where the database cannot be asked.
 pub async fn rotate(
     pool: &PgPool,
-    account_id: AccountId,
+    account: &Account,
     token_id: TokenId,
     overlap: Duration,
 ) -> Result<(TokenId, Secret), TokenError> {
+    let account_id = account.account_id;
     let mut transaction = pool.begin().await?;
     lock_account(&mut transaction, account_id).await?;
+    let max = account.limits.max_tokens;
+    if !overlap.is_zero() && count_live(&mut transaction, account_id).await? > i64::from(max) {
+        return Err(TokenError::TooMany { max });
+    }
     let overlap_s = overlap.as_secs_f64();
     // least() ignores NULL: an expiry that comes earlier stays.
     let old = sqlx::query!(

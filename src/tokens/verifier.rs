@@ -183,8 +183,8 @@ impl Verifier {
                 inner.bad.invalidate_all();
                 inner.drop_where(move |caller| caller.account_id == account_id);
             }
-            // Rare, and each may concern many: what a plan covers depends on its accounts' other namespaces too.
-            Notice::Plan(_) | Notice::Namespace(_) | Notice::Missed => {
+            // Rare, and each may concern many.
+            Notice::Plan(_) | Notice::Missed => {
                 inner.bad.invalidate_all();
                 inner.good.invalidate_all();
             }

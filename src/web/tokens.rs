@@ -316,7 +316,7 @@ pub(super) async fn rotate(
     let overlap = Duration::from_secs(form.keep_old.parse().unwrap_or(0));
     let make = async {
         token?;
-        tokens::rotate(&web.app.db, account_id, token_id, overlap).await.map_err(WebError::from)
+        tokens::rotate(&web.app.db, &current.account, token_id, overlap).await.map_err(WebError::from)
     };
     let asked = Asked::Rotate { token_id, overlap_s: overlap.as_secs() };
     let made = web.once.make(&web.app.db, account_id, &form.once, asked, make).await?;

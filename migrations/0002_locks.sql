@@ -11,6 +11,7 @@ CREATE TABLE locks (
   account_id bigint NOT NULL,
   token_id bigint NOT NULL,
   fencing_token bigint NOT NULL,
+  seen_token bigint,
   acquired_at timestamptz NOT NULL,
   expires_at timestamptz NOT NULL,
   lease_id uuid NOT NULL,
@@ -32,6 +33,7 @@ CREATE TABLE locks (
 COMMENT ON TABLE locks IS 'One row a lock, of its latest lease; kept after the lease has ended, deleted when idle for an hour. fillfactor 45 leaves room on its page for a second version of every row, which keeps heartbeats heap-only.';
 COMMENT ON COLUMN locks.account_id IS 'the account that holds, or last held, the lock';
 COMMENT ON COLUMN locks.token_id IS 'the API token that the lease was granted to';
+COMMENT ON COLUMN locks.seen_token IS 'of proposed rows only: the fencing token that the granting statement had looked at; means nothing in a stored row';
 COMMENT ON COLUMN locks.expires_at IS 'the lease ends here on the database''s clock, unless lease_is_live says otherwise after an outage; at a release or break, the instant of it';
 COMMENT ON COLUMN locks.lease_ms IS 'the length that the lease was granted with, milliseconds; what a heartbeat renews by';
 COMMENT ON COLUMN locks.end_reason IS '0: live or lapsed, 1: released, 2: broken';
@@ -53,7 +55,7 @@ CREATE TABLE lease_ends (
 ) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 5000, autovacuum_vacuum_cost_delay = 0);
 COMMENT ON COLUMN lease_ends.reason IS '1: released, 2: broken, 3: lapsed and taken over';
 
--- The outage record (P10). Ticked every second by every ready node.
+-- The outage record (P10). Ticked twice a second by every ready node.
 CREATE TABLE service_clock (
   one boolean NOT NULL DEFAULT true,
   last_ok_at timestamptz NOT NULL,
@@ -65,26 +67,37 @@ CREATE TABLE service_clock (
   CONSTRAINT service_clock_grace_range CHECK (grace_ms BETWEEN 0 AND 86400000),
   CONSTRAINT service_clock_outage_order CHECK (outage_start <= outage_end)
 ) WITH (fillfactor = 10);
-COMMENT ON TABLE service_clock IS 'When a node could last commit, and the latest stretch of more than three seconds in which none could.';
+COMMENT ON TABLE service_clock IS 'When a node could last commit, and the latest stretch of about three seconds or more in which none could.';
 COMMENT ON COLUMN service_clock.grace_ms IS 'how long after an outage its leases may still be renewed before anybody else gets the lock, milliseconds';
 INSERT INTO service_clock (last_ok_at, outage_start, outage_end) VALUES (clock_timestamp(), 'epoch', 'epoch');
 
-CREATE FUNCTION tick_service_clock() RETURNS boolean LANGUAGE sql AS $$
-  UPDATE service_clock c SET
-    outage_start = CASE WHEN x.t <= c.last_ok_at + interval '3 s' THEN c.outage_start
-                        WHEN c.outage_end + c.grace_ms * interval '1 ms' > c.last_ok_at THEN c.outage_start
+-- Under the row's lock, on the clock of the instant after it was had: a tick that had to wait knows what the one before it wrote.
+-- A tick stamps the instant at which it began, and may hang in its commit for as long as an outage lasts. So ticks are half a
+-- second apart and a gap counts from two and a half: an outage of three seconds is found wherever in between it begins.
+-- A clock that went back (set right after a jump, or another server's after a failover) takes the record back with it.
+CREATE FUNCTION tick_service_clock() RETURNS boolean LANGUAGE plpgsql AS $$
+DECLARE
+  c service_clock;
+  t timestamptz;
+BEGIN
+  SELECT * INTO STRICT c FROM service_clock FOR NO KEY UPDATE;
+  t := clock_timestamp();
+  UPDATE service_clock SET
+    outage_start = CASE WHEN t < c.last_ok_at THEN least(c.outage_start, t)
+                        WHEN t <= c.last_ok_at + interval '2.5 s' OR c.outage_end + c.grace_ms * interval '1 ms' > c.last_ok_at THEN c.outage_start
                         ELSE c.last_ok_at END,
-    outage_end = CASE WHEN x.t <= c.last_ok_at + interval '3 s' THEN c.outage_end ELSE x.t END,
-    last_ok_at = greatest(c.last_ok_at, x.t)
-  FROM (SELECT clock_timestamp() AS t OFFSET 0) x
-  RETURNING c.outage_end = x.t
-$$;
+    outage_end = CASE WHEN t < c.last_ok_at THEN least(c.outage_end, t)
+                      WHEN t <= c.last_ok_at + interval '2.5 s' THEN c.outage_end
+                      ELSE t END,
+    last_ok_at = t;
+  RETURN t > c.last_ok_at + interval '2.5 s';
+END $$;
 COMMENT ON FUNCTION tick_service_clock IS 'true: this tick found that an outage has just ended';
 
--- What a statement needs of the clock row, read once a statement. A snapshot may be as old as a wait for a row lock, one second:
--- then "recent" fails early and nothing is given away; a gap of three seconds cannot have been recorded since (ADR 3).
+-- What a statement needs of the clock row, read once a statement. A snapshot may be as old as the waits for row locks, a second each:
+-- then "recent" fails early and nothing is given away; a gap cannot have been recorded since (ADR 3).
 CREATE VIEW lease_clock AS
-  SELECT last_ok_at + interval '3 s' AS recent_until, outage_start,
+  SELECT last_ok_at + interval '2.5 s' AS recent_until, outage_start,
          outage_end + grace_ms * interval '1 ms' AS grace_end, outage_end, grace_ms,
          CASE WHEN outage_end + grace_ms * interval '1 ms' > last_ok_at THEN outage_start ELSE last_ok_at END AS open_start
     FROM service_clock;

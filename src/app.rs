@@ -42,6 +42,8 @@ pub struct Parts {
     pub mail: Mailer,
     /// Cancelled when the node begins to stop: it then answers what it has and accepts nothing new.
     pub stopping: CancellationToken,
+    /// Cancelled when everything that the node accepted is answered: until then its jobs go on.
+    pub drained: CancellationToken,
 }
 
 impl std::ops::Deref for App {
@@ -63,6 +65,7 @@ impl App {
             locks: Engine::start(&database, EngineSettings::default()),
             passwords: Passwords::default(),
             stopping: CancellationToken::new(),
+            drained: CancellationToken::new(),
             settings,
             database,
             db,

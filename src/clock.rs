@@ -1,9 +1,14 @@
 //! The record of outages (P10): when a node could last commit, and the latest stretch of more than three seconds in which none could.
 //! What follows from it for a lease is said once, by `lease_is_live` in the migrations.
 
+use std::time::Duration;
+
 use sqlx::{PgExecutor, PgPool};
 
-/// Notes that this node can commit now. To be called every second while the node is ready to serve. Returns whether an outage has
+/// How often a node ticks: a tick that hangs in its commit began at most so long after an outage did.
+pub const TICK_EVERY: Duration = Duration::from_millis(500);
+
+/// Notes that this node can commit now. To be called every [`TICK_EVERY`] while the node is ready to serve. Returns whether an outage has
 /// just ended: its leases can be renewed for the grace to come, and nobody else gets their locks.
 ///
 /// # Errors

@@ -125,6 +125,7 @@ async fn run(
     app.stopping.cancel();
     let flush = async {
         app.locks.shut_down().await;
+        app.drained.cancel();
         jobs.close();
         jobs.wait().await;
         app.mail.flush(Duration::from_secs(2)).await;

@@ -1,5 +1,7 @@
 //! The accounts' queries.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use serde_json::json;
 use sqlx::{PgConnection, PgPool};
@@ -11,6 +13,10 @@ use crate::db::violated_constraint;
 use crate::id::AccountId;
 use crate::locks;
 use crate::plans::Limits;
+
+/// How long after its deletion another node may still grant something to an account: a second in which it may not have heard of it,
+/// and the deadline of what it had accepted by then.
+const LAST_GRANTS_WITHIN: Duration = Duration::from_secs(8);
 
 struct Row {
     account_id: AccountId,
@@ -429,6 +435,14 @@ pub async fn delete(pool: &PgPool, account_id: AccountId) -> sqlx::Result<()> {
     )
     .execute(pool)
     .await?;
+    // A node that has not heard of it yet may have granted one more. A node that stops before this leaves it to lapse.
+    let pool = pool.clone();
+    tokio::spawn(async move {
+        tokio::time::sleep(LAST_GRANTS_WITHIN).await;
+        if let Err(error) = locks::store::end_leases_of_account(&pool, account_id).await {
+            tracing::warn!(%error, %account_id, "the last leases of a deleted account were not ended: they lapse");
+        }
+    });
     Ok(())
 }
 

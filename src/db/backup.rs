@@ -126,7 +126,12 @@ async fn load(source: &Source, settings: &DatabaseSettings, input: File, replace
         .args(["--clean", "--if-exists", "--no-owner", "--no-privileges", "--single-transaction", "--exit-on-error"])
         .arg("--no-password")
         .stdin(input);
-    run(command, "pg_restore", "the database is as it was")
+    run(command, "pg_restore", "the database is as it was")?;
+    // A node that connected in spite of all while it was restored has looked at what was there before.
+    let mut connection = super::connect(source.options(), super::Purpose::General).await?;
+    super::identity::jump_ahead(&mut connection).await?;
+    connection.close().await?;
+    Ok(())
 }
 
 /// The programs of the server's version, else of the next newer.

@@ -19,8 +19,11 @@ pub(super) async fn check(connection: &mut PgConnection) -> sqlx::Result<()> {
     )
     .fetch_one(&mut *connection)
     .await?;
-    // A standby takes no writes: every statement of ours fails there, and is answered 503.
-    if !state.migrated || state.standby {
+    if state.standby {
+        // Promoted, it would be another database than it says now; whoever connected before that would never look again.
+        return Err(sqlx::Error::Protocol("this PostgreSQL is a standby: connect to the primary".into()));
+    }
+    if !state.migrated {
         return Ok(());
     }
     if !is_known(connection).await? {
@@ -42,7 +45,11 @@ pub(super) async fn check(connection: &mut PgConnection) -> sqlx::Result<()> {
 /// # Errors
 /// Where the database cannot be asked.
 pub async fn restored(pool: &PgPool) -> sqlx::Result<i64> {
-    let mut transaction = pool.begin().await?;
+    jump_ahead(&mut *pool.acquire().await?).await
+}
+
+pub(super) async fn jump_ahead(connection: &mut PgConnection) -> sqlx::Result<i64> {
+    let mut transaction = connection.begin().await?;
     lock_identity(&mut transaction).await?;
     let next = jump(&mut transaction).await?;
     transaction.commit().await?;

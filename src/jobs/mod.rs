@@ -11,11 +11,11 @@ use crate::db::changes::Subscriber;
 use crate::locks::sweeper::Sweeper;
 use crate::{accounts, clock, db};
 
-/// Starts the jobs of a node. They end when the app begins to stop; wait for `tasks` after that.
+/// Starts the jobs of a node. They end when the app is drained; wait for `tasks` after that.
 pub fn spawn(app: &App, tasks: &TaskTracker) {
     let verifier = app.tokens.clone();
     let subscribers: Vec<Subscriber> = vec![Box::new(move |notice| verifier.forget(notice))];
-    tasks.spawn(app.changes.clone().listen(app.database.clone(), subscribers, app.stopping.clone()));
+    tasks.spawn(app.changes.clone().listen(app.database.clone(), subscribers, app.drained.clone()));
 
     tasks.spawn(tick(app.clone()));
     every(app, tasks, "count live locks", Duration::from_secs(1), |app| async move {
@@ -47,7 +47,7 @@ pub fn spawn(app: &App, tasks: &TaskTracker) {
 
 /// On a connection of its own: pages that keep the pool busy are no outage.
 async fn tick(app: App) {
-    let mut interval = interval(Duration::from_secs(1));
+    let mut interval = interval(clock::TICK_EVERY);
     let mut connection = None;
     while next(&app, &mut interval).await {
         match tick_once(&app, &mut connection).await {
@@ -89,7 +89,7 @@ async fn write_last_uses(app: App) {
     }
 }
 
-/// Runs a job at once and then every `period`, until the app stops. One that fails is tried again the next time.
+/// Runs a job at once and then every `period`, until the app is drained. One that fails is tried again the next time.
 fn every<F>(
     app: &App,
     tasks: &TaskTracker,
@@ -118,7 +118,7 @@ fn interval(period: Duration) -> tokio::time::Interval {
 
 async fn next(app: &App, interval: &mut tokio::time::Interval) -> bool {
     tokio::select! {
-        () = app.stopping.cancelled() => false,
+        () = app.drained.cancelled() => false,
         _ = interval.tick() => true,
     }
 }

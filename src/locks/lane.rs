@@ -12,9 +12,10 @@ use sqlx::PgConnection;
 use sqlx::postgres::PgConnectOptions;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::task::TaskTracker;
+use uuid::Uuid;
 
 use super::engine::EngineError;
-use super::queue::{Batch, Item, Pending, Question, Queue};
+use super::queue::{self, Batch, Item, Pending, Question, Queue};
 use super::{
     Acquire, AcquireOutcome, Heartbeat, HeartbeatOutcome, LockKey, Release, ReleaseOutcome, statements, usage::Usage,
 };
@@ -85,6 +86,11 @@ trait Statement: Question + Sized {
     fn answer(pending: Pending<Self>, outcome: Self::Outcome, took: Duration, usage: &Usage) -> Option<Item>;
 
     fn into_item(pending: Pending<Self>) -> Item;
+
+    /// What undoes a question that may have been done and that nobody will hear of.
+    fn give_back(_: &Pending<Self>) -> Option<Item> {
+        None
+    }
 }
 
 impl Lane {
@@ -179,6 +185,11 @@ impl Lane {
             Ok((outcomes, took)) => self.answer(batch, outcomes, took, &mut left),
             Err(Failure::Contention | Failure::Refused) if size > 1 => {
                 for pending in batch {
+                    // The database has gone meanwhile: no use in asking it for each.
+                    if left.away {
+                        again(pending, &mut left);
+                        continue;
+                    }
                     let one = [pending];
                     let result = self.send(line, &one).await;
                     let [pending] = one;
@@ -299,7 +310,10 @@ fn again<Q: Statement>(pending: Pending<Q>, left: &mut Left) {
 }
 
 fn fail<Q: Statement>(pending: Pending<Q>, error: EngineError, left: &mut Left) {
-    left.answered.push(pending.question.key().clone());
+    match Q::give_back(&pending) {
+        Some(item) => left.again.push(item),
+        None => left.answered.push(pending.question.key().clone()),
+    }
     pending.fail(error);
 }
 
@@ -352,6 +366,12 @@ impl Statement for Acquire {
             AcquireOutcome::LeaseEnded => "lease_ended",
         };
         metrics::counter!("lockable_acquires_total", "outcome" => result).increment(1);
+        if outcome == AcquireOutcome::LeaseEnded && !pending.question.needs_proof {
+            // It was granted, the answer was lost, and the lease has ended since: the id that we drew is used up, the wish is not.
+            pending.question.lease_id = Uuid::new_v4();
+            pending.in_doubt = false;
+            return Some(Item::Acquire(pending));
+        }
         for follower in std::mem::take(&mut pending.followers) {
             metrics::counter!("lockable_acquires_total", "outcome" => "held").increment(1);
             let _ = follower.send(Ok(AcquireOutcome::Held));
@@ -361,13 +381,8 @@ impl Statement for Acquire {
             return None;
         };
         usage.granted(pending.question.account_id, pending.question.max_live_locks);
-        let deadline = pending.deadline;
         // Whoever asked without an id of their own cannot ask for it again: a grant that they do not hear of is given back.
-        let give_back = (!pending.question.needs_proof).then(|| Release {
-            key: pending.question.key.clone(),
-            account_id: pending.question.account_id,
-            lease_id: Some(lease.lease_id),
-        });
+        let give_back = (!pending.question.needs_proof).then(|| queue::give_back(&pending.question, lease.lease_id));
         let heard = if too_late(took, lease.expires_in_ms) {
             let _ = reply(pending, Err(EngineError::Unknown));
             false
@@ -377,11 +392,15 @@ impl Statement for Acquire {
         if heard {
             return None;
         }
-        give_back.map(|question| Item::Release(Pending::new(question, None, deadline)))
+        give_back
     }
 
     fn into_item(pending: Pending<Self>) -> Item {
         Item::Acquire(pending)
+    }
+
+    fn give_back(pending: &Pending<Self>) -> Option<Item> {
+        pending.give_back()
     }
 }
 

@@ -2,13 +2,17 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, oneshot};
+use uuid::Uuid;
 
 use super::engine::EngineError;
 use super::{Acquire, AcquireOutcome, Heartbeat, HeartbeatOutcome, LockKey, Release, ReleaseOutcome};
 use crate::id::AccountId;
+
+/// How long the engine tries to give back a lease that nobody hears of. A lease of a plan's usual length has lapsed by then.
+const GIVE_BACK_WITHIN: Duration = Duration::from_secs(60);
 
 /// What the three kinds of question have in common.
 pub(super) trait Question: Send + Sync + 'static {
@@ -108,6 +112,20 @@ impl<Q: Question> Pending<Q> {
     }
 }
 
+impl Pending<Acquire> {
+    /// What gives the lease back that this acquire may have been granted, where nobody can ask for it again: whoever asked sent no
+    /// id of their own, and was not told.
+    pub(super) fn give_back(&self) -> Option<Item> {
+        (self.in_doubt && !self.question.needs_proof).then(|| give_back(&self.question, self.question.lease_id))
+    }
+}
+
+/// The release of a lease that nobody hears of.
+pub(super) fn give_back(question: &Acquire, lease_id: Uuid) -> Item {
+    let question = Release { key: question.key.clone(), account_id: question.account_id, lease_id: Some(lease_id) };
+    Item::Release(Pending::new(question, None, Instant::now() + GIVE_BACK_WITHIN))
+}
+
 /// A pending question of any kind.
 #[derive(Debug)]
 pub(super) enum Item {
@@ -138,6 +156,18 @@ impl Item {
             Self::Acquire(pending) => pending.is_abandoned(),
             Self::Heartbeat(pending) => pending.is_abandoned(),
             Self::Release(pending) => pending.is_abandoned(),
+        }
+    }
+
+    fn is_plain_acquire(&self) -> bool {
+        matches!(self, Self::Acquire(pending) if !pending.question.needs_proof)
+    }
+
+    /// See [`Pending::give_back`].
+    fn give_back(&self) -> Option<Self> {
+        match self {
+            Self::Acquire(pending) => pending.give_back(),
+            Self::Heartbeat(_) | Self::Release(_) => None,
         }
     }
 
@@ -192,11 +222,51 @@ pub(super) struct Queue {
 struct State {
     ready: VecDeque<Item>,
     /// For each lock of which a question is ready or under way: those that stand behind it.
-    behind: HashMap<LockKey, VecDeque<Item>>,
+    behind: HashMap<LockKey, Behind>,
     /// Questions that wait, ready or behind.
     waiting: usize,
     waiting_of: HashMap<AccountId, usize>,
     closed: bool,
+}
+
+/// What stands behind one lock's question: each account's in the order they came, and the accounts by turns. Otherwise anybody
+/// could hold up the holder of a public lock until its lease lapses, by asking about it often.
+#[derive(Debug, Default)]
+struct Behind {
+    lines: VecDeque<(AccountId, VecDeque<Item>)>,
+}
+
+impl Behind {
+    fn push(&mut self, item: Item) {
+        let account_id = item.account_id();
+        match self.lines.iter_mut().find(|(of, _)| *of == account_id) {
+            Some((_, line)) => line.push_back(item),
+            None => self.lines.push_back((account_id, VecDeque::from([item]))),
+        }
+    }
+
+    fn pop(&mut self) -> Option<Item> {
+        let (account_id, mut line) = self.lines.pop_front()?;
+        let item = line.pop_front();
+        if !line.is_empty() {
+            self.lines.push_back((account_id, line));
+        }
+        item
+    }
+
+    /// Takes out the plain acquires at the head of each line.
+    fn take_plain_acquires(&mut self) -> Vec<Pending<Acquire>> {
+        let mut taken = Vec::new();
+        for (_, line) in &mut self.lines {
+            while line.front().is_some_and(Item::is_plain_acquire) {
+                if let Some(Item::Acquire(pending)) = line.pop_front() {
+                    taken.push(pending);
+                }
+            }
+        }
+        self.lines.retain(|(_, line)| !line.is_empty());
+        taken
+    }
 }
 
 impl Queue {
@@ -278,9 +348,9 @@ impl State {
     fn add(&mut self, item: Item) {
         self.count(item.account_id());
         match self.behind.get_mut(item.key()) {
-            Some(behind) => behind.push_back(item),
+            Some(behind) => behind.push(item),
             None => {
-                self.behind.insert(item.key().clone(), VecDeque::new());
+                self.behind.insert(item.key().clone(), Behind::default());
                 self.ready.push_back(item);
             }
         }
@@ -296,10 +366,12 @@ impl State {
             {
                 self.take_followers(first);
             }
-            if item.is_abandoned() {
-                self.advance(item.key());
-            } else {
+            if !item.is_abandoned() {
                 batch.push(item);
+            } else if let Some(give_back) = item.give_back() {
+                batch.push(give_back);
+            } else {
+                self.advance(item.key());
             }
         }
         batch.sort();
@@ -309,23 +381,17 @@ impl State {
     /// Plain acquires right behind a plain acquire that is about to be sent: whatever becomes of it, the lock is then held by somebody
     /// else, and they came before that was decided.
     fn take_followers(&mut self, first: &mut Pending<Acquire>) {
-        let Some(mut behind) = self.behind.remove(&first.question.key) else { return };
-        while let Some(Item::Acquire(next)) = behind.front() {
-            if next.question.needs_proof {
-                break;
-            }
-            if let Some(Item::Acquire(next)) = behind.pop_front() {
-                self.uncount(next.question.account_id);
-                first.followers.extend(next.reply.into_iter().chain(next.followers));
-            }
+        let Some(behind) = self.behind.get_mut(&first.question.key) else { return };
+        for next in behind.take_plain_acquires() {
+            self.uncount(next.question.account_id);
+            first.followers.extend(next.reply.into_iter().chain(next.followers));
         }
-        self.behind.insert(first.question.key.clone(), behind);
     }
 
     /// The lock's next question is ready, if there is one.
     fn advance(&mut self, key: &LockKey) {
         if let Some(behind) = self.behind.get_mut(key) {
-            match behind.pop_front() {
+            match behind.pop() {
                 Some(next) => self.ready.push_back(next),
                 None => drop(self.behind.remove(key)),
             }

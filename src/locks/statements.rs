@@ -7,8 +7,9 @@
 //! 2. `judged`: refuse what cannot succeed, without writing: no row lock, no transaction id, no flush.
 //! 3. `written`: try the rest, in key order, by an upsert, which has no plan to choose and so cannot leave its index. It decides
 //!    *again*, under the row lock and on the clock of that instant, and only where the row still carries the grant that was
-//!    looked at: `fencing_token` is equal. Every grant draws a new one, so nothing that was decided on in step 1 (which lease,
-//!    whose, what is known to have ended) can have changed. The clock is read in `SET`, after the wait for the row.
+//!    looked at: its `fencing_token` is the `seen_token`. Every grant draws a new one, so nothing that was decided on in step 1 (which
+//!    lease, whose, what is known to have ended) can have changed. The clock is read in `SET`, after the wait for the row. A row
+//!    that the sweeper deleted meanwhile is inserted anew, with a fencing token of its own.
 //! 4. `ended`: remember the leases with ids of their clients' choosing that this statement ended, in the same transaction.
 //!
 //! A key with no verdict lost a race between 2 and 3, and is asked again by the caller; it is never answered "no".
@@ -114,7 +115,7 @@ pub async fn acquire(
         WITH clock AS MATERIALIZED (SELECT * FROM lease_clock),
         asked AS (
           SELECT i.*, l.fencing_token AS seen_token, l.lease_ms AS seen_lease_ms, l.account_id AS seen_account_id,
-                 l.lease_id AS seen_lease_id, l.expires_at AS seen_expires_at, l.needs_proof AS seen_needs_proof, l.end_reason = 0 AS seen_unended, e.ended,
+                 l.lease_id AS seen_lease_id, l.needs_proof AS seen_needs_proof, l.end_reason = 0 AS seen_unended, e.ended,
                  l.lease_id = i.lease_id AND l.account_id = i.account_id AS is_own,
                  lease_is_live(l.expires_at, l.end_reason, l.lease_ms, c.recent_until, c.open_start, c.outage_start, c.outage_end, c.grace_ms) AS live
             FROM unnest($1::bigint[], $2::text[], $3::bigint[], $4::bigint[], $5::uuid[], $6::boolean[], $7::integer[], $8::integer[],
@@ -125,16 +126,17 @@ pub async fn acquire(
             LEFT JOIN LATERAL (SELECT true AS ended FROM lease_ends e
                                 WHERE i.needs_proof AND e.account_id = i.account_id AND e.lease_id = i.lease_id LIMIT 1) e ON true
         ), judged AS MATERIALIZED (
-          SELECT asked.*, CASE WHEN ended THEN 'ended'
+          SELECT asked.*, CASE WHEN is_own AND live THEN 'try'
+                               WHEN ended THEN 'ended'
                                WHEN seen_token IS NULL THEN 'try'
-                               WHEN is_own THEN CASE WHEN live THEN 'try' ELSE 'ended' END
+                               WHEN is_own THEN 'ended'
                                WHEN live THEN 'held'
                                ELSE 'try' END AS verdict
             FROM asked
         ), written AS (
-          INSERT INTO locks AS l (namespace_id, name, account_id, token_id, fencing_token, acquired_at, expires_at, lease_id, lease_ms,
+          INSERT INTO locks AS l (namespace_id, name, account_id, token_id, fencing_token, seen_token, acquired_at, expires_at, lease_id, lease_ms,
                                   needs_proof, holder, metadata)
-          SELECT namespace_id, name, account_id, token_id, coalesce(seen_token, nextval('lock_fence')), clock_timestamp(),
+          SELECT namespace_id, name, account_id, token_id, nextval('lock_fence'), seen_token, clock_timestamp(),
                  clock_timestamp() + lease_ms * interval '1 ms', lease_id,
                  CASE WHEN is_own THEN coalesce(requested_ms, seen_lease_ms) ELSE lease_ms END, needs_proof, holder, metadata
             FROM judged WHERE verdict = 'try' ORDER BY namespace_id, name COLLATE "C"
@@ -148,14 +150,14 @@ pub async fn acquire(
                                THEN l.acquired_at ELSE clock_timestamp() END,
             lease_ms = CASE WHEN l.lease_id = excluded.lease_id AND l.account_id = excluded.account_id
                             THEN l.lease_ms ELSE excluded.lease_ms END
-          WHERE l.fencing_token = excluded.fencing_token
+          WHERE l.fencing_token = excluded.seen_token
             AND (l.lease_id = excluded.lease_id AND l.account_id = excluded.account_id) = lease_is_live(l.expires_at, l.end_reason, l.lease_ms,
                   (SELECT recent_until FROM clock), (SELECT open_start FROM clock), (SELECT outage_start FROM clock),
                   (SELECT outage_end FROM clock), (SELECT grace_ms FROM clock))
           RETURNING l.namespace_id, l.name, l.lease_id, l.fencing_token, l.acquired_at, l.expires_at, l.lease_ms, clock_timestamp() AS written_at
         ), ended AS (
           INSERT INTO lease_ends (account_id, lease_id, namespace_id, name, ended_at, reason)
-          SELECT j.seen_account_id, j.seen_lease_id, j.namespace_id, j.name, j.seen_expires_at, 3
+          SELECT j.seen_account_id, j.seen_lease_id, j.namespace_id, j.name, clock_timestamp(), 3
             FROM written w JOIN judged j ON j.namespace_id = w.namespace_id AND j.name = w.name
            WHERE j.seen_unended AND j.seen_needs_proof AND NOT j.is_own
            ORDER BY 1, 2

@@ -1,9 +1,9 @@
 //! Removes what nobody needs any more: rows of locks that have been idle for an hour, and the memory of leases that ended two hours ago.
 //!
 //! It walks the tables by physical blocks, a stretch at a time, so that it needs no index on what every heartbeat changes, and it
-//! skips rows that are locked. What it must not do is delete a row that a statement has looked at and not yet written: a grant
-//! would then carry a fencing token that was drawn before the row's last one. So nothing is deleted that was touched after the oldest
-//! running transaction began.
+//! skips rows that are locked. A statement that has looked at a row which is then deleted inserts it anew, with a new fencing token. What
+//! must not be deleted is a row that was touched after a statement drew the token of one that it believes to be new: it
+//! would insert the older token. So nothing is deleted that was touched after the oldest running transaction began.
 
 use std::time::Duration;
 
@@ -68,6 +68,8 @@ async fn sweep_locks(pool: &PgPool, block: i64) -> sqlx::Result<u64> {
           SELECT l.ctid FROM locks l CROSS JOIN lease_clock c
            WHERE l.ctid >= format('(%s,0)', $1::bigint)::tid AND l.ctid < format('(%s,0)', $1::bigint + $2::bigint)::tid
              AND l.expires_at < (SELECT touched_before FROM horizon)
+             -- A lease that an outage protected ended later than it says.
+             AND (l.expires_at <= c.outage_start OR c.grace_end < clock_timestamp() - interval '1 hour')
              AND NOT lease_is_live(l.expires_at, l.end_reason, l.lease_ms, c.recent_until, c.open_start, c.outage_start, c.outage_end, c.grace_ms)
              FOR UPDATE OF l SKIP LOCKED))",
         block,

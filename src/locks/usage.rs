@@ -30,7 +30,7 @@ struct Entry {
     live: AtomicI64,
     /// Granted by this node since then.
     granted: AtomicI64,
-    /// What the plan allowed when this node last granted something.
+    /// What the plan allowed when this node was last asked.
     max: AtomicI64,
     /// Something was granted or given back since the last count.
     changed: AtomicBool,
@@ -39,8 +39,15 @@ struct Entry {
 
 #[derive(Clone, Copy, Debug)]
 struct Counted {
-    at: Instant,
+    /// None: not yet, or not since this node began to follow the account.
+    at: Option<Instant>,
     took: Duration,
+}
+
+impl Counted {
+    fn is_older_than(self, age: Duration) -> bool {
+        self.at.is_none_or(|at| at.elapsed() >= age)
+    }
 }
 
 impl Usage {
@@ -48,7 +55,10 @@ impl Usage {
     pub fn is_at_limit(&self, account_id: AccountId, max: i32) -> bool {
         let entries = self.0.read().unwrap_or_else(PoisonError::into_inner);
         match entries.get(&account_id) {
-            Some(entry) => entry.live.load(Ordering::Relaxed) >= i64::from(max),
+            Some(entry) => {
+                entry.max.store(max.into(), Ordering::Relaxed);
+                entry.live.load(Ordering::Relaxed) >= i64::from(max)
+            }
             None => max <= 0,
         }
     }
@@ -102,7 +112,7 @@ impl Default for Entry {
             granted: AtomicI64::new(0),
             max: AtomicI64::new(0),
             changed: AtomicBool::new(false),
-            counted: Mutex::new(Counted { at: Instant::now(), took: Duration::ZERO }),
+            counted: Mutex::new(Counted { at: None, took: Duration::ZERO }),
         }
     }
 }
@@ -115,14 +125,14 @@ impl Entry {
     fn is_idle(&self) -> bool {
         !self.changed.load(Ordering::Relaxed)
             && self.live.load(Ordering::Relaxed) == 0
-            && self.counted().at.elapsed() > ONCE_IN
+            && self.counted().is_older_than(ONCE_IN)
     }
 
     fn is_due(&self) -> bool {
-        let Counted { at, took } = self.counted();
+        let counted = self.counted();
         let (live, granted) = (self.live.load(Ordering::Relaxed), self.granted.load(Ordering::Relaxed));
         let could_be_at_limit = live + NODES * granted >= self.max.load(Ordering::Relaxed);
-        at.elapsed() >= took * REST_AFTER_COUNT && (could_be_at_limit || at.elapsed() >= ONCE_IN)
+        counted.is_older_than(counted.took * REST_AFTER_COUNT) && (could_be_at_limit || counted.is_older_than(ONCE_IN))
     }
 
     async fn count(&self, pool: &PgPool, account_id: AccountId) -> sqlx::Result<()> {
@@ -134,7 +144,7 @@ impl Entry {
             store::count_live(pool, account_id).await.inspect_err(|_| self.changed.store(true, Ordering::Relaxed))?;
         self.live.store(live, Ordering::Relaxed);
         self.granted.fetch_sub(granted, Ordering::Relaxed);
-        let counted = Counted { at: Instant::now(), took: began.elapsed() };
+        let counted = Counted { at: Some(Instant::now()), took: began.elapsed() };
         *self.counted.lock().unwrap_or_else(PoisonError::into_inner) = counted;
         Ok(())
     }

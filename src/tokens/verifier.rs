@@ -103,7 +103,10 @@ struct Inner {
     bad: Cache<Sha256Digest, ()>,
     /// Digests that worked once: not throttled when the database must be asked again.
     worked: Cache<Sha256Digest, ()>,
+    /// Charged for tokens that turned out not to work, so that a node which has just started asks about all that do.
     unknown_per_address: DefaultKeyedRateLimiter<IpAddr>,
+    /// Addresses that used theirs up, and until when.
+    throttled: Cache<IpAddr, Instant>,
     used: Mutex<Vec<Arc<Caller>>>,
     /// How often each kind of answer was given. Held, because looking a counter up by its labels costs more than counting.
     hits: metrics::Counter,
@@ -132,6 +135,7 @@ impl Verifier {
                 .build(),
             bad: Cache::builder().max_capacity(REMEMBERED).time_to_live(REMEMBERED_FOR).build(),
             worked: Cache::builder().max_capacity(REMEMBERED).time_to_idle(Duration::from_secs(3600)).build(),
+            throttled: Cache::builder().max_capacity(REMEMBERED).time_to_live(REMEMBERED_FOR).build(),
             unknown_per_address: RateLimiter::keyed(Quota::per_second(UNKNOWN_PER_SECOND).allow_burst(burst)),
             used: Mutex::new(Vec::new()),
             hits: metrics::counter!("lockable_auth_cache_total", "result" => "hit"),
@@ -160,12 +164,19 @@ impl Verifier {
             }
         }
         inner.misses.increment(1);
-        if !inner.worked.contains_key(&digest) {
-            inner.unknown_per_address.check_key(&address).map_err(|not_until| VerifyError::Throttled {
-                retry_after: not_until.wait_time_from(DefaultClock::default().now()),
-            })?;
+        if let Some(until) = inner.throttled.get(&address)
+            && !inner.worked.contains_key(&digest)
+        {
+            let retry_after = until.saturating_duration_since(Instant::now());
+            if !retry_after.is_zero() {
+                return Err(VerifyError::Throttled { retry_after });
+            }
         }
-        inner.ask(digest).await
+        let answer = inner.ask(digest).await;
+        if matches!(answer, Err(VerifyError::Refused)) {
+            inner.charge(address);
+        }
+        answer
     }
 
     /// Drops what a notice may concern.
@@ -243,6 +254,12 @@ impl Inner {
             self.used.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&caller));
         }
         Ok(caller)
+    }
+
+    fn charge(&self, address: IpAddr) {
+        if let Err(not_until) = self.unknown_per_address.check_key(&address) {
+            self.throttled.insert(address, Instant::now() + not_until.wait_time_from(DefaultClock::default().now()));
+        }
     }
 
     fn drop_where(&self, concerned: impl Fn(&Caller) -> bool + Send + Sync + 'static) {

@@ -36,6 +36,18 @@ enum Op {
     },
 }
 
+impl Op {
+    /// Who asks about which lock.
+    fn of(&self) -> Option<(i64, usize)> {
+        match *self {
+            Self::Acquire { account, lock, .. }
+            | Self::Heartbeat { account, lock, .. }
+            | Self::Release { account, lock, .. } => Some((account, lock)),
+            Self::Lapse { .. } => None,
+        }
+    }
+}
+
 const LOCKS: [&str; 2] = ["a", "b"];
 
 /// Each lock has lease ids of its own: what one id does to two locks in one burst depends on which of them comes first.
@@ -224,16 +236,20 @@ fn check(ops: &[Op], real: &[(Answer, Option<i64>)], expected: &[Answer]) -> Res
     Ok(())
 }
 
-/// Operations in bursts: those of a burst are on their way at once, in order. A lapse stands alone.
+/// Operations in bursts: those of a burst are on their way at once, in order. A lapse stands alone; and two accounts do not ask
+/// about one lock in one burst, for they are served by turns, in whatever order they came.
 fn bursts(ops: &[Op], sizes: &[usize]) -> Vec<Vec<Op>> {
     let mut bursts: Vec<Vec<Op>> = vec![];
     let mut sizes = sizes.iter().cycle();
     let mut left = 0;
     for op in ops {
-        if matches!(op, Op::Lapse { .. })
-            || left == 0
-            || matches!(bursts.last().and_then(|b| b.last()), Some(Op::Lapse { .. }))
-        {
+        let clashes = |other: &Op| match (op.of(), other.of()) {
+            (Some((account, lock)), Some((other_account, other_lock))) => {
+                lock == other_lock && account != other_account
+            }
+            _ => true,
+        };
+        if left == 0 || bursts.last().is_some_and(|burst| burst.iter().any(clashes)) {
             bursts.push(vec![]);
             left = *sizes.next().unwrap_or(&1);
         }

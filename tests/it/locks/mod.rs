@@ -42,7 +42,7 @@ pub(crate) struct Node {
 impl Node {
     /// Starts it, and ticks once, so that lapsed leases can be taken over from the beginning.
     pub(crate) async fn start(options: PgConnectOptions) -> Node {
-        let node = Node::start_ticking_every(&options, Duration::from_secs(1));
+        let node = Node::start_ticking_every(&options, clock::TICK_EVERY);
         clock::tick(&node.pool).await.unwrap();
         node
     }

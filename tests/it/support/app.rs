@@ -114,6 +114,7 @@ impl TestApp {
     pub(crate) fn kill(&self) {
         self.server.abort();
         self.app.stopping.cancel();
+        self.app.drained.cancel();
     }
 
     /// Somebody without a token.

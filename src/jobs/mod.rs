@@ -52,7 +52,7 @@ async fn tick(app: App) {
     while next(&app, &mut interval).await {
         match tick_once(&app, &mut connection).await {
             Ok(true) => {
-                tracing::warn!("an outage has ended: its leases can be renewed before anybody else gets their locks")
+                tracing::warn!("an outage has ended: its leases can be renewed before anybody else gets their locks");
             }
             Ok(false) => {}
             Err(error) => {

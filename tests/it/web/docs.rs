@@ -57,8 +57,8 @@ struct Running {
     folder: TempDir,
 }
 
-/// A job that says that it runs, and ends when told to.
-const JOB: &str = "#!/bin/sh\n: > running\nwhile [ ! -e end ]; do sleep 0.05; done\nexit 3\n";
+/// A job that says that it runs, and ends when told to, or when its folder is gone.
+const JOB: &str = "#!/bin/sh\n: > running\nwhile [ -e running ] && [ ! -e end ]; do sleep 0.05; done\nexit 3\n";
 
 impl Running {
     async fn shell(app: &TestApp, token: &Secret) -> Running {

@@ -76,6 +76,8 @@ enum Failure {
 /// A kind of question, as a lane sends and answers it.
 trait Statement: Question + Sized {
     const KIND: &'static str;
+    /// What counts its outcomes.
+    const COUNTER: &'static str;
 
     fn send(
         connection: &mut PgConnection,
@@ -83,7 +85,13 @@ trait Statement: Question + Sized {
     ) -> impl Future<Output = sqlx::Result<Vec<Option<Self::Outcome>>>> + Send;
 
     /// Answers; returns what the engine then has to ask for itself.
-    fn answer(pending: Pending<Self>, outcome: Self::Outcome, took: Duration, usage: &Usage) -> Option<Item>;
+    fn answer(
+        pending: Pending<Self>,
+        outcome: Self::Outcome,
+        took: Duration,
+        usage: &Usage,
+        tally: &mut Tally,
+    ) -> Option<Item>;
 
     fn into_item(pending: Pending<Self>) -> Item;
 
@@ -261,21 +269,23 @@ impl Lane {
         took: Duration,
         left: &mut Left,
     ) {
+        let mut tally = Tally::default();
         for (pending, outcome) in batch.into_iter().zip(outcomes) {
             match outcome {
                 Some(outcome) => {
                     let key = pending.question.key().clone();
-                    match Q::answer(pending, outcome, took, &self.usage) {
+                    match Q::answer(pending, outcome, took, &self.usage, &mut tally) {
                         Some(item) => left.again.push(item),
                         None => left.answered.push(key),
                     }
                 }
                 None => {
-                    metrics::counter!("lockable_lost_races_total", "kind" => Q::KIND).increment(1);
+                    tally.add("lost_race", 1);
                     again(pending, left);
                 }
             }
         }
+        tally.count(Q::COUNTER);
     }
 }
 
@@ -339,6 +349,25 @@ impl Left {
     }
 }
 
+/// The outcomes of a batch, counted together: looking a counter up by its label for each question costs more than counting.
+#[derive(Default)]
+struct Tally(Vec<(&'static str, u64)>);
+
+impl Tally {
+    fn add(&mut self, outcome: &'static str, times: u64) {
+        match self.0.iter_mut().find(|(label, _)| *label == outcome) {
+            Some((_, count)) => *count += times,
+            None => self.0.push((outcome, times)),
+        }
+    }
+
+    fn count(self, counter: &'static str) {
+        for (outcome, times) in self.0 {
+            metrics::counter!(counter, "outcome" => outcome).increment(times);
+        }
+    }
+}
+
 /// Whether an answer comes so late that it says too little about the lease (DESIGN: half of it, on the node's monotonic clock).
 fn too_late(took: Duration, lease_ms: i32) -> bool {
     took.as_millis() * 2 > lease_ms.unsigned_abs().into()
@@ -354,18 +383,25 @@ fn reply<Q: Question>(pending: Pending<Q>, answer: Result<Q::Outcome, EngineErro
 
 impl Statement for Acquire {
     const KIND: &'static str = "acquire";
+    const COUNTER: &'static str = "lockable_acquires_total";
 
     async fn send(connection: &mut PgConnection, questions: &[&Self]) -> sqlx::Result<Vec<Option<Self::Outcome>>> {
         statements::acquire(connection, questions).await
     }
 
-    fn answer(mut pending: Pending<Self>, outcome: AcquireOutcome, took: Duration, usage: &Usage) -> Option<Item> {
+    fn answer(
+        mut pending: Pending<Self>,
+        outcome: AcquireOutcome,
+        took: Duration,
+        usage: &Usage,
+        tally: &mut Tally,
+    ) -> Option<Item> {
         let result = match &outcome {
             AcquireOutcome::Granted(_) => "granted",
             AcquireOutcome::Held => "held",
             AcquireOutcome::LeaseEnded => "lease_ended",
         };
-        metrics::counter!("lockable_acquires_total", "outcome" => result).increment(1);
+        tally.add(result, 1);
         if outcome == AcquireOutcome::LeaseEnded && !pending.question.needs_proof {
             // It was granted, the answer was lost, and the lease has ended since: the id that we drew is used up, the wish is not.
             pending.question.lease_id = Uuid::new_v4();
@@ -373,7 +409,7 @@ impl Statement for Acquire {
             return Some(Item::Acquire(pending));
         }
         for follower in std::mem::take(&mut pending.followers) {
-            metrics::counter!("lockable_acquires_total", "outcome" => "held").increment(1);
+            tally.add("held", 1);
             let _ = follower.send(Ok(AcquireOutcome::Held));
         }
         let AcquireOutcome::Granted(lease) = outcome else {
@@ -406,12 +442,19 @@ impl Statement for Acquire {
 
 impl Statement for Heartbeat {
     const KIND: &'static str = "heartbeat";
+    const COUNTER: &'static str = "lockable_heartbeats_total";
 
     async fn send(connection: &mut PgConnection, questions: &[&Self]) -> sqlx::Result<Vec<Option<Self::Outcome>>> {
         statements::heartbeat(connection, questions).await
     }
 
-    fn answer(pending: Pending<Self>, outcome: HeartbeatOutcome, took: Duration, _: &Usage) -> Option<Item> {
+    fn answer(
+        pending: Pending<Self>,
+        outcome: HeartbeatOutcome,
+        took: Duration,
+        _: &Usage,
+        tally: &mut Tally,
+    ) -> Option<Item> {
         let (result, answer) = match outcome {
             HeartbeatOutcome::Renewed(lease) if too_late(took, lease.expires_in_ms) => {
                 ("late", Err(EngineError::Unknown))
@@ -419,7 +462,7 @@ impl Statement for Heartbeat {
             HeartbeatOutcome::Renewed(_) => ("renewed", Ok(outcome)),
             HeartbeatOutcome::Lost(_) => ("lost", Ok(outcome)),
         };
-        metrics::counter!("lockable_heartbeats_total", "outcome" => result).increment(1);
+        tally.add(result, 1);
         let _ = reply(pending, answer);
         None
     }
@@ -431,17 +474,24 @@ impl Statement for Heartbeat {
 
 impl Statement for Release {
     const KIND: &'static str = "release";
+    const COUNTER: &'static str = "lockable_releases_total";
 
     async fn send(connection: &mut PgConnection, questions: &[&Self]) -> sqlx::Result<Vec<Option<Self::Outcome>>> {
         statements::release(connection, questions).await
     }
 
-    fn answer(pending: Pending<Self>, outcome: ReleaseOutcome, _: Duration, usage: &Usage) -> Option<Item> {
+    fn answer(
+        pending: Pending<Self>,
+        outcome: ReleaseOutcome,
+        _: Duration,
+        usage: &Usage,
+        tally: &mut Tally,
+    ) -> Option<Item> {
         let result = match outcome {
             ReleaseOutcome::Released => "released",
             ReleaseOutcome::Lost(_) => "lost",
         };
-        metrics::counter!("lockable_releases_total", "outcome" => result).increment(1);
+        tally.add(result, 1);
         usage.ended(pending.question.account_id);
         let _ = reply(pending, Ok(outcome));
         None

@@ -175,10 +175,11 @@ async fn a_killed_postgresql_is_started_again() {
         let answer = client.heartbeat("deploy").await;
         // Never a guess meanwhile.
         assert!(answer.status == 503 || answer.verdict(), "{answer:?}");
-        (answer.status == 200).then_some(())
+        // Sessions of the killed one may answer for a moment longer.
+        let again = data.postmaster().is_some_and(|postmaster| postmaster != first);
+        (answer.status == 200 && again).then_some(())
     })
     .await;
-    assert_ne!(data.postmaster().unwrap(), first);
     node.signal(Signal::SIGTERM);
     assert_eq!(node.wait().code(), Some(0), "{}", node.log());
 }

@@ -69,9 +69,12 @@ impl Proxy {
             let network = network.clone();
             async move {
                 while let Ok((client, _)) = socket.accept().await {
+                    // Before it is asked whether to refuse: whoever severs the network does it the other way round, so that no
+                    // connection slips through in between.
+                    let cuts = network.cuts.subscribe();
                     // Dropping the socket is how a refused client learns of it.
                     if !network.refuses.load(Ordering::SeqCst) {
-                        tokio::spawn(network.clone().carry(client));
+                        tokio::spawn(network.clone().carry(client, cuts));
                     }
                 }
             }
@@ -147,8 +150,7 @@ impl Drop for Proxy {
 }
 
 impl Network {
-    async fn carry(self: Arc<Self>, mut client: TcpStream) {
-        let mut cuts = self.cuts.subscribe();
+    async fn carry(self: Arc<Self>, mut client: TcpStream, mut cuts: watch::Receiver<u64>) {
         client.set_nodelay(true).ok();
         // Without TLS, the first message says who connects: pairs of strings, each ended by a zero.
         let mut startup = vec![0; 4096];

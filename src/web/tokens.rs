@@ -298,8 +298,12 @@ pub(super) async fn rotate(
     let account_id = current.account.account_id;
     let token_id: TokenId = token_id.parse().map_err(|_| WebError::NotFound)?;
     // Sent twice, the token may be gone by the second time, and still its successor is what was asked for.
-    let token = find(&web, &current, &token_id.to_string()).await;
-    if let Ok(token) = &token {
+    let token = match find(&web, &current, &token_id.to_string()).await {
+        Ok(token) => Some(token),
+        Err(WebError::NotFound) => None,
+        Err(error) => return Err(error),
+    };
+    if let Some(token) = &token {
         let problem = if !OVERLAPS.iter().any(|(seconds, _)| seconds.to_string() == form.keep_old) {
             Some(("keep_old", "Choose how long the old token still works."))
         } else if token.scope == Scope::Manage.as_str() && !password_is_right(&web, &current, form.password).await? {
@@ -315,11 +319,22 @@ pub(super) async fn rotate(
     }
     let overlap = Duration::from_secs(form.keep_old.parse().unwrap_or(0));
     let make = async {
-        token?;
-        tokens::rotate(&web.app.db, &current.account, token_id, overlap).await.map_err(WebError::from)
+        if token.is_none() {
+            return Err(TokenError::Unknown);
+        }
+        tokens::rotate(&web.app.db, &current.account, token_id, overlap).await
     };
     let asked = Asked::Rotate { token_id, overlap_s: overlap.as_secs() };
-    let made = web.once.make(&web.app.db, account_id, &form.once, asked, make).await?;
+    let made = web.once.make(&web.app.db, account_id, &form.once, asked, make).await;
+    let made = match (made, token) {
+        (Ok(made), _) => made,
+        (Err(error @ TokenError::TooMany { .. }), Some(token)) => {
+            let problems = Problems::one("rotate-", "keep_old", sentence(&error));
+            let page = token_page(&current, token, &form.keep_old, problems).await?;
+            return render_as(StatusCode::UNPROCESSABLE_ENTITY, &page);
+        }
+        (Err(error), _) => return Err(error.into()),
+    };
     let sentence = match overlap.as_secs() {
         0 => "The old token does not work any more.",
         3600 => "The old token still works for an hour.",

@@ -188,6 +188,27 @@ async fn a_token_is_rotated_with_or_without_time_to_change_over() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_rotation_beyond_the_plan_comes_back_and_says_why() {
+    let app = TestApp::start().await;
+    let account = app.account_with_password("hobbyist").await;
+    for _ in 0..10 {
+        account.token().await;
+    }
+    let browser = sign_in(&app, &account.email, PASSWORD).await;
+    let mut paths = app.db.value::<Vec<i64>>("SELECT array_agg(token_id) FROM api_tokens").await.into_iter();
+    let mut rotate = async |keep_old| {
+        let path = format!("/account/tokens/{}/rotate", paths.next().unwrap());
+        browser.submit(&path, &[("keep_old", keep_old)]).await
+    };
+    // One above the limit is what it takes to change over at all.
+    shown(&rotate("3600").await);
+    let answer = rotate("3600").await;
+    assert_eq!(answer.status, 422, "{answer:?}");
+    assert!(answer.text.contains("10 tokens"));
+    shown(&rotate("0").await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_revoked_token_is_refused_on_every_node_and_gone_from_the_list() {
     let app = TestApp::start().await;
     let other_node = app.another_node().await;

@@ -229,20 +229,18 @@ async fn signing_in_and_up_is_throttled_behind_a_trusted_proxy_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_suspended_account_is_told_so_after_its_password_and_in_its_session() {
+async fn a_suspended_account_is_signed_out_and_told_so_after_its_password() {
     let app = TestApp::start().await;
     let account = app.account_with_password("hobbyist").await;
     let admin = app.administrator().await;
     let browser = sign_in(&app, &account.email, PASSWORD).await;
     let actor = lockable::audit::Actor { account_id: Some(admin.id), ..lockable::audit::Actor::command("test") };
     lockable::accounts::suspend(&app.app.db, &actor, account.id, "it spams").await.unwrap();
-    let answer = browser.get("/account").await;
-    assert_eq!(answer.status, 403);
-    assert!(answer.text.contains("suspended: it spams"), "{}", answer.text);
-    assert!(!is_signed_in(&browser).await, "the session has ended");
+    assert!(!is_signed_in(&browser).await, "its sessions have ended");
     let fields = |password| [("email", account.email.as_str()), ("password", password)];
     let answer = app.browser().submit("/login", &fields(PASSWORD)).await;
     assert_eq!(answer.status, 403);
+    assert!(answer.text.contains("suspended: it spams"), "{}", answer.text);
     let answer = app.browser().submit("/login", &fields("not the password")).await;
     assert!(!answer.text.contains("suspended"), "only its owner learns of it");
 }

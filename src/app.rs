@@ -57,12 +57,17 @@ impl std::ops::Deref for App {
 impl App {
     /// Puts a node together over a migrated database. Opens no connection yet, starts the engine's lanes; [`crate::jobs::spawn`] starts the rest.
     pub fn new(settings: Settings, listening: SocketAddr, database: PgConnectOptions, mail: Mailer) -> Self {
+        let engine = EngineSettings {
+            lanes: settings.lanes.into(),
+            largest_batch: settings.largest_batch.into(),
+            ..EngineSettings::default()
+        };
         let db = db::pool(database.clone(), Purpose::General, settings.database.database_connections);
         let changes = Changes::default();
         Self(Arc::new(Parts {
             public_url: settings.public_url(listening),
             tokens: Verifier::new(db.clone(), changes.clone()),
-            locks: Engine::start(&database, EngineSettings::default()),
+            locks: Engine::start(&database, engine),
             passwords: Passwords::default(),
             stopping: CancellationToken::new(),
             drained: CancellationToken::new(),

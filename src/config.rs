@@ -18,6 +18,8 @@ const LISTEN: &str = "127.0.0.1:8080";
 const METRICS_LISTEN: &str = "127.0.0.1:9464";
 const DRAIN_TIMEOUT_MS: u64 = 10_000;
 const DATABASE_CONNECTIONS: u32 = 20;
+const LANES: u16 = 1;
+const LARGEST_BATCH: u16 = 512;
 
 /// Everything that `lockable serve` can be told.
 #[derive(Args, Clone, Debug)]
@@ -71,6 +73,15 @@ pub struct Settings {
     /// How long a stop may take to answer what is in flight, milliseconds
     #[arg(long, env = "LOCKABLE_DRAIN_TIMEOUT_MS", value_name = "MS", default_value_t = DRAIN_TIMEOUT_MS)]
     pub drain_timeout_ms: u64,
+
+    /// Batches of questions about locks that this node may have under way at once, each with three connections to PostgreSQL.
+    /// More help only where a commit takes long and processors have nothing to do meanwhile
+    #[arg(long, env = "LOCKABLE_LANES", value_name = "N", default_value_t = LANES, value_parser = clap::value_parser!(u16).range(1..=16))]
+    pub lanes: u16,
+
+    /// Questions in one batch, at most
+    #[arg(long, env = "LOCKABLE_LARGEST_BATCH", value_name = "N", default_value_t = LARGEST_BATCH, value_parser = clap::value_parser!(u16).range(1..=4096))]
+    pub largest_batch: u16,
 
     /// Where the data is.
     #[command(flatten)]
@@ -250,6 +261,8 @@ impl Default for Settings {
             upgrade_url: None,
             outage_grace_ms: None,
             drain_timeout_ms: DRAIN_TIMEOUT_MS,
+            lanes: LANES,
+            largest_batch: LARGEST_BATCH,
         }
     }
 }

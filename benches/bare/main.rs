@@ -32,6 +32,10 @@ use sqlx::postgres::PgConnectOptions;
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
+/// As in the service.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// What `/each` may use at once.
 const CONNECTIONS: usize = 64;
 

@@ -39,8 +39,6 @@ struct Answer {
     lease_ms: Option<i32>,
     /// The length that was asked for now, milliseconds.
     renewed_ms: Option<i32>,
-    /// The lease that held the lock before had lapsed.
-    lapsed: Option<bool>,
     /// When the row was written.
     written_at: Option<DateTime<Utc>>,
 }
@@ -84,7 +82,8 @@ fn in_order<Q, T>(
             (key.namespace_id.0, key.name.as_str()).cmp(&(answer.namespace_id, answer.name.as_str()))
         });
         if let Ok(at) = found {
-            verdicts[at] = read(questions[at], answer);
+            // Of a lock that was taken over there is a row about the lease before, too, which is no verdict.
+            verdicts[at] = read(questions[at], answer).or(verdicts[at].take());
         }
     }
     verdicts
@@ -163,11 +162,13 @@ pub async fn acquire(
            ORDER BY 1, 2
           ON CONFLICT DO NOTHING
         )
-        SELECT w.namespace_id AS "namespace_id!", w.name AS "name!", 'granted' AS "verdict!", w.lease_id, w.fencing_token, w.acquired_at,
-               w.expires_at, w.lease_ms, NULL::integer AS renewed_ms, j.seen_unended AND NOT j.is_own AS lapsed, w.written_at
-          FROM written w JOIN judged j ON j.namespace_id = w.namespace_id AND j.name = w.name
+        SELECT namespace_id AS "namespace_id!", name AS "name!", 'granted' AS "verdict!", lease_id, fencing_token, acquired_at, expires_at,
+               lease_ms, NULL::integer AS renewed_ms, written_at FROM written
         UNION ALL
-        SELECT namespace_id, name, verdict, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL FROM judged WHERE verdict <> 'try'"#,
+        SELECT namespace_id, name, verdict, NULL, NULL, NULL, NULL, NULL, NULL, NULL FROM judged WHERE verdict <> 'try'
+        UNION ALL
+        SELECT namespace_id, name, 'lapsed', NULL, NULL, NULL, NULL, NULL, NULL, NULL FROM judged
+         WHERE verdict = 'try' AND seen_unended AND NOT is_own"#,
         &namespace_ids,
         &names as &[&str],
         &account_ids,
@@ -181,7 +182,7 @@ pub async fn acquire(
     )
     .fetch_all(connection)
     .await?;
-    let expiries = answers.iter().filter(|answer| answer.lapsed == Some(true)).count();
+    let expiries = answers.iter().filter(|answer| answer.verdict == "lapsed").count();
     metrics::counter!("lockable_expiries_total").increment(expiries as u64);
     Ok(in_order(
         questions,
@@ -254,9 +255,9 @@ pub async fn heartbeat(
           RETURNING l.namespace_id, l.name, l.lease_id, l.fencing_token, l.acquired_at, l.expires_at, l.lease_ms, l.end_reason
         )
         SELECT namespace_id AS "namespace_id!", name AS "name!", 'renewed' AS "verdict!", lease_id, fencing_token, acquired_at, expires_at,
-               lease_ms, NULL::integer AS renewed_ms, NULL::boolean AS lapsed, NULL::timestamptz AS written_at FROM written WHERE end_reason = 0
+               lease_ms, NULL::integer AS renewed_ms, NULL::timestamptz AS written_at FROM written WHERE end_reason = 0
         UNION ALL
-        SELECT namespace_id, name, verdict, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL FROM judged WHERE verdict <> 'try'"#,
+        SELECT namespace_id, name, verdict, NULL, NULL, NULL, NULL, NULL, NULL, NULL FROM judged WHERE verdict <> 'try'"#,
         &namespace_ids,
         &names as &[&str],
         &account_ids,
@@ -336,11 +337,10 @@ pub async fn release(
           ON CONFLICT DO NOTHING
         )
         SELECT namespace_id AS "namespace_id!", name AS "name!", 'done' AS "verdict!", lease_id, NULL::bigint AS fencing_token,
-               NULL::timestamptz AS acquired_at, expires_at, NULL::integer AS lease_ms, NULL::integer AS renewed_ms, NULL::boolean AS lapsed,
-               NULL::timestamptz AS written_at
+               NULL::timestamptz AS acquired_at, expires_at, NULL::integer AS lease_ms, NULL::integer AS renewed_ms, NULL::timestamptz AS written_at
           FROM written
         UNION ALL
-        SELECT namespace_id, name, verdict, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL FROM judged WHERE verdict <> 'try'"#,
+        SELECT namespace_id, name, verdict, NULL, NULL, NULL, NULL, NULL, NULL, NULL FROM judged WHERE verdict <> 'try'"#,
         &namespace_ids,
         &names as &[&str],
         &account_ids,

@@ -178,3 +178,39 @@ async fn one_lock_that_is_busy_in_the_database_holds_up_nobody_else_in_its_batch
     transaction.rollback().await.unwrap();
     assert!(matches!(busy.await.unwrap(), Ok(AcquireOutcome::Granted(_))));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_grant_in_doubt_is_given_back_when_the_database_returns_too_late() {
+    let db = Database::create().await;
+    let proxy = Proxy::to(&db).await;
+    let settings = EngineSettings { deadline: Duration::from_secs(1), ..EngineSettings::default() };
+    let node = Node::start(&proxy.options(&db), settings);
+    eventually("it is warm", async || node.engine.acquire(acquire(1, "warm", None)).await.ok()).await;
+    proxy.answers(Flow::Drop);
+    let asked = tokio::spawn({
+        let engine = node.engine.clone();
+        async move { engine.acquire(acquire(1, "in doubt", None)).await }
+    });
+    committed(&db, "SELECT FROM locks WHERE name = 'in doubt' AND end_reason = 0").await;
+    proxy.sever();
+    assert_eq!(asked.await.unwrap(), Err(EngineError::Unknown));
+    proxy.mend();
+    committed(&db, "SELECT FROM locks WHERE name = 'in doubt' AND end_reason = 1").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plain_acquire_whose_lost_grant_has_lapsed_is_asked_anew_and_not_refused() {
+    let (db, proxy, node) = node_behind_a_proxy().await;
+    proxy.answers(Flow::Drop);
+    let asked = tokio::spawn({
+        let engine = node.engine.clone();
+        async move { engine.acquire(acquire(1, "lapsed", None)).await }
+    });
+    committed(&db, "SELECT FROM locks WHERE name = 'lapsed'").await;
+    let token: i64 = db.value("SELECT fencing_token FROM locks WHERE name = 'lapsed'").await;
+    db.execute("UPDATE locks SET expires_at = '2000-01-01' WHERE name = 'lapsed'").await;
+    proxy.cut();
+    proxy.mend();
+    let Ok(AcquireOutcome::Granted(lease)) = asked.await.unwrap() else { panic!("the lock was free") };
+    assert!(lease.fencing_token > token);
+}

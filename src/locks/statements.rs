@@ -3,14 +3,17 @@
 //! All have one shape, in four named steps, and every word of it is there because its absence went wrong (ADR 3):
 //!
 //! 1. `asked`: look at the row of each key, by primary key whatever the statistics say (a lateral look that cannot be flattened
-//!    into another join), and say whether its lease lives ([`lease_is_live`](../../migrations) is the one definition of that).
+//!    into another join: its `LIMIT 1` also keeps the planner from taking a batch for millions of rows), and say whether its
+//!    lease lives ([`lease_is_live`](../../migrations) is the one definition of that).
 //! 2. `judged`: refuse what cannot succeed, without writing: no row lock, no transaction id, no flush.
 //! 3. `written`: try the rest, in key order, by an upsert, which has no plan to choose and so cannot leave its index. It decides
 //!    *again*, under the row lock and on the clock of that instant, and only where the row still carries the grant that was
 //!    looked at: its `fencing_token` is the `seen_token`. Every grant draws a new one, so nothing that was decided on in step 1 (which
 //!    lease, whose, what is known to have ended) can have changed. The clock is read in `SET`, after the wait for the row. A row
 //!    that the sweeper deleted meanwhile is inserted anew, with a fencing token of its own.
-//! 4. `ended`: remember the leases with ids of their clients' choosing that this statement ended, in the same transaction.
+//! 4. `ended`: remember the leases with ids of their clients' choosing that this statement ended, in the same transaction. Which
+//!    keys were written is asked through `CASE WHEN … IN (SELECT …)`, which is hashed and looked at last: as a join it was planned
+//!    as one scan of the batch for each key of the batch once the statistics said so, and took most of the statement's time.
 //!
 //! A key with no verdict lost a race between 2 and 3, and is asked again by the caller; it is never answered "no".
 //!
@@ -111,7 +114,7 @@ pub async fn acquire(
     let answers = sqlx::query_as!(
         Answer,
         r#"/* locks.acquire */
-        WITH clock AS MATERIALIZED (SELECT * FROM lease_clock),
+        WITH clock AS MATERIALIZED (SELECT * FROM lease_clock LIMIT 1),
         asked AS (
           SELECT i.*, l.fencing_token AS seen_token, l.lease_ms AS seen_lease_ms, l.account_id AS seen_account_id,
                  l.lease_id AS seen_lease_id, l.needs_proof AS seen_needs_proof, l.end_reason = 0 AS seen_unended, e.ended,
@@ -121,7 +124,7 @@ pub async fn acquire(
                         $9::text[], $10::jsonb[])
                  AS i(namespace_id, name, account_id, token_id, lease_id, needs_proof, lease_ms, requested_ms, holder, metadata)
             CROSS JOIN clock c
-            LEFT JOIN LATERAL (SELECT * FROM locks l WHERE l.namespace_id = i.namespace_id AND l.name = i.name OFFSET 0) l ON true
+            LEFT JOIN LATERAL (SELECT * FROM locks l WHERE l.namespace_id = i.namespace_id AND l.name = i.name LIMIT 1) l ON true
             LEFT JOIN LATERAL (SELECT true AS ended FROM lease_ends e
                                 WHERE i.needs_proof AND e.account_id = i.account_id AND e.lease_id = i.lease_id LIMIT 1) e ON true
         ), judged AS MATERIALIZED (
@@ -156,9 +159,10 @@ pub async fn acquire(
           RETURNING l.namespace_id, l.name, l.lease_id, l.fencing_token, l.acquired_at, l.expires_at, l.lease_ms, clock_timestamp() AS written_at
         ), ended AS (
           INSERT INTO lease_ends (account_id, lease_id, namespace_id, name, ended_at, reason)
-          SELECT j.seen_account_id, j.seen_lease_id, j.namespace_id, j.name, clock_timestamp(), 3
-            FROM written w JOIN judged j ON j.namespace_id = w.namespace_id AND j.name = w.name
-           WHERE j.seen_unended AND j.seen_needs_proof AND NOT j.is_own
+          SELECT seen_account_id, seen_lease_id, namespace_id, name, clock_timestamp(), 3
+            FROM judged
+           WHERE verdict = 'try' AND seen_unended AND seen_needs_proof AND NOT is_own
+             AND CASE WHEN (namespace_id, name) IN (SELECT namespace_id, name FROM written) THEN true END
            ORDER BY 1, 2
           ON CONFLICT DO NOTHING
         )
@@ -220,7 +224,7 @@ pub async fn heartbeat(
     let answers = sqlx::query_as!(
         Answer,
         r#"/* locks.heartbeat */
-        WITH clock AS MATERIALIZED (SELECT * FROM lease_clock),
+        WITH clock AS MATERIALIZED (SELECT * FROM lease_clock LIMIT 1),
         asked AS (
           SELECT i.namespace_id, i.name, i.account_id, i.lease_id AS proof, i.requested_ms, e.reason AS ended,
                  l.account_id AS seen_account_id, l.token_id, l.fencing_token, l.lease_id, l.lease_ms, l.needs_proof, l.end_reason,
@@ -228,10 +232,10 @@ pub async fn heartbeat(
             FROM unnest($1::bigint[], $2::text[], $3::bigint[], $4::uuid[], $5::integer[])
                  AS i(namespace_id, name, account_id, lease_id, requested_ms)
             CROSS JOIN clock c
-            LEFT JOIN LATERAL (SELECT * FROM locks l WHERE l.namespace_id = i.namespace_id AND l.name = i.name OFFSET 0) l ON true
+            LEFT JOIN LATERAL (SELECT * FROM locks l WHERE l.namespace_id = i.namespace_id AND l.name = i.name LIMIT 1) l ON true
             LEFT JOIN LATERAL (SELECT e.reason FROM lease_ends e
                                 WHERE (l.lease_id, l.account_id) IS DISTINCT FROM (i.lease_id, i.account_id) AND e.account_id = i.account_id AND e.lease_id = i.lease_id
-                                  AND e.namespace_id = i.namespace_id AND e.name = i.name OFFSET 0) e ON true
+                                  AND e.namespace_id = i.namespace_id AND e.name = i.name LIMIT 1) e ON true
         ), judged AS MATERIALIZED (
           SELECT asked.*, CASE WHEN ended = 1 THEN 'released' WHEN ended = 2 THEN 'broken'
                                WHEN ended = 3 THEN CASE WHEN lease_id IS NULL THEN 'expired' ELSE 'superseded' END
@@ -296,17 +300,17 @@ pub async fn release(
     let answers = sqlx::query_as!(
         Answer,
         r#"/* locks.release */
-        WITH clock AS MATERIALIZED (SELECT * FROM lease_clock),
+        WITH clock AS MATERIALIZED (SELECT * FROM lease_clock LIMIT 1),
         asked AS (
           SELECT i.namespace_id, i.name, i.account_id, i.lease_id AS proof, e.reason AS ended,
                  l.account_id AS seen_account_id, l.token_id, l.fencing_token, l.lease_id, l.lease_ms, l.needs_proof, l.end_reason,
                  lease_is_live(l.expires_at, l.end_reason, l.lease_ms, c.recent_until, c.open_start, c.outage_start, c.outage_end, c.grace_ms) AS live
             FROM unnest($1::bigint[], $2::text[], $3::bigint[], $4::uuid[]) AS i(namespace_id, name, account_id, lease_id)
             CROSS JOIN clock c
-            LEFT JOIN LATERAL (SELECT * FROM locks l WHERE l.namespace_id = i.namespace_id AND l.name = i.name OFFSET 0) l ON true
+            LEFT JOIN LATERAL (SELECT * FROM locks l WHERE l.namespace_id = i.namespace_id AND l.name = i.name LIMIT 1) l ON true
             LEFT JOIN LATERAL (SELECT e.reason FROM lease_ends e
                                 WHERE (l.lease_id, l.account_id) IS DISTINCT FROM (i.lease_id, i.account_id) AND e.account_id = i.account_id AND e.lease_id = i.lease_id
-                                  AND e.namespace_id = i.namespace_id AND e.name = i.name OFFSET 0) e ON true
+                                  AND e.namespace_id = i.namespace_id AND e.name = i.name LIMIT 1) e ON true
         ), judged AS MATERIALIZED (
           SELECT asked.*, CASE WHEN ended = 1 THEN 'released' WHEN ended = 2 THEN 'broken'
                                WHEN ended = 3 THEN CASE WHEN lease_id IS NULL THEN 'expired' ELSE 'superseded' END
@@ -327,13 +331,14 @@ pub async fn release(
             AND lease_is_live(l.expires_at, l.end_reason, l.lease_ms,
                   (SELECT recent_until FROM clock), (SELECT open_start FROM clock), (SELECT outage_start FROM clock),
                   (SELECT outage_end FROM clock), (SELECT grace_ms FROM clock))
-          RETURNING l.namespace_id, l.name, l.account_id, l.lease_id, l.expires_at, l.needs_proof
+          RETURNING l.namespace_id, l.name, l.lease_id, l.expires_at
         ), ended AS (
           INSERT INTO lease_ends (account_id, lease_id, namespace_id, name, ended_at, reason)
-          SELECT w.account_id, w.lease_id, w.namespace_id, w.name, w.expires_at, 1
-            FROM written w JOIN judged j ON j.namespace_id = w.namespace_id AND j.name = w.name
-           WHERE w.needs_proof OR j.proof IS NOT NULL
-           ORDER BY w.account_id, w.lease_id
+          SELECT account_id, lease_id, namespace_id, name, clock_timestamp(), 1
+            FROM judged
+           WHERE verdict = 'try' AND (needs_proof OR proof IS NOT NULL)
+             AND CASE WHEN (namespace_id, name) IN (SELECT namespace_id, name FROM written) THEN true END
+           ORDER BY 1, 2
           ON CONFLICT DO NOTHING
         )
         SELECT namespace_id AS "namespace_id!", name AS "name!", 'done' AS "verdict!", lease_id, NULL::bigint AS fencing_token,

@@ -83,6 +83,11 @@ pub struct Settings {
     #[arg(long, env = "LOCKABLE_LARGEST_BATCH", value_name = "N", default_value_t = LARGEST_BATCH, value_parser = clap::value_parser!(u16).range(1..=4096))]
     pub largest_batch: u16,
 
+    /// Threads that serve requests [default: as many as processors; one less where PostgreSQL runs on the same ones, in the data
+    /// directory]
+    #[arg(long, env = "LOCKABLE_THREADS", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads: Option<u16>,
+
     /// Where the data is.
     #[command(flatten)]
     pub database: DatabaseSettings,
@@ -212,6 +217,14 @@ impl Settings {
     pub fn drain_timeout(&self) -> Duration {
         Duration::from_millis(self.drain_timeout_ms)
     }
+
+    /// Threads that serve requests. An embedded PostgreSQL shares the processors, and serving threads that push its one busy process
+    /// aside slow everything down (docs/performance.md).
+    pub fn serving_threads(&self) -> usize {
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        let left = if self.database.database_url.is_none() { processors - 1 } else { processors };
+        self.threads.map_or(left.max(1), usize::from)
+    }
 }
 
 impl DatabaseSettings {
@@ -263,6 +276,7 @@ impl Default for Settings {
             drain_timeout_ms: DRAIN_TIMEOUT_MS,
             lanes: LANES,
             largest_batch: LARGEST_BATCH,
+            threads: None,
         }
     }
 }

@@ -59,7 +59,8 @@ pub fn serve(settings: Settings) -> anyhow::Result<()> {
              them readable for the user that the service runs as"
         );
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(settings.serving_threads()).enable_all().build()?;
     let outcome = runtime.block_on(run(settings, &source, listener, metrics_listener, tls));
     // What still runs is not waited for: it was, within its deadline.
     runtime.shutdown_timeout(Duration::from_millis(100));

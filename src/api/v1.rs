@@ -59,6 +59,7 @@ async fn call(State(api): State<Arc<Api>>, operation: Operation, request: Reques
     let (head, body) = request.into_parts();
     allow_method(&head.method)?;
     refuse_bystanders(&head.headers)?;
+    api.app.locks.check_room()?;
     let context = head.extensions.get::<RequestContext>().expect("the edge layer is around every route");
     let caller = authenticate(&api, context, &head.headers).await?;
     let name = LockName::parse_segment(segment(operation, &head.uri))?;

@@ -139,6 +139,14 @@ impl Engine {
         &self.usage
     }
 
+    /// Whether anything can be asked now: so that under overload a request is refused before it has cost anything.
+    ///
+    /// # Errors
+    /// [`EngineError::Overloaded`] where every lane is full.
+    pub fn check_room(&self) -> Result<(), EngineError> {
+        if self.lanes.iter().any(|lane| lane.has_room()) { Ok(()) } else { Err(EngineError::Overloaded) }
+    }
+
     /// Questions that wait to be sent, in all lanes.
     pub fn depth(&self) -> usize {
         self.lanes.iter().map(|lane| lane.depth()).sum()

@@ -129,7 +129,7 @@ impl Lane {
                 }
             }
             let away = left.away;
-            self.queue.settle(&left.answered, left.again);
+            self.queue.settle(left.answered, left.again);
             metrics::gauge!("lockable_lane_depth").set(self.queue.depth() as f64);
             if away {
                 // Never hammer a database that is coming back; jitter keeps the lanes of all nodes apart.
@@ -177,7 +177,7 @@ impl Lane {
                 Item::Release(pending) => lane.execute(&mut line, vec![pending]).await,
             };
             left.again.append(&mut left.busy);
-            lane.queue.settle(&left.answered, left.again);
+            lane.queue.settle(left.answered, left.again);
             drop(permit);
         });
     }

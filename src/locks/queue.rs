@@ -1,6 +1,7 @@
 //! What waits in a lane: bounded, fair between accounts, in order for each lock.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
+use std::collections::hash_map::{Entry, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -299,6 +300,11 @@ impl Queue {
         }
     }
 
+    /// Whether it would accept a question, of an account that has few in it.
+    pub(super) fn has_room(&self) -> bool {
+        self.depth() < self.capacity
+    }
+
     /// Questions that wait.
     pub(super) fn depth(&self) -> usize {
         self.state().waiting
@@ -330,7 +336,7 @@ impl Queue {
 
     /// Ends what [`next_batch`](Self::next_batch) began: these locks' questions were answered, and the next ones are ready; these
     /// items could not be answered yet, and are first to be tried again.
-    pub(super) fn settle(&self, answered: &[LockKey], again: Vec<Item>) {
+    pub(super) fn settle(&self, answered: Vec<LockKey>, again: Vec<Item>) {
         let mut state = self.state();
         for key in answered {
             state.advance(key);
@@ -371,7 +377,7 @@ impl State {
             } else if let Some(give_back) = item.give_back() {
                 batch.push(give_back);
             } else {
-                self.advance(item.key());
+                self.advance(item.key().clone());
             }
         }
         batch.sort();
@@ -381,6 +387,9 @@ impl State {
     /// Plain acquires right behind a plain acquire that is about to be sent: whatever becomes of it, the lock is then held by somebody
     /// else, and they came before that was decided.
     fn take_followers(&mut self, first: &mut Pending<Acquire>) {
+        if self.waiting == self.ready.len() {
+            return; // Nothing stands behind any lock.
+        }
         let Some(behind) = self.behind.get_mut(&first.question.key) else { return };
         for next in behind.take_plain_acquires() {
             self.uncount(next.question.account_id);
@@ -389,11 +398,11 @@ impl State {
     }
 
     /// The lock's next question is ready, if there is one.
-    fn advance(&mut self, key: &LockKey) {
-        if let Some(behind) = self.behind.get_mut(key) {
-            match behind.pop() {
+    fn advance(&mut self, key: LockKey) {
+        if let Entry::Occupied(mut behind) = self.behind.entry(key) {
+            match behind.get_mut().pop() {
                 Some(next) => self.ready.push_back(next),
-                None => drop(self.behind.remove(key)),
+                None => drop(behind.remove()),
             }
         }
     }

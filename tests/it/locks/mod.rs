@@ -4,6 +4,7 @@ mod durability;
 mod exclusion;
 mod faults;
 mod fencing;
+mod kills;
 mod mutants;
 mod outage;
 mod plans_of_statements;

@@ -14,9 +14,9 @@ ENGINE_SESSION = "-c enable_seqscan=off -c enable_bitmapscan=off -c jit=off -c p
 WARM_UP_S = 1
 
 
-def load(bench, shape, address, path, connections, seconds, tokens=1, **more):
+def load(bench, shape, address, path, connections, seconds, tokens=1, nice=0, **more):
     """What benches/load says of one run, and the processor time of the service and of PostgreSQL meanwhile, a request."""
-    command = [bench.binaries / "examples" / "load", shape, "--address", address, "--path", path, "--connections", connections,
+    command = [*(["nice", "-n", nice] if nice else []), bench.binaries / "examples" / "load", shape, "--address", address, "--path", path, "--connections", connections,
                "--seconds", seconds, "--warm-up", WARM_UP_S]
     if tokens:
         for token in bench.tokens[:tokens]:
@@ -55,6 +55,16 @@ def heartbeat(bench, connections, seconds, live=10_000, among=10_000):
     if live:
         bench.only_live_locks(live)
     return load(bench, "closed", bench.lockable(), "/v1/heartbeat/{of}", connections, seconds, among=among)
+
+
+def batch(bench, kind, size, seconds):
+    """The engine's statement alone, for so many locks at once, over one connection."""
+    bench.lockable()
+    bench.only_live_locks(10_000)
+    account_id, token_id = bench.account()
+    url = f"postgres:///lockable?host={bench.data_dir / 'run'}&user=lockable"
+    return json_line(run([bench.binaries / "examples" / "batch", kind, "--database-url", url, "--account-id", account_id, "--token-id", token_id,
+                          "--size", size, "--seconds", seconds], timeout=seconds + 60))
 
 
 def etcd(bench, connections, seconds):

@@ -25,7 +25,7 @@ import profiler
 import report
 from servers import ROOT, Bench, run
 
-SECTIONS = ["rates", "single", "growth", "memory", "overload"]
+SECTIONS = ["rates", "single", "statements", "growth", "memory", "overload"]
 # Measured only when they are named.
 EXTRA = ["profile"]
 
@@ -74,6 +74,15 @@ def single(bench, quick):
     ])
 
 
+def statements(bench, quick):
+    """What batching is worth in the database itself."""
+    seconds = 1 if quick else 3
+    return rounds(1 if quick else 3, [
+        (f"{kind} {size}", lambda kind=kind, size=size: measure.batch(bench, kind, size, seconds))
+        for kind in ("acquire", "heartbeat", "release") for size in (1, 8, 64, 256, 512)
+    ])
+
+
 def growth(bench, quick):
     """Ten thousand, ten million, ten thousand again."""
     seconds, count = (4, 2) if quick else (10, 4)
@@ -105,17 +114,30 @@ def memory(bench, quick):
 
 def overload(bench, quick):
     """Requests that come whether the earlier ones are answered or not, from four accounts on 12,000 connections, more than the engine lets wait."""
-    seconds = 4 if quick else 8
     bench.stop("bare")
-    address = bench.lockable()
+    print("  where commits take 5 ms more and 64 locks each at most", flush=True)
+    bench.lockable("--largest-batch", "64")
+    bench.commits_take_longer(5000)
+    try:
+        database = offer_more(bench, quick, "--largest-batch", "64")
+    finally:
+        bench.commits_take_longer(0)
+    print("  where the processors are the limit, the load generator's among them", flush=True)
+    return {"database": database, "processors": offer_more(bench, quick)}
+
+
+def offer_more(bench, quick, *flags):
+    """The best rate of closed loops, and what is left of it when more comes."""
+    seconds = 4 if quick else 8
+    address = bench.lockable(*flags)
 
     def closed(connections):
         bench.only_live_locks(10_000)
-        return measure.load(bench, "closed", address, "/v1/acquire/{new}", connections, seconds, tokens=4)
+        return measure.load(bench, "closed", address, "/v1/acquire/{new}", connections, seconds, tokens=4, nice=10)
 
     def offered(rate):
         bench.only_live_locks(10_000)
-        return measure.load(bench, "open", address, "/v1/acquire/{new}", 12_000, seconds, tokens=4, rate=rate)
+        return measure.load(bench, "open", address, "/v1/acquire/{new}", 12_000, seconds, tokens=4, nice=10, rate=rate)
 
     best_seen = rounds(1 if quick else 2, [(f"closed {n}", lambda n=n: closed(n)) for n in (256, 1024)])
     best = max(statistics.median(one["rate"] for one in ones) for ones in best_seen.values())
@@ -126,7 +148,7 @@ def overload(bench, quick):
         steps.append(one)
         print(f"  {times:>4} x best: due {one['due_rate']:>9,.0f}/s  sent {one['sent_rate']:>9,.0f}/s  answered "
               f"{one['rate']:>8,.0f}/s ({one['rate'] / best:.2f} of best)  refused {one['refused_rate']:>8,.0f}/s in "
-              f"{(one['refused']['p50_us'] or 0) / 1000:,.1f} ms", flush=True)
+              f"{(one['refused']['p50_us'] or 0) / 1000:,.1f} ms  cores {one['cores_service']:.2f} + {one['cores_postgres']:.2f}", flush=True)
     return {"best": best, "steps": steps}
 
 

@@ -112,6 +112,7 @@ class Bench:
         self.tokens = []
         self.data_dir = self.folder / "data"
         self.port = self.metrics_port = None
+        self.flags = ()
 
     def __enter__(self):
         return self
@@ -128,16 +129,20 @@ class Bench:
 
     # Lockable and its PostgreSQL
 
-    def lockable(self):
-        """The address of the service, which runs after this."""
+    def lockable(self, *flags):
+        """The address of the service, which runs after this, with these flags."""
+        if "lockable" in self.servers and flags != self.flags:
+            self.stop("bare")
+            self.stop("lockable")
         if "lockable" not in self.servers:
+            self.flags = flags
             self.port, self.metrics_port = free_port(), free_port()
             if not self.data_dir.exists():
                 self.prepare_data_dir()
             self.servers["lockable"] = Server(
                 "lockable",
                 [self.binaries / "lockable", "serve", "--data-dir", self.data_dir, "--listen", f"127.0.0.1:{self.port}",
-                 "--metrics-listen", f"127.0.0.1:{self.metrics_port}"],
+                 "--metrics-listen", f"127.0.0.1:{self.metrics_port}", *flags],
                 self.folder, http_ok(f"http://127.0.0.1:{self.port}/readyz"))
             if not self.tokens:
                 self.make_accounts()
@@ -149,6 +154,11 @@ class Bench:
         own = self.data_dir / "postgresql.conf"
         own.write_text("max_connections = 200\n")
         own.chmod(0o644)
+
+    def commits_take_longer(self, by_us):
+        """As with a synchronous standby that far away: each commit sleeps before its flush."""
+        for text in (f"ALTER SYSTEM SET commit_delay = {by_us}", "ALTER SYSTEM SET commit_siblings = 0", "SELECT pg_reload_conf()"):
+            self.sql(text, superuser=True)
 
     def admin(self, *words):
         return run([self.binaries / "lockable", "admin", "--data-dir", self.data_dir, *words]).strip()

@@ -19,7 +19,7 @@ const METRICS_LISTEN: &str = "127.0.0.1:9464";
 const DRAIN_TIMEOUT_MS: u64 = 10_000;
 const DATABASE_CONNECTIONS: u32 = 20;
 const LANES: u16 = 1;
-const LARGEST_BATCH: u16 = 512;
+const LARGEST_BATCH: u16 = 2048;
 
 /// Everything that `lockable serve` can be told.
 #[derive(Args, Clone, Debug)]

@@ -15,9 +15,11 @@ use std::cell::{Cell, RefCell};
 use std::io::Read;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::{Arc, Barrier, OnceLock};
 use std::time::{Duration, Instant};
 
 use clap::{Args, Parser, Subcommand};
+use futures_util::StreamExt;
 use serde_json::{Value, json};
 
 use histogram::Histogram;
@@ -101,14 +103,15 @@ struct Seen {
 }
 
 impl Seen {
-    fn count(&mut self, answer: &Answer, latency: Duration) {
+    /// `late` counts from the instant that the request was due. A refusal is measured from when it was sent: how long the
+    /// service takes to say no.
+    fn count(&mut self, answer: &Answer, late: Duration, took: Duration) {
         *self.statuses.entry(answer.status).or_default() += 1;
-        let histogram = match (answer.status, answer.as_expected) {
-            (200, true) => &mut self.good,
-            (429 | 503, _) => &mut self.refused,
-            _ => &mut self.other,
-        };
-        histogram.record(latency);
+        match (answer.status, answer.as_expected) {
+            (200, true) => self.good.record(late),
+            (429 | 503, _) => self.refused.record(took),
+            _ => self.other.record(late),
+        }
     }
 
     fn add(&mut self, other: &Self) {
@@ -172,22 +175,12 @@ fn main() {
 }
 
 fn run(load: &Load, rate: Option<f64>) -> Value {
-    let start = Instant::now() + Duration::from_millis(200 + load.target.connections as u64 / 10);
     let threads = load.threads.clamp(1, load.target.connections);
+    let start = Arc::new(Start { opened: Barrier::new(threads), at: OnceLock::new() });
     let workers: Vec<_> = (0..threads)
         .map(|thread| {
-            let load = load.clone();
-            std::thread::spawn(move || {
-                let arrivals = rate.map(|rate| Arrivals {
-                    next: Cell::new(0),
-                    // The threads' arrivals lie between one another's.
-                    first: start + Duration::from_secs_f64(thread as f64 / rate),
-                    distance: Duration::from_secs_f64(threads as f64 / rate),
-                });
-                let counts_from = start + Duration::from_secs_f64(load.warm_up);
-                let ends = counts_from + Duration::from_secs_f64(load.seconds);
-                one_thread(&load, (thread, threads), start, Plan { counts_from, ends, arrivals })
-            })
+            let (load, start) = (load.clone(), Arc::clone(&start));
+            std::thread::spawn(move || one_thread(&load, (thread, threads), &start, rate))
         })
         .collect();
     let mut all = Seen::default();
@@ -197,23 +190,48 @@ fn run(load: &Load, rate: Option<f64>) -> Value {
     all.report(load.seconds)
 }
 
-fn one_thread(load: &Load, (thread, threads): (usize, usize), start: Instant, plan: Plan) -> Seen {
+/// The instant at which all threads begin: when every connection is open.
+struct Start {
+    opened: Barrier,
+    at: OnceLock<Instant>,
+}
+
+impl Start {
+    fn wait(&self) -> Instant {
+        self.opened.wait();
+        *self.at.get_or_init(|| Instant::now() + Duration::from_millis(100))
+    }
+}
+
+/// Connections that a thread opens at once: the listener's backlog is short.
+const OPENING: usize = 32;
+
+fn one_thread(load: &Load, (thread, threads): (usize, usize), start: &Start, rate: Option<f64>) -> Seen {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let local = tokio::task::LocalSet::new();
+    let address = load.target.address;
+    let opened: Vec<_> = runtime.block_on(
+        futures_util::stream::iter((thread..load.target.connections).step_by(threads))
+            .map(|index| async move { (index, Connection::open(address).await) })
+            .buffer_unordered(OPENING)
+            .collect(),
+    );
+    let start = start.wait();
+    let counts_from = start + Duration::from_secs_f64(load.warm_up);
+    let ends = counts_from + Duration::from_secs_f64(load.seconds);
+    let arrivals = rate.map(|rate| Arrivals {
+        next: Cell::new(0),
+        // The threads' arrivals lie between one another's.
+        first: start + Duration::from_secs_f64(thread as f64 / rate),
+        distance: Duration::from_secs_f64(threads as f64 / rate),
+    });
     let seen = Rc::new(RefCell::new(Seen::default()));
-    let plan = Rc::new(plan);
-    let ends = plan.ends;
-    let opening = Rc::new(tokio::sync::Semaphore::new(32));
-    for index in (thread..load.target.connections).step_by(threads) {
+    let plan = Rc::new(Plan { counts_from, ends, arrivals });
+    for (index, connection) in opened {
         let template = Template::new(&load.target, index);
-        let (address, seen, plan, opening) =
-            (load.target.address, Rc::clone(&seen), Rc::clone(&plan), Rc::clone(&opening));
+        let (seen, plan) = (Rc::clone(&seen), Rc::clone(&plan));
         local.spawn_local(async move {
-            // Not all at once: the listener's backlog is short.
-            let permit = opening.acquire().await;
-            let opened = Connection::open(address).await;
-            drop(permit);
-            let outcome = match opened {
+            let outcome = match connection {
                 Ok(connection) => one_connection(connection, address, template, start, &plan, &seen).await,
                 Err(error) => Err(error),
             };
@@ -265,7 +283,7 @@ async fn one_connection(
             Ok(answer) => {
                 let now = Instant::now();
                 if (plan.counts_from..plan.ends).contains(&now) {
-                    seen.borrow_mut().count(&answer, now - due);
+                    seen.borrow_mut().count(&answer, now - due, now - sent);
                 }
             }
             Err(_) => {

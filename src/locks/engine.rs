@@ -29,7 +29,7 @@ pub struct EngineSettings {
 impl Default for EngineSettings {
     /// One lane with large batches: fewer, larger commits are worth more than two of them at once (docs/performance.md).
     fn default() -> Self {
-        Self { lanes: 1, largest_batch: 512, queue_capacity: 8192, deadline: Duration::from_secs(5) }
+        Self { lanes: 1, largest_batch: 2048, queue_capacity: 8192, deadline: Duration::from_secs(5) }
     }
 }
 

@@ -9,6 +9,7 @@ use axum::Router;
 use axum_server::Handle;
 use axum_server::accept::NoDelayAcceptor;
 use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
+use nix::sys::socket::{Backlog, listen};
 
 /// For a new connection to send its first request, and for its TLS handshake before that.
 const FIRST_REQUEST: Duration = Duration::from_secs(10);
@@ -27,7 +28,14 @@ const HTTP2_PING: Duration = Duration::from_secs(30);
 /// # Errors
 /// A sentence that names the setting.
 pub(super) fn bind(setting: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).with_context(|| format!("cannot listen on {address} ({setting})"))
+    let open = || {
+        let listener = TcpListener::bind(address)?;
+        // Once more, for a longer line: a connection that finds it full is not refused but tries again a second later, and the
+        // standard library asks for 128 places.
+        listen(&listener, Backlog::MAXCONN)?;
+        Ok::<_, io::Error>(listener)
+    };
+    open().with_context(|| format!("cannot listen on {address} ({setting})"))
 }
 
 /// Serves until the handle says otherwise.
@@ -57,5 +65,22 @@ pub async fn serve(
             server.acceptor(acceptor).serve(service).await
         }
         None => server.acceptor(NoDelayAcceptor::new()).serve(service).await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, TcpStream};
+
+    use super::*;
+
+    #[test]
+    fn many_may_connect_before_the_first_is_accepted() {
+        let listener = bind("--listen", (Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        let address = listener.local_addr().unwrap();
+        // One that does not fit in is not refused: it would hang.
+        let connect = |_| TcpStream::connect_timeout(&address, Duration::from_secs(5));
+        let connected: io::Result<Vec<_>> = (0..400).map(connect).collect();
+        assert!(connected.is_ok(), "{connected:?}");
     }
 }

@@ -8,9 +8,9 @@ use std::process::{Command, Stdio};
 
 use sha2::{Digest, Sha256};
 
-use super::EmbeddedError;
 use super::owner::make_private_dir;
 use super::programs::Programs;
+use super::{EmbeddedError, memory};
 
 /// The role and the database of the service.
 pub const ROLE: &str = "lockable";
@@ -161,6 +161,7 @@ fn postgresql_conf(sockets: &str, own: &str, programs: &Programs, max_connection
     let own = quoted(own);
     // lz4 came with 15, if the package was built with it; pglz is there always, at more processor time.
     let compression = if built_with_lz4(programs) { "lz4" } else { "on" };
+    let shared_buffers_mb = memory::shared_buffers_mb();
     format!(
         "# Written by lockable at each start. Your own settings go to {own}, which is read last.
 
@@ -175,6 +176,9 @@ max_connections = {max_connections}
 fsync = on
 full_page_writes = on
 synchronous_commit = on
+
+# A quarter of this machine's memory, 4 GB at most; of which only so much is used as there are locks to keep in it.
+shared_buffers = {shared_buffers_mb}MB
 
 # Every heartbeat is an update. Checkpoints far apart, because after each of them pages are logged whole once; and those
 # compressed, which halves the log.

@@ -4,6 +4,7 @@
 //! for its own length. Other commands use the one that runs.
 
 mod files;
+mod memory;
 mod owner;
 mod postmaster;
 mod programs;

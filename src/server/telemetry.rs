@@ -19,7 +19,7 @@ const CONNECTIONS: &str = "lockable_database_connections";
 const UPKEEP: Duration = Duration::from_secs(5);
 
 /// Buckets for how many requests one statement carried.
-const BATCH_SIZES: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0];
+const BATCH_SIZES: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0];
 
 /// Starts recording, once a process.
 ///

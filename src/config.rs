@@ -83,8 +83,7 @@ pub struct Settings {
     #[arg(long, env = "LOCKABLE_LARGEST_BATCH", value_name = "N", default_value_t = LARGEST_BATCH, value_parser = clap::value_parser!(u16).range(1..=4096))]
     pub largest_batch: u16,
 
-    /// Threads that serve requests [default: as many as processors; one less where PostgreSQL runs on the same ones, in the data
-    /// directory]
+    /// Threads that serve requests [default: as many as processors]
     #[arg(long, env = "LOCKABLE_THREADS", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
 
@@ -218,12 +217,10 @@ impl Settings {
         Duration::from_millis(self.drain_timeout_ms)
     }
 
-    /// Threads that serve requests. An embedded PostgreSQL shares the processors, and serving threads that push its one busy process
-    /// aside slow everything down (docs/performance.md).
+    /// Threads that serve requests. With one less than processors, a twentieth more is answered beside an embedded PostgreSQL on two
+    /// of them; but under overload the lanes get too few turns then, and nearly half of what is left is lost (docs/performance.md).
     pub fn serving_threads(&self) -> usize {
-        let processors = std::thread::available_parallelism().map_or(1, usize::from);
-        let left = if self.database.database_url.is_none() { processors - 1 } else { processors };
-        self.threads.map_or(left.max(1), usize::from)
+        self.threads.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from)
     }
 }
 

@@ -38,12 +38,14 @@ async fn a_full_queue_refuses_at_once_and_answers_what_it_accepted() {
         })
         .collect();
     eventually("eight wait", async || (node.engine.depth() == 8).then_some(())).await;
+    assert_eq!(node.engine.check_room(), Err(EngineError::Overloaded));
     assert_eq!(node.engine.acquire(acquire(99, "too many", None)).await, Err(EngineError::Overloaded));
     proxy.mend();
     assert!(matches!(under_way.await.unwrap(), Ok(AcquireOutcome::Granted(_))));
     for answer in join_all(waiting).await {
         assert!(matches!(answer.unwrap(), Ok(AcquireOutcome::Granted(_))));
     }
+    assert_eq!(node.engine.check_room(), Ok(()));
 }
 
 #[tokio::test(flavor = "multi_thread")]

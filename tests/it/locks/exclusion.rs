@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use lockable::locks::AcquireOutcome;
+use lockable::locks::{AcquireOutcome, Lost, ReleaseOutcome};
 use sqlx::{Connection as _, Executor as _};
 use uuid::Uuid;
 
@@ -92,17 +92,22 @@ async fn a_heartbeat_keeps_a_lock_beyond_its_lease_and_a_lapsed_one_cannot_be_re
     lost(node.heartbeat("kept", lease_id).await);
 }
 
+/// Until this statement of the engine waits for a lock.
+async fn statement_waits(db: &Database, named: &str) {
+    let waits = format!(
+        "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock' \
+         AND query LIKE '/* {named} */%')"
+    );
+    eventually("the statement waits for the row", async || db.value::<bool>(&waits).await.then_some(())).await;
+}
+
 /// Somebody holds the row while a statement comes by: the clock is read after the wait, not before.
 async fn instant_of_release(db: &Database, hold: &str, waiting: &str) -> DateTime<Utc> {
     let mut holder = db.connect().await;
     let mut transaction = holder.begin().await.unwrap();
     transaction.execute(sqlx::AssertSqlSafe(hold.to_owned())).await.unwrap();
     db.execute("CREATE TABLE IF NOT EXISTS row_is_held ()").await;
-    let waits = format!(
-        "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock' \
-         AND query LIKE '/* {waiting} */%')"
-    );
-    eventually("the statement waits for the row", async || db.value::<bool>(&waits).await.then_some(())).await;
+    statement_waits(db, waiting).await;
     // Long enough that a lease counted from before the wait would be visibly short; shorter than lock_timeout.
     tokio::time::sleep(Duration::from_millis(400)).await;
     let instant = sqlx::query_scalar("SELECT clock_timestamp()").fetch_one(&mut *transaction).await.unwrap();
@@ -155,6 +160,27 @@ async fn held_row(db: &Database) {
         db.value::<bool>("SELECT to_regclass('row_is_held') IS NOT NULL").await.then_some(())
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_that_lapses_while_its_release_waits_was_not_released() {
+    let db = Database::create().await;
+    let node = Node::start(db.options()).await;
+    let lease_id = Uuid::new_v4();
+    node.grant("late", lease_id, 60_000).await;
+    // The first tick took the time before this test for an outage, which would protect the lease.
+    db.execute("UPDATE service_clock SET outage_start = 'epoch', outage_end = 'epoch'").await;
+    let mut holder = db.connect().await;
+    let mut transaction = holder.begin().await.unwrap();
+    transaction.execute("UPDATE locks SET expires_at = clock_timestamp()").await.unwrap();
+    let (released, ()) = tokio::join!(node.release("late", lease_id), async {
+        statement_waits(&db, "locks.release").await;
+        transaction.commit().await.unwrap();
+    });
+    // It looked at a live lease and found an ended one: neither this answer nor what is remembered may say that it ended it.
+    assert_eq!(released.unwrap(), ReleaseOutcome::Lost(Lost::Expired));
+    assert_eq!(node.release("late", lease_id).await.unwrap(), ReleaseOutcome::Lost(Lost::Expired));
+    assert_eq!(db.value::<i64>("SELECT count(*) FROM lease_ends").await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -51,7 +51,7 @@ struct Cli {
 async fn main() -> anyhow::Result<()> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let Cli { settings, log } = Cli::parse();
-    logging::start(&log, "info").map_err(anyhow::Error::msg)?;
+    let _flush_at_end = logging::start(&log, "info").map_err(anyhow::Error::msg)?;
     anyhow::ensure!(settings.database.database_url.is_some(), "DATABASE_URL says whose tokens are known: set it");
     let listener = std::net::TcpListener::bind(settings.listen).context("cannot listen")?;
     let address: SocketAddr = listener.local_addr()?;

@@ -63,9 +63,10 @@ impl Cli {
         // Two providers are compiled in by dependencies; this one is meant. Fails where a test has said so already.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let default_filter = if matches!(self.command, Command::Serve(_)) { "info,sqlx=warn" } else { "warn" };
-        if let Err(error) = logging::start(&self.log, default_filter) {
-            return usage(&error);
-        }
+        let _flush_at_end = match logging::start(&self.log, default_filter) {
+            Ok(flush) => flush,
+            Err(error) => return usage(&error),
+        };
         let outcome = match self.command {
             Command::Serve(settings) => settings
                 .validate()

@@ -45,6 +45,10 @@ impl Output {
         Self(Arc::new(Shared { state: Mutex::new(state), begun: Condvar::new() }))
     }
 
+    pub(super) fn flush_at_end(&self) -> Flush {
+        Flush(self.clone())
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -90,6 +94,16 @@ impl<'a> MakeWriter<'a> for Output {
 
     fn make_writer_for(&'a self, meta: &Metadata<'_>) -> Entry<'a> {
         Entry { output: self, may_wait: meta.target() == REQUEST && *meta.level() >= Level::INFO }
+    }
+}
+
+/// Writes what waits when it is dropped: at the end of the process, whatever the last lines were.
+#[must_use]
+pub struct Flush(Output);
+
+impl Drop for Flush {
+    fn drop(&mut self) {
+        self.0.state().write_waiting();
     }
 }
 
@@ -143,14 +157,14 @@ mod tests {
 
     #[test]
     fn lines_of_requests_are_written_together_and_without_another_line_after_them() {
-        let written = said(|| (0..3).for_each(|_| request()));
-        let mut text = String::new();
-        let mut writes = 0;
-        while text.lines().count() < 3 {
+        let written = said(|| (0..200).for_each(|_| request()));
+        let (mut text, mut writes) = (String::new(), 0);
+        while text.lines().count() < 200 {
             text += &written.recv().unwrap();
             writes += 1;
         }
-        assert!(writes <= 3 && text.lines().all(|line| line == " INFO lockable::request: one"), "{text}");
+        assert!(writes < 200, "each was written by itself");
+        assert!(text.lines().all(|line| line == " INFO lockable::request: one"), "{text}");
     }
 
     #[test]
@@ -159,10 +173,19 @@ mod tests {
             (0..3).for_each(|_| request());
             tracing::info!("stopped");
         });
-        // No waiting here: the sender is gone with the subscriber, or everything was written by then.
         let text: String = written.try_iter().collect();
         assert_eq!(text.lines().count(), 4, "{text}");
         assert!(text.ends_with("stopped\n"), "{text}");
+    }
+
+    #[test]
+    fn what_waits_is_written_at_the_end() {
+        let (sender, written) = mpsc::channel();
+        let output = Output::new(Sent(sender));
+        let end = output.flush_at_end();
+        output.write(b"one\n", true);
+        drop(end);
+        assert_eq!(written.try_iter().collect::<String>(), "one\n");
     }
 
     #[test]

@@ -2,12 +2,13 @@
 //!
 //! * [`names`]: what a lock may be called;
 //! * [`engine`]: one question, one answer; behind it lanes that send what arrives together as one statement;
-//! * `queue`, `lane`: what waits, and who sends it;
+//! * `queue`, `lane`, `answers`: what waits, who sends it, and what its outcome means;
 //! * [`statements`]: the three statements that decide, each about many locks at once;
 //! * [`store`]: everything else that is asked of or done to the table;
 //! * [`sweeper`]: removes rows that nobody needs any more;
 //! * [`usage`]: how many locks each account holds, against its plan's limit.
 
+mod answers;
 pub mod engine;
 mod lane;
 pub mod names;

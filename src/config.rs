@@ -83,7 +83,7 @@ pub struct Settings {
     #[arg(long, env = "LOCKABLE_LARGEST_BATCH", value_name = "N", default_value_t = LARGEST_BATCH, value_parser = clap::value_parser!(u16).range(1..=4096))]
     pub largest_batch: u16,
 
-    /// Threads that serve requests [default: as many as processors]
+    /// Threads that serve requests [default: as many as processors]. Fewer answer less under overload
     #[arg(long, env = "LOCKABLE_THREADS", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
 
@@ -215,12 +215,6 @@ impl Settings {
     /// How long a stop may take to answer what is in flight.
     pub fn drain_timeout(&self) -> Duration {
         Duration::from_millis(self.drain_timeout_ms)
-    }
-
-    /// Threads that serve requests. With one less than processors, a twentieth more is answered beside an embedded PostgreSQL on two
-    /// of them; but under overload the lanes get too few turns then, and nearly half of what is left is lost (docs/performance.md).
-    pub fn serving_threads(&self) -> usize {
-        self.threads.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from)
     }
 }
 

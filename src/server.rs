@@ -59,8 +59,11 @@ pub fn serve(settings: Settings) -> anyhow::Result<()> {
              them readable for the user that the service runs as"
         );
     }
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(settings.serving_threads()).enable_all().build()?;
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    if let Some(threads) = settings.threads {
+        runtime.worker_threads(threads.into());
+    }
+    let runtime = runtime.enable_all().build()?;
     let outcome = runtime.block_on(run(settings, &source, listener, metrics_listener, tls));
     // What still runs is not waited for: it was, within its deadline.
     runtime.shutdown_timeout(Duration::from_millis(100));

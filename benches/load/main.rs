@@ -203,7 +203,7 @@ impl Start {
     }
 }
 
-/// Connections that a thread opens at once: the listener's backlog is short.
+/// Connections that a thread opens at once: not every listener's backlog is long.
 const OPENING: usize = 32;
 
 fn one_thread(load: &Load, (thread, threads): (usize, usize), start: &Start, rate: Option<f64>) -> Seen {

@@ -31,6 +31,13 @@ async fn it_needs_no_settings_and_is_closed_to_others() {
     .await
     .unwrap();
     assert_eq!((listens.as_str(), superuser, checksums.as_str(), fsync.as_str()), ("", false, "on", "on"));
+    let memory: (i64, i64) = sqlx::query_as(
+        "SELECT pg_size_bytes(current_setting('shared_buffers')), pg_size_bytes(current_setting('max_wal_size'))",
+    )
+    .fetch_one(&mut session)
+    .await
+    .unwrap();
+    assert!(((128 << 20)..=(4 << 30)).contains(&memory.0) && memory.1 == 4 << 30, "{memory:?}");
     let line = node.wait_for_line("where the data is", |line| line.contains("the data is in").then(|| line.to_owned()));
     assert!(line.contains(data.path().to_str().unwrap()) && line.contains("DATABASE_URL"), "{line}");
 }

@@ -422,3 +422,47 @@ impl State {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::LockName;
+    use super::*;
+    use crate::id::{NamespaceId, TokenId};
+
+    fn wish(name: &str, needs_proof: bool) -> Item {
+        let question = Acquire {
+            key: LockKey { namespace_id: NamespaceId(1), name: LockName::new(name).unwrap() },
+            account_id: AccountId(1),
+            token_id: TokenId(1),
+            lease_id: Uuid::new_v4(),
+            needs_proof,
+            lease_ms: 60_000,
+            requested_ms: None,
+            holder: None,
+            metadata: None,
+            max_live_locks: 10,
+        };
+        // As long as the receiver lives, somebody waits.
+        let (reply, answer) = oneshot::channel();
+        std::mem::forget(answer);
+        Item::Acquire(Pending::new(question, Some(reply), Instant::now() + GIVE_BACK_WITHIN))
+    }
+
+    #[tokio::test]
+    async fn plain_acquires_of_one_lock_are_one_question_and_others_wait_their_turn() {
+        let queue = Queue::new(100);
+        for item in
+            [wish("a", false), wish("b", false), wish("a", false), wish("a", false), wish("a", true), wish("a", false)]
+        {
+            queue.push(item);
+        }
+        let batch = queue.next_batch(10).await.unwrap();
+        let sent: Vec<_> = batch.acquires.iter().map(|p| (p.question.key.name.as_str(), p.followers.len())).collect();
+        assert_eq!(sent, [("a", 2), ("b", 0)]);
+        assert_eq!(queue.depth(), 2, "the one with an id, and the one behind it");
+        let answered: Vec<_> = batch.acquires.iter().map(|pending| pending.question.key.clone()).collect();
+        queue.settle(answered, Vec::new());
+        let batch = queue.next_batch(10).await.unwrap();
+        assert!(batch.acquires.len() == 1 && batch.acquires[0].question.needs_proof, "{batch:?}");
+    }
+}

@@ -15,15 +15,13 @@ use axum_server::Handle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::api::{
-    self,
-    problem::{Code, ProblemWriter},
-};
+use crate::api::problem::{Code, ProblemWriter};
+use crate::api::{self, Api};
 use crate::app::App;
 use crate::config::Settings;
 use crate::db::{Source, migrate};
 use crate::mail::{MailSettings, Mailer};
-use crate::transport::{EdgeLayer, GuardLayer, TrustedProxies};
+use crate::transport::{EdgeLayer, Front, GuardLayer, TrustedProxies};
 use crate::{clock, jobs, web};
 use health::Readiness;
 use signals::StopSignals;
@@ -102,7 +100,7 @@ async fn run(
     }
     let jobs = TaskTracker::new();
     jobs::spawn(&app, &jobs);
-    let router = router(&app);
+    let front = front(&app);
 
     let handle = Handle::new();
     let tls_config = tls.as_ref().map(|tls| tls.config.clone());
@@ -118,12 +116,14 @@ async fn run(
     background.spawn(telemetry::upkeep(metrics.clone(), app.db.clone()));
     let metrics_address = metrics_listener.local_addr()?;
     background.spawn(async move {
-        if let Err(error) = listener::serve(metrics_listener, None, Handle::new(), telemetry::router(metrics)).await {
+        if let Err(error) =
+            listener::serve(metrics_listener, None, Handle::new(), telemetry::router(metrics).into_make_service()).await
+        {
             tracing::error!(%error, "the metrics listener ended");
         }
     });
     tracing::info!(%address, metrics = %metrics_address, url = %app.public_url, "listening");
-    let server = tokio::spawn(listener::serve(listener, tls_config, handle.clone(), router));
+    let server = tokio::spawn(listener::serve(listener, tls_config, handle.clone(), front));
 
     let outcome = drain_on_signal(server, &handle, &mut signals, &app.stopping, drain_timeout).await;
     app.stopping.cancel();
@@ -152,8 +152,8 @@ async fn run(
 /// 3. what a side has for itself (sessions, the API's rates).
 ///
 /// Layers are put on each side before they are merged, so that a request runs through one list of them, and after its routes,
-/// so that they know the route's template.
-pub fn router(app: &App) -> Router {
+/// so that they know the route's template. The API's calls run through the same without the router.
+pub fn front(app: &App) -> Front<Api> {
     let proxies = TrustedProxies::new(app.settings.trusted_proxies.iter().copied());
     let edge = EdgeLayer::new(proxies, app.public_url.scheme() == "https");
     let problems = ProblemWriter::new(&app.public_url, app.settings.upgrade_url.clone());
@@ -164,10 +164,11 @@ pub fn router(app: &App) -> Router {
         code: code.as_str(),
         meaning: code.meaning(),
     });
-    Router::new()
-        .merge(api::router(app.clone()).layer((edge.clone(), api_guard)))
+    let router = Router::new()
+        .merge(api::router().layer((edge.clone(), api_guard.clone())))
         .merge(health.layer(edge.clone()))
-        .merge(web::router(app, api_errors).layer(edge))
+        .merge(web::router(app, api_errors).layer(edge.clone()));
+    Front::new(Api::new(app.clone()), edge, api_guard, router)
 }
 
 /// Serves until a signal, then answers what is in flight. A second signal cuts that short.

@@ -5,19 +5,18 @@
 //! engine's own statement, but a transaction for every request. It is no part of the service: a program beside it.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 
 use anyhow::Context;
 use axum::Router;
-use axum::extract::{Request, State};
-use axum::response::Response;
-use axum::routing::any;
+use axum::extract::Request;
+use axum::http::request::Parts;
+use axum::response::{IntoResponse, Response};
 use axum_server::Handle;
 use clap::Parser;
 use lockable::api::auth::authenticate;
 use lockable::api::parameters::{Operation, Parameters};
 use lockable::api::problem::{Problem, ProblemWriter};
-use lockable::api::rates::RequestRates;
 use lockable::api::{Api, v1};
 use lockable::app::App;
 use lockable::cli::logging;
@@ -25,7 +24,7 @@ use lockable::config::{LogSettings, Settings};
 use lockable::db::{self, Purpose, Source};
 use lockable::locks::{Acquire, AcquireOutcome, Lease, LockKey, LockName, statements};
 use lockable::mail::{MailSettings, Mailer};
-use lockable::transport::{EdgeLayer, GuardLayer, RequestContext, TrustedProxies};
+use lockable::transport::{DirectCalls, EdgeLayer, Front, GuardLayer, RequestContext, TrustedProxies};
 use lockable::{jobs, server};
 use sqlx::PgConnection;
 use sqlx::postgres::PgConnectOptions;
@@ -38,6 +37,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// What `/each` may use at once.
 const CONNECTIONS: usize = 64;
+
+const ALONE: &str = "/v1/acquire/";
+const EACH: &str = "/each/acquire/";
 
 #[derive(Parser)]
 struct Cli {
@@ -66,28 +68,52 @@ async fn main() -> anyhow::Result<()> {
     jobs::spawn(&app, &TaskTracker::new());
     let each = Each { free: Mutex::default(), turns: Semaphore::new(CONNECTIONS), database: source.options().clone() };
     println!("listening on {address}");
-    server::listener::serve(listener, None, Handle::new(), router(app, each)).await?;
+    server::listener::serve(listener, None, Handle::new(), front(app, each)).await?;
     Ok(())
 }
 
-/// As `lockable::server::router` puts it together for the API.
-fn router(app: App, each: Each) -> Router {
+/// As `lockable::server::front` puts it together for the API's calls.
+fn front(app: App, each: Each) -> Front<Calls> {
     let edge = EdgeLayer::new(TrustedProxies::new([]), false);
     let problems = ProblemWriter::new(&app.public_url, None);
     let guard = GuardLayer::new(server::DEADLINE, move |outcome, context| problems.finish(outcome, context));
-    let connections = Arc::new(each);
-    let each = move |state, request| acquire_each(state, Arc::clone(&connections), request);
-    Router::new()
-        .route("/v1/acquire/{name}", any(acquire))
-        .route("/each/acquire/{name}", any(each))
-        .with_state(Arc::new(Api { app, rates: RequestRates::default() }))
-        .layer((edge, guard))
+    Front::new(Calls { api: Api::new(app), each }, edge, guard, Router::new())
 }
 
-/// `v1::call` for an acquire, up to the question that it asks the engine.
-async fn read(api: &Api, request: Request, prefix: &str) -> Result<Acquire, Problem> {
-    let (head, _body) = request.into_parts();
-    let context = head.extensions.get::<RequestContext>().expect("the edge layer is around every route");
+struct Calls {
+    api: Api,
+    each: Each,
+}
+
+/// The HTTP side alone, or with a transaction for each request.
+#[derive(Clone, Copy)]
+enum Call {
+    Alone,
+    Each,
+}
+
+impl DirectCalls for Calls {
+    type Call = Call;
+
+    fn find(&self, path: &str) -> Option<(Call, &'static str)> {
+        match path {
+            _ if path.starts_with(ALONE) => Some((Call::Alone, "/v1/acquire/{name}")),
+            _ if path.starts_with(EACH) => Some((Call::Each, "/each/acquire/{name}")),
+            _ => None,
+        }
+    }
+
+    async fn answer(&self, call: Call, request: Request, context: &RequestContext) -> Response {
+        let (head, _body) = request.into_parts();
+        match call {
+            Call::Alone => acquire(&self.api, &head, context).await.into_response(),
+            Call::Each => Box::pin(acquire_each(&self.api, &self.each, &head, context)).await.into_response(),
+        }
+    }
+}
+
+/// `api::v1` for an acquire, up to the question that it asks the engine.
+async fn read(api: &Api, head: &Parts, prefix: &str, context: &RequestContext) -> Result<Acquire, Problem> {
     let caller = authenticate(api, context, &head.headers).await?;
     let name = LockName::parse_segment(head.uri.path().strip_prefix(prefix).unwrap_or_default())?;
     let parameters = Parameters::parse(Operation::Acquire, head.uri.query(), &head.headers)?;
@@ -105,8 +131,8 @@ async fn read(api: &Api, request: Request, prefix: &str) -> Result<Acquire, Prob
     })
 }
 
-async fn acquire(State(api): State<Arc<Api>>, request: Request) -> Result<Response, Problem> {
-    let question = std::hint::black_box(read(&api, request, "/v1/acquire/").await?);
+async fn acquire(api: &Api, head: &Parts, context: &RequestContext) -> Result<Response, Problem> {
+    let question = std::hint::black_box(read(api, head, ALONE, context).await?);
     Ok(v1::granted(&Lease {
         lease_id: question.lease_id,
         fencing_token: 1,
@@ -124,8 +150,8 @@ struct Each {
     database: PgConnectOptions,
 }
 
-async fn acquire_each(State(api): State<Arc<Api>>, each: Arc<Each>, request: Request) -> Result<Response, Problem> {
-    let question = read(&api, request, "/each/acquire/").await?;
+async fn acquire_each(api: &Api, each: &Each, head: &Parts, context: &RequestContext) -> Result<Response, Problem> {
+    let question = read(api, head, EACH, context).await?;
     let _turn = each.turns.acquire().await.expect("never closed");
     let free = each.free.lock().expect("nobody panics with it").pop();
     let mut connection = match free {

@@ -8,8 +8,6 @@ pub mod problem;
 pub mod rates;
 pub mod v1;
 
-use std::sync::Arc;
-
 use axum::Router;
 use axum::http::Uri;
 use axum::routing::any;
@@ -27,20 +25,23 @@ pub struct Api {
     pub rates: RequestRates,
 }
 
-/// Every route of the API. Needs `transport::EdgeLayer` around it, and `transport::GuardLayer` with
-/// [`problem::ProblemWriter::finish`]
-/// inside that.
-pub fn router(app: App) -> Router {
-    let api = Arc::new(Api { app, rates: RequestRates::default() });
+impl Api {
+    /// Nobody has asked for anything yet.
+    pub fn new(app: App) -> Self {
+        Self { app, rates: RequestRates::default() }
+    }
+}
+
+/// Addresses under the API's that are none of its calls: those are answered without a router ([`v1`]). Needs
+/// `transport::EdgeLayer` around it, and `transport::GuardLayer` with [`problem::ProblemWriter::finish`] inside that.
+pub fn router() -> Router {
     Router::new()
-        .merge(v1::routes())
         .route("/v1", any(no_such_address))
         .route("/v1/", any(no_such_address))
         .route("/v1/{*rest}", any(no_such_address))
         .route("/v2", any(no_such_address))
         .route("/v2/", any(no_such_address))
         .route("/v2/{*rest}", any(no_such_address))
-        .with_state(api)
 }
 
 /// An address under the API's that is none, with a hint where it nearly is one.

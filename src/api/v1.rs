@@ -1,16 +1,14 @@
 //! Version 1: the contract that existing clients rely on. Three calls, two answers, and nothing is ever added to the
 //! bodies; what is new travels in headers. The reference is `docs/api-v1.md`.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::{Body, HttpBody};
-use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
-use axum::response::Response;
-use axum::routing::any;
+use axum::extract::Request;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use axum::response::{IntoResponse, Response};
 use futures_util::StreamExt;
+use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::Api;
@@ -21,7 +19,7 @@ use crate::locks::{
     Acquire, AcquireOutcome, Heartbeat, HeartbeatOutcome, Lease, LockKey, LockName, Release, ReleaseOutcome,
 };
 use crate::tokens::Caller;
-use crate::transport::RequestContext;
+use crate::transport::{DirectCalls, RequestContext};
 
 /// Strictly increasing for one lock, in the order of grants.
 pub const FENCING_TOKEN: HeaderName = HeaderName::from_static("lockable-fencing-token");
@@ -37,39 +35,67 @@ pub const WAITED_MS: HeaderName = HeaderName::from_static("lockable-waited-ms");
 /// How long a body that was announced without a length may take to show whether it is empty.
 const BODY_PATIENCE: Duration = Duration::from_secs(2);
 
+/// Headers of an answer when the edge has put its own on it: room for them at once, rather than growing twice.
+const HEADERS: usize = 12;
+
 const SEC_PURPOSE: HeaderName = HeaderName::from_static("sec-purpose");
 const PURPOSE: HeaderName = HeaderName::from_static("purpose");
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
-const ACQUIRE: &str = "/v1/acquire/";
-const HEARTBEAT: &str = "/v1/heartbeat/";
-const RELEASE: &str = "/v1/release/";
+/// One of the three calls, as it stands in a path.
+#[derive(Clone, Copy, Debug)]
+pub struct Call {
+    operation: Operation,
+    /// Where the name begins.
+    name_at: usize,
+}
 
-/// The routes. Methods are looked at in the handler: the router would answer HEAD with the handler for GET, and a HEAD
-/// must never take a lock.
-pub fn routes() -> Router<Arc<Api>> {
-    Router::new()
-        .route("/v1/acquire/{name}", any(async |state, request| call(state, Operation::Acquire, request).await))
-        .route("/v1/heartbeat/{name}", any(async |state, request| call(state, Operation::Heartbeat, request).await))
-        .route("/v1/release/{name}", any(async |state, request| call(state, Operation::Release, request).await))
+impl Call {
+    fn find(path: &str) -> Option<(Self, &'static str)> {
+        let calls = path.strip_prefix("/v1/")?;
+        let (call, name) = calls.split_once('/')?;
+        let (operation, template) = match call {
+            "acquire" => (Operation::Acquire, "/v1/acquire/{name}"),
+            "heartbeat" => (Operation::Heartbeat, "/v1/heartbeat/{name}"),
+            "release" => (Operation::Release, "/v1/release/{name}"),
+            _ => return None,
+        };
+        let is_one_segment = !name.is_empty() && !name.contains('/');
+        is_one_segment.then(|| (Self { operation, name_at: path.len() - name.len() }, template))
+    }
+}
+
+/// Each part of an answer has its deadline: the token's look-up, the engine, a body that is waited for.
+/// Methods are not looked at here: a wrong one is told which are right, and a HEAD must never take a lock.
+impl DirectCalls for Api {
+    type Call = Call;
+
+    fn find(&self, path: &str) -> Option<(Call, &'static str)> {
+        Call::find(path)
+    }
+
+    async fn answer(&self, call: Call, request: Request, context: &RequestContext) -> Response {
+        answer(self, call, request, context).await.into_response()
+    }
 }
 
 /// Parse, one call, render.
-async fn call(State(api): State<Arc<Api>>, operation: Operation, request: Request) -> Result<Response, Problem> {
+async fn answer(api: &Api, call: Call, request: Request, context: &RequestContext) -> Result<Response, Problem> {
+    let Call { operation, name_at } = call;
     let (head, body) = request.into_parts();
     allow_method(&head.method)?;
     refuse_bystanders(&head.headers)?;
     api.app.locks.check_room()?;
-    let context = head.extensions.get::<RequestContext>().expect("the edge layer is around every route");
-    let caller = authenticate(&api, context, &head.headers).await?;
-    let name = LockName::parse_segment(segment(operation, &head.uri))?;
+    let caller = authenticate(api, context, &head.headers).await?;
+    // As it was sent: decoded here, and strictly.
+    let name = LockName::parse_segment(&head.uri.path()[name_at..])?;
     let parameters = Parameters::parse(operation, head.uri.query(), &head.headers)?;
     refuse_body(body).await?;
     let key = LockKey { namespace_id: caller.namespace_id, name };
     match operation {
-        Operation::Acquire => acquire(&api, &caller, key, &parameters).await,
-        Operation::Heartbeat => heartbeat(&api, &caller, key, &parameters).await,
-        Operation::Release => release(&api, &caller, key, parameters.lease_id).await,
+        Operation::Acquire => acquire(api, &caller, key, &parameters).await,
+        Operation::Heartbeat => heartbeat(api, &caller, key, &parameters).await,
+        Operation::Release => release(api, &caller, key, parameters.lease_id).await,
     }
 }
 
@@ -102,7 +128,7 @@ async fn acquire(api: &Api, caller: &Caller, key: LockKey, parameters: &Paramete
     };
     Ok(match api.app.locks.acquire(wish).await? {
         AcquireOutcome::Granted(lease) => granted(&lease),
-        AcquireOutcome::Held | AcquireOutcome::LeaseEnded => answer(false),
+        AcquireOutcome::Held | AcquireOutcome::LeaseEnded => says(false),
     })
 }
 
@@ -111,26 +137,16 @@ async fn heartbeat(api: &Api, caller: &Caller, key: LockKey, parameters: &Parame
     let wish = Heartbeat { key, account_id: caller.account_id, lease_id: parameters.lease_id, lease_ms };
     Ok(match api.app.locks.heartbeat(wish).await? {
         HeartbeatOutcome::Renewed(lease) => granted(&lease),
-        HeartbeatOutcome::Lost(_) => answer(false),
+        HeartbeatOutcome::Lost(_) => says(false),
     })
 }
 
 async fn release(api: &Api, caller: &Caller, key: LockKey, lease_id: Option<Uuid>) -> Result<Response, Problem> {
     let wish = Release { key, account_id: caller.account_id, lease_id };
     Ok(match api.app.locks.release(wish).await? {
-        ReleaseOutcome::Released => answer(true),
-        ReleaseOutcome::Lost(_) => answer(false),
+        ReleaseOutcome::Released => says(true),
+        ReleaseOutcome::Lost(_) => says(false),
     })
-}
-
-/// The name's segment as it was sent: the router's own would be decoded already, and lenient with broken escapes.
-fn segment(operation: Operation, uri: &Uri) -> &str {
-    let prefix = match operation {
-        Operation::Acquire => ACQUIRE,
-        Operation::Heartbeat => HEARTBEAT,
-        Operation::Release => RELEASE,
-    };
-    uri.path().strip_prefix(prefix).unwrap_or_default()
 }
 
 fn allow_method(method: &Method) -> Result<(), Problem> {
@@ -176,19 +192,24 @@ async fn refuse_body(body: Body) -> Result<(), Problem> {
     if body.size_hint().lower() > 0 {
         return Err(refuse());
     }
-    let mut frames = body.into_data_stream();
-    // A body that breaks off, or neither comes nor ends, is not an empty one.
-    while let Some(frame) = tokio::time::timeout(BODY_PATIENCE, frames.next()).await.map_err(|_| refuse())? {
-        if !frame.is_ok_and(|bytes| bytes.is_empty()) {
-            return Err(refuse());
+    // In a box: hardly anybody sends one.
+    Box::pin(async move {
+        let mut frames = body.into_data_stream();
+        // A body that breaks off, or neither comes nor ends, is not an empty one.
+        while let Some(frame) = timeout(BODY_PATIENCE, frames.next()).await.map_err(|_| refuse())? {
+            if !frame.is_ok_and(|bytes| bytes.is_empty()) {
+                return Err(refuse());
+            }
         }
-    }
-    Ok(())
+        Ok(())
+    })
+    .await
 }
 
-fn answer(response: bool) -> Response {
+fn says(response: bool) -> Response {
     let mut answer = Response::new(Body::from(if response { "{\"response\": true}" } else { "{\"response\": false}" }));
     let headers = answer.headers_mut();
+    headers.reserve(HEADERS);
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     answer
@@ -196,7 +217,7 @@ fn answer(response: bool) -> Response {
 
 /// `true`, with all that is known of the lease.
 pub fn granted(lease: &Lease) -> Response {
-    let mut answer = answer(true);
+    let mut answer = says(true);
     let headers = answer.headers_mut();
     let mut buffer = Uuid::encode_buffer();
     let lease_id = HeaderValue::from_str(lease.lease_id.hyphenated().encode_lower(&mut buffer));
@@ -206,4 +227,43 @@ pub fn granted(lease: &Lease) -> Response {
     headers.insert(EXPIRES_IN_MS, HeaderValue::from(lease.expires_in_ms));
     headers.insert(WAITED_MS, HeaderValue::from(0));
     answer
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a request keeps while it waits for the engine; ten thousand may wait.
+    #[test]
+    fn a_waiting_request_is_small() {
+        fn size<F>(_: impl FnOnce(&'static Api, Call, Request, &'static RequestContext) -> F) -> usize {
+            size_of::<F>()
+        }
+        assert!(size(super::answer) <= 1536, "{} bytes: box what is seldom", size(super::answer));
+    }
+
+    #[test]
+    fn calls_are_found_by_their_path() {
+        let found = |path| Call::find(path).map(|(call, template)| (call.operation, &path[call.name_at..], template));
+        assert_eq!(found("/v1/acquire/a"), Some((Operation::Acquire, "a", "/v1/acquire/{name}")));
+        assert_eq!(found("/v1/heartbeat/a%2Fb"), Some((Operation::Heartbeat, "a%2Fb", "/v1/heartbeat/{name}")));
+        assert_eq!(found("/v1/release/+"), Some((Operation::Release, "+", "/v1/release/{name}")));
+        for path in [
+            "/",
+            "/v1",
+            "/v1/",
+            "/v1/acquire",
+            "/v1/acquire/",
+            "/v1/acquire//",
+            "/v1/acquire/a/",
+            "/v1/acquire/a/b",
+            "/v1//a",
+            "/v1/Acquire/a",
+            "/v1/acquires/a",
+            "/v2/acquire/a",
+            "/x/v1/acquire/a",
+        ] {
+            assert_eq!(found(path), None, "{path}");
+        }
+    }
 }

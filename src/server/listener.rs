@@ -1,15 +1,19 @@
 //! The listener: what a connection may take in time and memory before it has asked for anything.
 
+use std::convert::Infallible;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 
 use anyhow::Context;
-use axum::Router;
+use axum::http::Request;
+use axum::response::Response;
 use axum_server::Handle;
 use axum_server::accept::NoDelayAcceptor;
 use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
+use hyper::body::Incoming;
 use nix::sys::socket::{Backlog, listen};
+use tower::Service;
 
 /// For a new connection to send its first request, and for its TLS handshake before that.
 const FIRST_REQUEST: Duration = Duration::from_secs(10);
@@ -42,29 +46,35 @@ pub(super) fn bind(setting: &str, address: SocketAddr) -> anyhow::Result<TcpList
 ///
 /// # Errors
 /// What the system says.
-pub async fn serve(
+pub async fn serve<M, S>(
     listener: TcpListener,
     tls: Option<RustlsConfig>,
     handle: Handle<SocketAddr>,
-    router: Router,
-) -> io::Result<()> {
+    make_service: M,
+) -> io::Result<()>
+where
+    M: Service<SocketAddr, Response = S, Error = Infallible>,
+    M::Future: Send,
+    S: Service<Request<Incoming>, Response = Response, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send,
+{
     let mut server = axum_server::from_tcp(listener)?.handle(handle).first_request_timeout(FIRST_REQUEST);
     let builder = server.http_builder();
-    builder.http1().header_read_timeout(NEXT_REQUEST).max_buf_size(HEADER_BYTES);
+    // Answers are short: copying a body behind its head costs less than telling the kernel of two pieces.
+    builder.http1().header_read_timeout(NEXT_REQUEST).max_buf_size(HEADER_BYTES).writev(false);
     builder
         .http2()
         .max_header_list_size(HEADER_BYTES as u32)
         .max_concurrent_streams(STREAMS)
         .keep_alive_interval(HTTP2_PING)
         .keep_alive_timeout(HTTP2_PING);
-    let service = router.into_make_service_with_connect_info::<SocketAddr>();
     match tls {
         Some(config) => {
             let acceptor =
                 RustlsAcceptor::new(config).handshake_timeout(FIRST_REQUEST).acceptor(NoDelayAcceptor::new());
-            server.acceptor(acceptor).serve(service).await
+            server.acceptor(acceptor).serve(make_service).await
         }
-        None => server.acceptor(NoDelayAcceptor::new()).serve(service).await,
+        None => server.acceptor(NoDelayAcceptor::new()).serve(make_service).await,
     }
 }
 

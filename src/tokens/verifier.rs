@@ -23,6 +23,8 @@ use crate::plans::{LeaseRefused, Limits};
 use crate::secret::{Secret, Sha256Digest};
 
 /// Tokens remembered at most, good and bad each.
+/// How long the database may take to say whose a token is.
+const ASK_WITHIN: Duration = Duration::from_secs(10);
 const REMEMBERED: u64 = 100_000;
 /// How long at most, whatever is heard: a bound on what a lost notice could do.
 const REMEMBERED_FOR: Duration = Duration::from_secs(60);
@@ -172,7 +174,9 @@ impl Verifier {
                 return Err(VerifyError::Throttled { retry_after });
             }
         }
-        let answer = inner.ask(digest).await;
+        // In a box: a request whose token is remembered does not carry room for a query with it.
+        let answer = Box::pin(tokio::time::timeout(ASK_WITHIN, inner.ask(digest))).await;
+        let answer = answer.unwrap_or(Err(sqlx::Error::PoolTimedOut.into()));
         if matches!(answer, Err(VerifyError::Refused)) {
             inner.charge(address);
         }

@@ -2,7 +2,7 @@
 //! line, counts, and adds the headers that every answer of the service has.
 //!
 //! One layer rather than five: each would clone and box the service once more per request, and this stands on the
-//! path of every acquire.
+//! path of every acquire. Who does not need a layer calls [`EdgeLayer::enter`] and [`Passing::leave`].
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -65,11 +65,49 @@ impl EdgeLayer {
     }
 }
 
+impl EdgeLayer {
+    /// A request comes in, from this peer.
+    pub fn enter(&self, peer: IpAddr, route: Route, request: &Request) -> Passing {
+        let started = Instant::now();
+        let client_address = self.0.proxies.client_address(peer, request.headers());
+        self.0.in_flight.increment(1);
+        Passing {
+            route,
+            method: request.method().clone(),
+            context: RequestContext::new(RequestId::from_headers(request.headers()), client_address),
+            started,
+            shared: self.0.clone(),
+            answered: None,
+        }
+    }
+}
+
+/// What a request is counted and logged under: never its path, which is the client's to choose.
+#[derive(Clone, Debug)]
+pub enum Route {
+    /// The template of a route that is known before there is a router.
+    Template(&'static str),
+    /// The template that the router found.
+    Matched(MatchedPath),
+    /// There is no such route.
+    Unmatched,
+}
+
+impl Route {
+    fn as_str(&self) -> &str {
+        match self {
+            Self::Template(template) => template,
+            Self::Matched(path) => path.as_str(),
+            Self::Unmatched => "unmatched",
+        }
+    }
+}
+
 impl<S> Layer<S> for EdgeLayer {
     type Service = Edge<S>;
 
     fn layer(&self, inner: S) -> Edge<S> {
-        Edge { inner, shared: self.0.clone() }
+        Edge { inner, layer: self.clone() }
     }
 }
 
@@ -77,7 +115,7 @@ impl<S> Layer<S> for EdgeLayer {
 #[derive(Clone)]
 pub struct Edge<S> {
     inner: S,
-    shared: Arc<Shared>,
+    layer: EdgeLayer,
 }
 
 impl<S> Service<Request> for Edge<S>
@@ -94,31 +132,18 @@ where
     }
 
     fn call(&mut self, mut request: Request) -> Self::Future {
-        let started = Instant::now();
         let peer = request
             .extensions()
             .get::<ConnectInfo<SocketAddr>>()
             .map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |connection| connection.0.ip());
-        let client_address = self.shared.proxies.client_address(peer, request.headers());
-        let context = RequestContext::new(RequestId::from_headers(request.headers()), client_address);
-        request.extensions_mut().insert(context.clone());
-        let passing = Passing {
-            route: request.extensions().get::<MatchedPath>().cloned(),
-            method: request.method().clone(),
-            context,
-            started,
-            shared: self.shared.clone(),
-            answered: None,
-        };
-        self.shared.in_flight.increment(1);
+        let route = request.extensions().get::<MatchedPath>().cloned().map_or(Route::Unmatched, Route::Matched);
+        let passing = self.layer.enter(peer, route, &request);
+        request.extensions_mut().insert(passing.context().clone());
         let handler = self.inner.call(request);
         Box::pin(async move {
             // Moved in whole: its fields by themselves would be no guard.
-            let mut passing = passing;
-            let mut response = handler.await?;
-            dress(response.headers_mut(), &passing.context, passing.shared.hsts);
-            passing.answered = Some(response.status());
-            Ok(response)
+            let passing = passing;
+            Ok(passing.leave(handler.await?))
         })
     }
 }
@@ -129,8 +154,8 @@ const CLIENT_GONE: u16 = 499;
 
 /// A request that is being answered. Its end is logged and counted when this is dropped: also where the client has gone away
 /// and nobody polls for the answer any more.
-struct Passing {
-    route: Option<MatchedPath>,
+pub struct Passing {
+    route: Route,
     method: Method,
     context: RequestContext,
     started: Instant,
@@ -138,10 +163,30 @@ struct Passing {
     answered: Option<StatusCode>,
 }
 
+impl std::fmt::Debug for Passing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Passing").field("context", &self.context).finish_non_exhaustive()
+    }
+}
+
+impl Passing {
+    /// What is known of the request.
+    pub fn context(&self) -> &RequestContext {
+        &self.context
+    }
+
+    /// It has its answer, which gets the headers that every answer has.
+    pub fn leave(mut self, mut response: Response) -> Response {
+        dress(response.headers_mut(), &self.context, self.shared.hsts);
+        self.answered = Some(response.status());
+        response
+    }
+}
+
 impl Drop for Passing {
     fn drop(&mut self) {
         let duration = self.started.elapsed();
-        let route = self.route.as_ref().map_or("unmatched", MatchedPath::as_str);
+        let route = self.route.as_str();
         let status = self.answered.map_or(CLIENT_GONE, |status| status.as_u16());
         self.shared.in_flight.decrement(1);
         self.shared.metrics.record(route, &self.method, status, duration);

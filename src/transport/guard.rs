@@ -47,6 +47,29 @@ impl GuardLayer {
     }
 }
 
+impl GuardLayer {
+    /// The answer of a handler that keeps to a deadline by itself: only its panics are caught.
+    pub async fn catch(&self, handler: impl Future<Output = Response>, context: &RequestContext) -> Response {
+        // Nothing that the handler leaves half done is looked at after a panic but through locks that know of it.
+        let outcome = match AssertUnwindSafe(handler).catch_unwind().await {
+            Ok(response) => Outcome::Answer(response),
+            Err(panic) => {
+                tracing::error!(request_id = %context.id(), panic = message(&*panic), "a handler panicked");
+                Outcome::Panicked
+            }
+        };
+        (self.finish)(outcome, context)
+    }
+
+    /// The answer of a handler within the deadline.
+    pub async fn run(&self, handler: impl Future<Output = Response>, context: &RequestContext) -> Response {
+        match tokio::time::timeout(self.deadline, self.catch(handler, context)).await {
+            Ok(response) => response,
+            Err(_) => (self.finish)(Outcome::TimedOut, context),
+        }
+    }
+}
+
 impl<S> Layer<S> for GuardLayer {
     type Service = Guard<S>;
 
@@ -77,19 +100,14 @@ where
 
     fn call(&mut self, request: Request) -> Self::Future {
         let context = request.extensions().get::<RequestContext>().cloned().unwrap_or_else(nobody);
-        let GuardLayer { finish, deadline } = self.layer.clone();
-        // Nothing that the handler leaves half done is looked at after a panic but through locks that know of it.
-        let handler = AssertUnwindSafe(self.inner.call(request)).catch_unwind();
+        let layer = self.layer.clone();
+        let handler = self.inner.call(request);
         Box::pin(async move {
-            let outcome = match tokio::time::timeout(deadline, handler).await {
-                Ok(Ok(Ok(response))) => Outcome::Answer(response),
-                Ok(Err(panic)) => {
-                    tracing::error!(request_id = %context.id(), panic = message(&*panic), "a handler panicked");
-                    Outcome::Panicked
-                }
-                Err(_) => Outcome::TimedOut,
+            let handler = async {
+                let Ok(response) = handler.await;
+                response
             };
-            Ok(finish(outcome, &context))
+            Ok(layer.run(handler, &context).await)
         })
     }
 }

@@ -5,6 +5,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use axum_server::Handle;
 use chrono::{DateTime, Utc};
 use lockable::accounts::{self, Account, Email, NewAccount};
 use lockable::app::App;
@@ -12,8 +13,9 @@ use lockable::config::Settings;
 use lockable::id::{AccountId, TokenId};
 use lockable::mail::{MailSettings, Mailer};
 use lockable::secret::Secret;
+use lockable::server::{self, listener};
 use lockable::tokens::{self, NewToken, Scope};
-use lockable::{jobs, namespaces, server};
+use lockable::{jobs, namespaces};
 use sqlx::postgres::PgConnectOptions;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -100,8 +102,8 @@ impl TestApp {
         });
         let app = App::new(settings, address, options, mail.unwrap());
         jobs::spawn(&app, &TaskTracker::new());
-        let service = server::router(&app).into_make_service_with_connect_info::<SocketAddr>();
-        let server = tokio::spawn(async move { axum::serve(listener, service).await.unwrap() });
+        let serving = listener::serve(listener.into_std().unwrap(), None, Handle::new(), server::front(&app));
+        let server = tokio::spawn(async move { serving.await.unwrap() });
         TestApp { app, db, address, data_dir, settings: original, server }
     }
 

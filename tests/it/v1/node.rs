@@ -3,16 +3,16 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::Deref;
 
-use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::extract::ConnectInfo;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
+use lockable::api::Api;
 use lockable::audit::Actor;
 use lockable::config::Settings;
 use lockable::secret::Secret;
 use lockable::server;
+use lockable::transport::Front;
 use tower::ServiceExt as _;
 
 use crate::support::prelude::*;
@@ -20,7 +20,7 @@ use crate::support::prelude::*;
 /// A node that is asked without a network in between: no client then normalises what a test sends.
 pub(crate) struct Node {
     pub(crate) app: TestApp,
-    router: Router,
+    front: Front<Api>,
 }
 
 impl Deref for Node {
@@ -47,14 +47,14 @@ impl Node {
     }
 
     pub(crate) fn of(app: TestApp) -> Self {
-        Self { router: server::router(&app.app), app }
+        Self { front: server::front(&app.app), app }
     }
 
     /// Sends a request as it is. The peer is 192.0.2.1 unless it says otherwise.
     pub(crate) async fn send(&self, mut request: Request<Body>) -> Answer {
         let peer = request.extensions_mut().remove::<IpAddr>().unwrap_or(Ipv4Addr::new(192, 0, 2, 1).into());
-        request.extensions_mut().insert(ConnectInfo(SocketAddr::new(peer, 50_000)));
-        let (parts, body) = self.router.clone().oneshot(request).await.unwrap().into_parts();
+        let connection = self.front.at(SocketAddr::new(peer, 50_000));
+        let (parts, body) = connection.oneshot(request).await.unwrap().into_parts();
         let body = axum::body::to_bytes(body, 1 << 20).await.unwrap();
         Answer { status: parts.status, headers: parts.headers, body }
     }

@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, Request, header};
+use axum::response::Response;
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use lockable::api::parameters::{Operation, Parameters};
 use lockable::api::rates::RequestRates;
@@ -14,7 +15,9 @@ use lockable::api::{credentials, v1};
 use lockable::id::AccountId;
 use lockable::locks::{Lease, LockName};
 use lockable::secret::Secret;
-use lockable::transport::{EdgeLayer, GuardLayer, Outcome, RequestContext, RequestId, TrustedProxies};
+use lockable::transport::{
+    DirectCalls, EdgeLayer, Front, GuardLayer, Outcome, RequestContext, RequestId, TrustedProxies,
+};
 use tower::ServiceExt;
 use uuid::Uuid;
 
@@ -80,41 +83,51 @@ fn writing(criterion: &mut Criterion) {
     });
 }
 
-/// The router and both layers around a handler that does nothing but answer.
+/// A handler that does nothing but answer.
+struct Granted;
+
+impl DirectCalls for Granted {
+    type Call = ();
+
+    fn find(&self, path: &str) -> Option<((), &'static str)> {
+        path.starts_with("/v1/").then_some(((), "/v1/acquire/{name}"))
+    }
+
+    async fn answer(&self, (): (), _: Request<Body>, _: &RequestContext) -> Response {
+        v1::granted(&lease())
+    }
+}
+
+/// What every request runs through around such a handler: directly, as the API's calls do, and through a router and layers, as
+/// everything else does.
 fn layers(criterion: &mut Criterion) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    let routes = || {
-        axum::Router::new()
-            .route("/v1/acquire/{name}", axum::routing::any(async || v1::granted(&lease())))
-            .route("/v1/heartbeat/{name}", axum::routing::any(async || v1::granted(&lease())))
-            .route("/v1/release/{name}", axum::routing::any(async || v1::granted(&lease())))
+    let finish = |outcome, _: &RequestContext| match outcome {
+        Outcome::Answer(response) => response,
+        Outcome::Panicked | Outcome::TimedOut => unreachable!("the handler does neither"),
     };
-    let guard = || {
-        let finish = |outcome, _: &RequestContext| match outcome {
-            Outcome::Answer(response) => response,
-            Outcome::Panicked | Outcome::TimedOut => unreachable!("the handler does neither"),
-        };
-        GuardLayer::new(std::time::Duration::from_secs(10), finish)
-    };
+    let guard = GuardLayer::new(std::time::Duration::from_secs(10), finish);
     let edge = EdgeLayer::new(TrustedProxies::default(), false);
-    let request = || {
-        let mut request = Request::get("/v1/acquire/nightly-report").body(Body::empty()).expect("a request");
-        *request.headers_mut() = headers();
-        request
-    };
-    let mut measure = |name: &str, router: axum::Router| {
-        let router = router.into_service();
+    let router = axum::Router::new()
+        .route("/routed/{name}", axum::routing::any(async || v1::granted(&lease())))
+        .layer((edge.clone(), guard.clone()));
+    let front = Front::new(Granted, edge, guard, router);
+    let mut measure = |name: &str, path: &str| {
+        let request = || {
+            let mut request = Request::get(path).body(Body::empty()).expect("a request");
+            *request.headers_mut() = headers();
+            request
+        };
         criterion.bench_function(name, |b| {
             b.to_async(Current(&runtime)).iter_batched(
-                || (router.clone(), request()),
-                async |(router, request)| router.oneshot(request).await,
+                || (front.at((ADDRESS, 50_000).into()), request()),
+                async |(connection, request)| connection.oneshot(request).await,
                 BatchSize::SmallInput,
             );
         });
     };
-    measure("router alone", routes());
-    measure("router and guard", routes().layer(guard()));
-    measure("router, edge and guard", routes().layer((edge, guard())));
+    measure("edge and guard, directly", "/v1/acquire/nightly-report");
+    measure("edge and guard, through the router", "/routed/nightly-report");
 }
 
 /// A tokio runtime, as criterion wants one; its own adapter would bring in all of tokio's features.

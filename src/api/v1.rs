@@ -1,6 +1,7 @@
 //! Version 1: the contract that existing clients rely on. Three calls, two answers, and nothing is ever added to the
 //! bodies; what is new travels in headers. The reference is `docs/api-v1.md`.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, HttpBody};
@@ -81,7 +82,22 @@ impl DirectCalls for Api {
 
 /// Parse, one call, render.
 async fn answer(api: &Api, call: Call, request: Request, context: &RequestContext) -> Result<Response, Problem> {
-    let Call { operation, name_at } = call;
+    // What is not needed any more is dropped before the wait: a head keeps the buffer that it was read into.
+    let (caller, name, parameters) = read(api, call, request, context).await?;
+    let key = LockKey { namespace_id: caller.namespace_id, name };
+    match call.operation {
+        Operation::Acquire => acquire(api, &caller, key, &parameters).await,
+        Operation::Heartbeat => heartbeat(api, &caller, key, &parameters).await,
+        Operation::Release => release(api, &caller, key, parameters.lease_id).await,
+    }
+}
+
+async fn read(
+    api: &Api,
+    Call { operation, name_at }: Call,
+    request: Request,
+    context: &RequestContext,
+) -> Result<(Arc<Caller>, LockName, Parameters), Problem> {
     let (head, body) = request.into_parts();
     allow_method(&head.method)?;
     refuse_bystanders(&head.headers)?;
@@ -91,12 +107,7 @@ async fn answer(api: &Api, call: Call, request: Request, context: &RequestContex
     let name = LockName::parse_segment(&head.uri.path()[name_at..])?;
     let parameters = Parameters::parse(operation, head.uri.query(), &head.headers)?;
     refuse_body(body).await?;
-    let key = LockKey { namespace_id: caller.namespace_id, name };
-    match operation {
-        Operation::Acquire => acquire(api, &caller, key, &parameters).await,
-        Operation::Heartbeat => heartbeat(api, &caller, key, &parameters).await,
-        Operation::Release => release(api, &caller, key, parameters.lease_id).await,
-    }
+    Ok((caller, name, parameters))
 }
 
 async fn acquire(api: &Api, caller: &Caller, key: LockKey, parameters: &Parameters) -> Result<Response, Problem> {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sqlx::postgres::PgConnectOptions;
+use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, oneshot};
 use tokio_util::task::TaskTracker;
 
@@ -82,6 +83,7 @@ impl Engine {
                 largest_batch: settings.largest_batch,
                 alone: Arc::clone(&alone),
                 tasks: tasks.clone(),
+                runtime: Handle::current(),
             };
             tasks.spawn(lane.run());
         }

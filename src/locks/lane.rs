@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use sqlx::PgConnection;
 use sqlx::postgres::PgConnectOptions;
+use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::task::TaskTracker;
 
@@ -39,6 +40,7 @@ pub(super) struct Lane {
     pub(super) largest_batch: usize,
     pub(super) alone: Arc<Semaphore>,
     pub(super) tasks: TaskTracker,
+    pub(super) runtime: Handle,
 }
 
 /// A connection that is kept, and opened again when it was lost.
@@ -72,44 +74,103 @@ enum Failure {
     Refused,
 }
 
+/// What a lane keeps from one batch to the next.
+#[derive(Default)]
+struct Keeps {
+    // Each kind has a line of its own: a batch has each lock once, so its kinds cannot wait for each other.
+    acquires: Line,
+    heartbeats: Line,
+    releases: Line,
+    /// Locks whose rows were busy, and when.
+    busy: HashMap<LockKey, Instant>,
+    backoff: Option<Duration>,
+}
+
+impl Keeps {
+    async fn warm(&mut self, database: &PgConnectOptions) {
+        tokio::join!(self.acquires.warm(database), self.heartbeats.warm(database), self.releases.warm(database));
+    }
+}
+
 impl Lane {
     /// Sends batches until the queue is closed and empty.
     pub(super) async fn run(self) {
-        // Each kind has a line of its own: a batch has each lock once, so its kinds cannot wait for each other.
-        let (mut acquires, mut heartbeats, mut releases) = (Line::default(), Line::default(), Line::default());
-        tokio::join!(acquires.warm(&self.database), heartbeats.warm(&self.database), releases.warm(&self.database));
-        let mut busy: HashMap<LockKey, Instant> = HashMap::new();
-        let mut backoff = FIRST_BACKOFF;
+        let mut keeps = Keeps::default();
+        keeps.warm(&self.database).await;
         while let Some(batch) = self.queue.next_batch(self.largest_batch).await {
-            metrics::histogram!("lockable_batch_size").record(batch.len() as f64);
-            let batch = if busy.is_empty() { batch } else { self.set_apart(batch, &mut busy) };
-            let Batch { acquires: a, heartbeats: h, releases: r } = batch;
-            let (a, h, r) = tokio::join!(
-                self.execute(&mut acquires, a),
-                self.execute(&mut heartbeats, h),
-                self.execute(&mut releases, r)
-            );
-            let mut left = a;
-            left.merge(h);
-            left.merge(r);
-            for item in std::mem::take(&mut left.busy) {
-                busy.insert(item.key().clone(), Instant::now());
-                match self.may_go_alone() {
-                    Some(permit) => self.send_alone(item, permit),
-                    None => left.again.push(item),
-                }
-            }
-            let away = left.away;
-            self.queue.settle(left.answered, left.again);
-            metrics::gauge!("lockable_lane_depth").set(self.queue.depth() as f64);
-            if away {
-                // Never hammer a database that is coming back; jitter keeps the lanes of all nodes apart.
-                tokio::time::sleep(backoff.mul_f64(0.5 + rand::random::<f64>() / 2.0)).await;
-                backoff = (backoff * 2).min(LONGEST_BACKOFF);
+            if self.is_crowded() {
+                self.run_aside(batch, &mut keeps).await;
             } else {
-                backoff = FIRST_BACKOFF;
+                self.work(batch, &mut keeps).await;
             }
         }
+    }
+
+    /// More waits than the next batch will take.
+    fn is_crowded(&self) -> bool {
+        self.queue.depth() > self.largest_batch
+    }
+
+    /// Sends this batch, and others for as long as anything waits behind them, on a thread of its own.
+    ///
+    /// A lane is one task among those of all connections. Where thousands of them are ready, its turn comes round too seldom: the
+    /// database then waits for the lane, the queue stays full, and refused clients that ask again keep it so. A thread's turn does
+    /// not depend on how many tasks there are. It is not the rule because waking it costs more than waking a task.
+    async fn run_aside(&self, batch: Batch, keeps: &mut Keeps) {
+        let lane = self.clone();
+        let mut aside = Keeps { busy: std::mem::take(&mut keeps.busy), ..Keeps::default() };
+        let work = move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.expect("a thread has a runtime").block_on(async {
+                let mut next = Some(batch);
+                while let Some(batch) = next {
+                    lane.work(batch, &mut aside).await;
+                    next = match lane.queue.depth() {
+                        0 => None,
+                        _ => lane.queue.next_batch(lane.largest_batch).await,
+                    };
+                }
+            });
+            aside.busy
+        };
+        match tokio::task::spawn_blocking(work).await {
+            Ok(busy) => keeps.busy = busy,
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            // The runtime is about to end, and with it everything that could be answered.
+            Err(_) => {}
+        }
+    }
+
+    async fn work(&self, batch: Batch, keeps: &mut Keeps) {
+        metrics::histogram!("lockable_batch_size").record(batch.len() as f64);
+        let batch = if keeps.busy.is_empty() { batch } else { self.set_apart(batch, &mut keeps.busy) };
+        let Batch { acquires: a, heartbeats: h, releases: r } = batch;
+        let (a, h, r) = tokio::join!(
+            self.execute(&mut keeps.acquires, a),
+            self.execute(&mut keeps.heartbeats, h),
+            self.execute(&mut keeps.releases, r)
+        );
+        let mut left = a;
+        left.merge(h);
+        left.merge(r);
+        for item in std::mem::take(&mut left.busy) {
+            keeps.busy.insert(item.key().clone(), Instant::now());
+            match self.may_go_alone() {
+                Some(permit) => self.send_alone(item, permit),
+                None => left.again.push(item),
+            }
+        }
+        let away = left.away;
+        self.queue.settle(left.answered, left.again);
+        metrics::gauge!("lockable_lane_depth").set(self.queue.depth() as f64);
+        keeps.backoff = if away {
+            // Never hammer a database that is coming back; jitter keeps the lanes of all nodes apart.
+            let backoff = keeps.backoff.unwrap_or(FIRST_BACKOFF);
+            tokio::time::sleep(backoff.mul_f64(0.5 + rand::random::<f64>() / 2.0)).await;
+            Some((backoff * 2).min(LONGEST_BACKOFF))
+        } else {
+            None
+        };
     }
 
     /// Takes out of a batch what would keep the rest of it waiting.
@@ -140,7 +201,7 @@ impl Lane {
     /// Sends a question on a connection of its own, so that only those who ask for the same lock wait for it.
     fn send_alone(&self, item: Item, permit: OwnedSemaphorePermit) {
         let lane = self.clone();
-        self.tasks.spawn(async move {
+        let alone = async move {
             let mut line = Line::default();
             let mut left = match item {
                 Item::Acquire(pending) => lane.execute(&mut line, vec![pending]).await,
@@ -150,7 +211,9 @@ impl Lane {
             left.again.append(&mut left.busy);
             lane.queue.settle(left.answered, left.again);
             drop(permit);
-        });
+        };
+        // Also where the lane is on a thread of its own, which may end before.
+        self.tasks.spawn_on(alone, &self.runtime);
     }
 
     /// Asks the questions of one kind: all at once, or, where one of them spoils it for the others, one by one.

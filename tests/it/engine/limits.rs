@@ -1,8 +1,12 @@
 //! Bounds: queues that are full, accounts that are greedy, accounts at their limit, an engine that stops.
 
+use std::time::{Duration, Instant};
+
 use futures_util::future::join_all;
 use lockable::id::AccountId;
 use lockable::locks::{AcquireOutcome, EngineError, EngineSettings, HeartbeatOutcome};
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{Connection as _, PgConnection};
 use uuid::Uuid;
 
 use super::{Node, acquire, heartbeat};
@@ -46,6 +50,44 @@ async fn a_full_queue_refuses_at_once_and_answers_what_it_accepted() {
         assert!(matches!(answer.unwrap(), Ok(AcquireOutcome::Granted(_))));
     }
     assert_eq!(node.engine.check_room(), Ok(()));
+}
+
+/// How many locks there are, asked from a thread of its own.
+fn locks(options: &PgConnectOptions) -> i64 {
+    let options = options.clone();
+    let ask = async move {
+        let mut connection = PgConnection::connect_with(&options).await.unwrap();
+        sqlx::query_scalar("SELECT count(*) FROM locks").fetch_one(&mut connection).await.unwrap()
+    };
+    std::thread::spawn(|| tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(ask))
+        .join()
+        .unwrap()
+}
+
+#[tokio::test]
+async fn a_crowded_lane_goes_on_where_the_runtime_has_no_turn_for_it() {
+    let db = Database::create().await;
+    let settings = EngineSettings { largest_batch: 4, ..EngineSettings::default() };
+    let node = Node::start(&db.options(), settings);
+    node.engine.acquire(acquire(1, "warm", None)).await.unwrap();
+    let asked: Vec<_> = (0..100)
+        .map(|n| {
+            let engine = node.engine.clone();
+            tokio::spawn(async move { engine.acquire(acquire(n, &format!("lock {n}"), None)).await })
+        })
+        .collect();
+    eventually("a first batch is sent", async || (50..100).contains(&node.engine.depth()).then_some(())).await;
+    // From here on nothing else runs on this test's runtime.
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while locks(&db.options()) < 101 {
+        assert!(Instant::now() < deadline, "the lane waits for its turn: {} of 101 locks", locks(&db.options()));
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    for answer in join_all(asked).await {
+        assert!(matches!(answer.unwrap(), Ok(AcquireOutcome::Granted(_))));
+    }
+    // And comes back from where it went.
+    assert!(matches!(node.engine.acquire(acquire(1, "later", None)).await, Ok(AcquireOutcome::Granted(_))));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -42,6 +42,7 @@ pub(crate) struct TestApp {
     pub(crate) data_dir: Arc<TempDir>,
     settings: Settings,
     server: JoinHandle<()>,
+    connections: Handle<SocketAddr>,
 }
 
 impl Deref for TestApp {
@@ -102,9 +103,10 @@ impl TestApp {
         });
         let app = App::new(settings, address, options, mail.unwrap());
         jobs::spawn(&app, &TaskTracker::new());
-        let serving = listener::serve(listener.into_std().unwrap(), None, Handle::new(), server::front(&app));
+        let connections = Handle::new();
+        let serving = listener::serve(listener.into_std().unwrap(), None, connections.clone(), server::front(&app));
         let server = tokio::spawn(async move { serving.await.unwrap() });
-        TestApp { app, db, address, data_dir, settings: original, server }
+        TestApp { app, db, address, data_dir, settings: original, server, connections }
     }
 
     /// Its address as a URL, without a slash at the end.
@@ -114,6 +116,7 @@ impl TestApp {
 
     /// Ends the node as a crash would, as far as others can see: it answers nobody and does no jobs any more.
     pub(crate) fn kill(&self) {
+        self.connections.shutdown();
         self.server.abort();
         self.app.stopping.cancel();
         self.app.drained.cancel();

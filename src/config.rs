@@ -83,7 +83,7 @@ pub struct Settings {
     #[arg(long, env = "LOCKABLE_LARGEST_BATCH", value_name = "N", default_value_t = LARGEST_BATCH, value_parser = clap::value_parser!(u16).range(1..=4096))]
     pub largest_batch: u16,
 
-    /// Threads that serve requests [default: as many as processors]. Fewer answer less under overload
+    /// Threads that serve requests [default: as many as processors, one less beside the embedded PostgreSQL]
     #[arg(long, env = "LOCKABLE_THREADS", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
 

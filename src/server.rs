@@ -58,8 +58,8 @@ pub fn serve(settings: Settings) -> anyhow::Result<()> {
         );
     }
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
-    if let Some(threads) = settings.threads {
-        runtime.worker_threads(threads.into());
+    if let Some(threads) = settings.threads.map(usize::from).or_else(|| source.is_embedded().then(beside_a_database)) {
+        runtime.worker_threads(threads);
     }
     let runtime = runtime.enable_all().build()?;
     let outcome = runtime.block_on(run(settings, &source, listener, metrics_listener, tls));
@@ -68,6 +68,11 @@ pub fn serve(settings: Settings) -> anyhow::Result<()> {
     source.stop();
     tracing::info!("stopped");
     outcome
+}
+
+/// Threads where PostgreSQL shares the processors: its backends are single-threaded, and one is always busy under load.
+fn beside_a_database() -> usize {
+    std::thread::available_parallelism().map_or(1, |processors| processors.get() - 1).max(1)
 }
 
 async fn run(

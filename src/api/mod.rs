@@ -1,9 +1,11 @@
 //! The HTTP API: adapters over the nouns, nothing else. [`auth`] finds out whose request it is and whether there are too
-//! many of them, [`v1`] is the contract of version 1, [`problem`] turns everything that goes wrong into a document.
+//! many of them, [`v1`] is the contract of version 1, [`pressure`] says when not to refuse at once, [`problem`] turns everything that
+//! goes wrong into a document.
 
 pub mod auth;
 pub mod credentials;
 pub mod parameters;
+pub mod pressure;
 pub mod problem;
 pub mod rates;
 pub mod v1;
@@ -13,6 +15,7 @@ use axum::http::Uri;
 use axum::routing::any;
 
 use crate::app::App;
+use pressure::Pressure;
 use problem::{Code, Problem};
 use rates::RequestRates;
 
@@ -23,12 +26,15 @@ pub struct Api {
     pub app: App,
     /// Requests a second of every account on this node.
     pub rates: RequestRates,
+    /// How long refusals for too much load are held back.
+    pub pressure: Pressure,
 }
 
 impl Api {
-    /// Nobody has asked for anything yet.
+    /// Nobody has asked for anything yet. On a tokio runtime.
     pub fn new(app: App) -> Self {
-        Self { app, rates: RequestRates::default() }
+        let pressure = Pressure::watch(app.drained.clone());
+        Self { app, rates: RequestRates::default(), pressure }
     }
 }
 

@@ -76,7 +76,16 @@ impl DirectCalls for Api {
     }
 
     async fn answer(&self, call: Call, request: Request, context: &RequestContext) -> Response {
-        answer(self, call, request, context).await.into_response()
+        match answer(self, call, request, context).await {
+            Ok(answer) => answer,
+            Err(problem) => {
+                let hold = self.pressure.hold();
+                if problem.code() == Code::Overloaded && !hold.is_zero() {
+                    tokio::time::sleep(hold).await;
+                }
+                problem.into_response()
+            }
+        }
     }
 }
 

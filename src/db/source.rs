@@ -62,6 +62,11 @@ impl Source {
         })
     }
 
+    /// Whether its server is ours, on this machine.
+    pub fn is_embedded(&self) -> bool {
+        self.embedded.is_some()
+    }
+
     /// How to connect.
     pub fn options(&self) -> &PgConnectOptions {
         &self.options

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 /// How often the threads' time is looked at.
 const TICK: Duration = Duration::from_millis(20);
 /// From this share of their time on, the serving threads are taken to have none left.
-const BUSY: f64 = 0.9;
+const BUSY: f64 = 0.98;
 const FIRST_HOLD: Duration = Duration::from_millis(20);
 /// Below this, nothing is held back.
 const SHORTEST_HOLD: Duration = Duration::from_millis(5);

@@ -138,3 +138,57 @@ where
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::http::StatusCode;
+    use axum::response::IntoResponse;
+    use axum::routing::get;
+    use tower::ServiceExt;
+
+    use super::super::{Outcome, TrustedProxies};
+    use super::*;
+
+    struct Calls;
+
+    impl DirectCalls for Calls {
+        type Call = bool;
+
+        fn find(&self, path: &str) -> Option<(bool, &'static str)> {
+            path.strip_prefix("/call/").map(|name| (name == "panic", "/call/{name}"))
+        }
+
+        async fn answer(&self, panics: bool, request: Request<Body>, context: &RequestContext) -> Response {
+            assert!(!panics, "on purpose");
+            format!("{} from {}", request.uri().path(), context.client_address()).into_response()
+        }
+    }
+
+    async fn ask(path: &str) -> (StatusCode, String, String) {
+        let finish = |outcome, context: &RequestContext| match outcome {
+            Outcome::Answer(response) => response,
+            Outcome::Panicked => (StatusCode::INTERNAL_SERVER_ERROR, context.id().to_string()).into_response(),
+            Outcome::TimedOut => unreachable!("a direct call has its own deadlines"),
+        };
+        let edge = EdgeLayer::new(TrustedProxies::default(), false);
+        let guard = GuardLayer::new(std::time::Duration::from_secs(1), finish);
+        let peer = async |ConnectInfo(peer): ConnectInfo<SocketAddr>| format!("routed from {}", peer.ip());
+        let router = Router::new().route("/page", get(peer)).layer(edge.clone());
+        let front = Front::new(Calls, edge, guard, router);
+        let request = Request::get(path).header("x-request-id", "mine").body(Body::empty()).unwrap();
+        let answer = front.at(([192, 0, 2, 7], 50_000).into()).oneshot(request).await.unwrap();
+        let request_id = answer.headers()["x-request-id"].to_str().unwrap().to_owned();
+        let status = answer.status();
+        let body = axum::body::to_bytes(answer.into_body(), 1000).await.unwrap();
+        (status, String::from_utf8(body.to_vec()).unwrap(), request_id)
+    }
+
+    #[tokio::test]
+    async fn calls_go_directly_and_everything_else_through_the_router() {
+        let mine = || "mine".to_owned();
+        assert_eq!(ask("/call/a").await, (StatusCode::OK, "/call/a from 192.0.2.7".to_owned(), mine()));
+        assert_eq!(ask("/page").await, (StatusCode::OK, "routed from 192.0.2.7".to_owned(), mine()));
+        assert_eq!(ask("/nowhere").await.0, StatusCode::NOT_FOUND);
+        assert_eq!(ask("/call/panic").await, (StatusCode::INTERNAL_SERVER_ERROR, mine(), mine()));
+    }
+}

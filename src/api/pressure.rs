@@ -2,8 +2,7 @@
 //!
 //! A refusal costs a good third of an answer. Where the database is the limit that is nothing, and it goes out at once. Where the
 //! processors are, clients that ask again the moment they are refused would take them away from those whose requests were accepted.
-//! Their refusals are then held back, for as long as it takes until the service gets its turns again: never longer than
-//! [`LONGEST_HOLD`], which is what `Retry-After` has asked them to wait anyway.
+//! Their refusals are then held back (ADR 4), never for longer than `Retry-After` asks them to wait anyway.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,6 +10,8 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::{Handle, RuntimeMetrics};
 use tokio_util::sync::CancellationToken;
+
+use super::problem::{Code, Problem, RETRY_AFTER_S};
 
 /// How often the threads' time is looked at.
 const TICK: Duration = Duration::from_millis(20);
@@ -20,7 +21,7 @@ const FIRST_HOLD: Duration = Duration::from_millis(20);
 /// Below this, nothing is held back.
 const SHORTEST_HOLD: Duration = Duration::from_millis(5);
 /// The most that a refusal is held back.
-pub const LONGEST_HOLD: Duration = Duration::from_secs(1);
+const LONGEST_HOLD: Duration = Duration::from_secs(RETRY_AFTER_S as u64);
 
 /// How long refusals are held back now. Cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -48,12 +49,20 @@ impl Pressure {
         pressure
     }
 
-    /// How long to hold a refusal back.
-    pub fn hold(&self) -> Duration {
+    /// Returns when this problem may be told: at once, unless it is a refusal and the threads have no time left.
+    pub async fn hold_back(&self, problem: &Problem) {
+        let hold = self.hold();
+        if problem.code() == Code::Overloaded && !hold.is_zero() {
+            tokio::time::sleep(hold).await;
+        }
+    }
+
+    /// How long a refusal is held back now.
+    fn hold(&self) -> Duration {
         Duration::from_micros(self.hold_us.load(Ordering::Relaxed))
     }
 
-    /// Half as long again while they are, a tenth less while they are not: the way congestion control finds its rate.
+    /// Holds back for half as long again while they were busy, for a tenth less while they were not: the way congestion control finds its rate.
     fn threads_were_busy(&self, share: f64) {
         let hold = self.hold();
         let next = if share > BUSY {
@@ -74,6 +83,8 @@ fn busy(threads: &RuntimeMetrics) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
+
     use super::*;
 
     #[test]
@@ -92,6 +103,19 @@ mod tests {
             pressure.threads_were_busy(0.5);
         }
         assert_eq!(pressure.hold(), Duration::ZERO);
+    }
+
+    #[tokio::test]
+    async fn only_refusals_for_too_much_load_are_held_back_and_only_under_pressure() {
+        let pressure = Pressure::default();
+        let told_at_once = |code| pressure.hold_back(&Problem::new(code, "")).now_or_never().is_some();
+        assert!(told_at_once(Code::Overloaded));
+        pressure.threads_were_busy(1.0);
+        assert!(!told_at_once(Code::Overloaded));
+        assert!(Code::ALL.iter().all(|code| *code == Code::Overloaded || told_at_once(*code)));
+        let began = Instant::now();
+        pressure.hold_back(&Problem::new(Code::Overloaded, "")).await;
+        assert!(began.elapsed() >= FIRST_HOLD);
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 1)]

@@ -111,7 +111,7 @@ impl Code {
 const PROBLEMS: &str = "lockable_problems_total";
 
 /// What stands in `Retry-After` where nothing better is known, seconds.
-const RETRY_AFTER_S: u32 = 1;
+pub const RETRY_AFTER_S: u32 = 1;
 
 /// One thing that went wrong, before it is written: the document also needs what only [`ProblemWriter`] knows.
 #[derive(Clone, Debug, PartialEq)]

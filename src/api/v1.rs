@@ -79,10 +79,7 @@ impl DirectCalls for Api {
         match answer(self, call, request, context).await {
             Ok(answer) => answer,
             Err(problem) => {
-                let hold = self.pressure.hold();
-                if problem.code() == Code::Overloaded && !hold.is_zero() {
-                    tokio::time::sleep(hold).await;
-                }
+                self.pressure.hold_back(&problem).await;
                 problem.into_response()
             }
         }

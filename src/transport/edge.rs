@@ -63,9 +63,7 @@ impl EdgeLayer {
             in_flight: metrics::gauge!(metric::IN_FLIGHT),
         }))
     }
-}
 
-impl EdgeLayer {
     /// A request comes in, from this peer.
     pub fn enter(&self, peer: IpAddr, route: Route, request: &Request) -> Passing {
         let started = Instant::now();

@@ -1,7 +1,7 @@
 //! What stands at each connection: answers some calls directly, everything else through the router.
 //!
 //! A router looks a path up, then clones and boxes a service and a few extensions for each layer of each request. For the calls that
-//! this service exists for, that was a sixth of what a request costs it.
+//! this service exists for, that was a fifth of the instructions of the HTTP side (docs/performance.md).
 
 use std::convert::Infallible;
 use std::net::SocketAddr;

@@ -62,7 +62,11 @@ struct Row {
     live: bool,
 }
 
-/// Two nodes, and all that their clients were told.
+/// More waits than a batch takes, so that the lane is on a thread of its own most of the time, and goes and comes back.
+const CROWDED: EngineSettings =
+    EngineSettings { lanes: 1, largest_batch: 8, queue_capacity: 8192, deadline: Duration::from_secs(5) };
+
+/// Two nodes, one of them crowded, and all that their clients were told.
 struct Load {
     nodes: [Node; 2],
     history: History,
@@ -81,7 +85,7 @@ struct Load {
 impl Load {
     async fn start(db: &Database) -> Arc<Load> {
         Arc::new(Load {
-            nodes: [Node::start(db.options()).await, Node::start(db.options()).await],
+            nodes: [Node::start(db.options()).await, Node::start_with(db.options(), CROWDED).await],
             history: History::new(),
             told: Mutex::default(),
             answers: watch::Sender::new(0),

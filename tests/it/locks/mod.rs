@@ -43,14 +43,22 @@ pub(crate) struct Node {
 impl Node {
     /// Starts it, and ticks once, so that lapsed leases can be taken over from the beginning.
     pub(crate) async fn start(options: PgConnectOptions) -> Node {
-        let node = Node::start_ticking_every(&options, clock::TICK_EVERY);
+        Node::start_with(options, EngineSettings::default()).await
+    }
+
+    /// Starts it with an engine that is set up otherwise.
+    pub(crate) async fn start_with(options: PgConnectOptions, settings: EngineSettings) -> Node {
+        let node = Node::new(&options, settings, clock::TICK_EVERY);
         clock::tick(&node.pool).await.unwrap();
         node
     }
 
     /// Starts it, over a database that need not answer yet.
     pub(crate) fn start_ticking_every(options: &PgConnectOptions, period: Duration) -> Node {
-        let settings = EngineSettings::default();
+        Node::new(options, EngineSettings::default(), period)
+    }
+
+    fn new(options: &PgConnectOptions, settings: EngineSettings, period: Duration) -> Node {
         let pool = pool(options.clone(), Purpose::General, 4);
         let ticking = tokio::spawn({
             let pool = pool.clone();

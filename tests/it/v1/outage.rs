@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::http::Method;
 use lockable::secret::Secret;
+use uuid::Uuid;
 
 use super::node::*;
 use crate::support::prelude::*;
@@ -56,9 +57,11 @@ async fn a_database_that_hangs_is_a_503_within_the_deadline() {
     let db = Arc::new(Database::create().await);
     let proxy = Proxy::to(&db).await;
     let (node, token) = node(&db, &proxy).await;
+    // One that is remembered, and one that the database has to be asked about.
+    let unheard = Secret::new(Uuid::new_v4().to_string());
     proxy.answers(Flow::Freeze);
-    let asked = CALLS.map(|call| {
-        let (node, token) = (&node, &token);
+    let asked = CALLS.iter().flat_map(|call| [(call, &token), (call, &unheard)]).map(|(call, token)| {
+        let node = &node;
         async move { node.get(token, &format!("/v1/{call}/other")).await.problem() }
     });
     for (status, code) in futures_util::future::join_all(asked).await {

@@ -79,7 +79,7 @@ def statements(bench, quick):
     seconds = 1 if quick else 3
     return rounds(1 if quick else 3, [
         (f"{kind} {size}", lambda kind=kind, size=size: measure.batch(bench, kind, size, seconds))
-        for kind in ("acquire", "heartbeat", "release") for size in (1, 8, 64, 256, 512)
+        for kind in ("acquire", "acquire-looking", "heartbeat", "release") for size in (1, 8, 64, 256, 512)
     ])
 
 

@@ -256,12 +256,13 @@ class Bench:
 
 
 def statement(kind):
-    """The engine's own statement from src/locks/statements.rs, for one lock, as a script for pgbench."""
+    """The engine's own statement from src/locks/statements.rs, for one lock, as a script for pgbench: what it sends where every name is new."""
     source = (ROOT / "src" / "locks" / "statements.rs").read_text()
-    text = re.search(r'r#"(/\* locks\.' + kind + r' \*/.*?)"#', source, re.S).group(1)
+    name = {"acquire": "acquire_new"}.get(kind, kind)
+    text = re.search(r'r#"(/\* locks\.' + name + r' \*/.*?)"#,?\n', source, re.S).group(1).replace('!"', '"')
     values = {
         "acquire": ["1", "'p' || :name::bigint", ":account::bigint", ":token::bigint", "gen_random_uuid()", "false", "60000", "NULL",
-                    "NULL", "NULL"],
+                    "NULL"],
         "heartbeat": ["1", "'k' || lpad(:name::text, 8, '0')", ":account::bigint", "NULL", "NULL"],
     }[kind]
     types = dict(re.findall(r"\$(\d+)::(\w+)\[\]", text))

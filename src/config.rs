@@ -74,7 +74,7 @@ pub struct Settings {
     #[arg(long, env = "LOCKABLE_DRAIN_TIMEOUT_MS", value_name = "MS", default_value_t = DRAIN_TIMEOUT_MS)]
     pub drain_timeout_ms: u64,
 
-    /// Batches of questions about locks that this node may have under way at once, each with three connections to PostgreSQL (six in a crowd).
+    /// Batches of questions about locks that this node may have under way at once, each with four connections to PostgreSQL (eight in a crowd).
     /// More help only where a commit takes long and processors have nothing to do meanwhile
     #[arg(long, env = "LOCKABLE_LANES", value_name = "N", default_value_t = LANES, value_parser = clap::value_parser!(u16).range(1..=16))]
     pub lanes: u16,

@@ -158,7 +158,7 @@ async fn acquire_each(api: &Api, each: &Each, head: &Parts, context: &RequestCon
         Some(connection) => connection,
         None => db::connect(&each.database, Purpose::LockEngine).await?,
     };
-    let outcome = statements::acquire(&mut connection, &[&question]).await?.pop().flatten();
+    let outcome = statements::acquire_new(&mut connection, &[&question]).await?.pop().flatten();
     each.free.lock().expect("nobody panics with it").push(connection);
     match outcome {
         Some(AcquireOutcome::Granted(lease)) => Ok(v1::granted(&lease)),

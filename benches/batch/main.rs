@@ -33,8 +33,10 @@ struct Cli {
 
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
 enum Kind {
-    /// Every name new.
+    /// Every name new, and taken for new.
     Acquire,
+    /// Every name new, by the statement that looks first.
+    AcquireLooking,
     /// Of the locks `k00000000` to `k00009999`.
     Heartbeat,
     /// Of locks that were acquired just before, which is not counted.
@@ -57,7 +59,7 @@ async fn main() -> anyhow::Result<()> {
         let (before, began) = (cpu_seconds(backend)?, Instant::now());
         let count = keys.len();
         let good = match cli.kind {
-            Kind::Acquire => acquire(&mut connection, &cli, keys).await?,
+            Kind::Acquire | Kind::AcquireLooking => acquire(&mut connection, &cli, keys).await?,
             Kind::Heartbeat => heartbeat(&mut connection, &cli, keys).await?,
             Kind::Release => release(&mut connection, &cli, keys).await?,
         };
@@ -75,7 +77,7 @@ async fn main() -> anyhow::Result<()> {
 fn keys(cli: &Cli) -> Vec<LockKey> {
     let name = || match cli.kind {
         Kind::Heartbeat => format!("k{:08}", rand::random::<u32>() % 10_000),
-        Kind::Acquire | Kind::Release => format!("{:017x}", rand::random::<u64>()),
+        Kind::Acquire | Kind::AcquireLooking | Kind::Release => format!("{:017x}", rand::random::<u64>()),
     };
     let mut keys: Vec<_> = (0..cli.size)
         .map(|_| LockKey { namespace_id: NamespaceId(1), name: LockName::new(&name()).expect("a good name") })
@@ -99,7 +101,11 @@ async fn acquire(connection: &mut PgConnection, cli: &Cli, keys: Vec<LockKey>) -
         max_live_locks: i32::MAX,
     };
     let questions: Vec<_> = keys.into_iter().map(question).collect();
-    let answers = statements::acquire(connection, &questions.iter().collect::<Vec<_>>()).await?;
+    let questions: Vec<_> = questions.iter().collect();
+    let answers = match cli.kind {
+        Kind::AcquireLooking => statements::acquire(connection, &questions).await?,
+        _ => statements::acquire_new(connection, &questions).await?,
+    };
     Ok(answers.iter().filter(|answer| matches!(answer, Some(AcquireOutcome::Granted(_)))).count())
 }
 

@@ -92,8 +92,8 @@ fn from_url(settings: &DatabaseSettings) -> Result<Option<PgConnectOptions>, Sou
         .map_err(SourceError::Url)
 }
 
-/// What the embedded server allows: the pool twice, so that commands have one too; six for each of sixteen lanes in a crowd, eight for locks
+/// What the embedded server allows: the pool twice, so that commands have one too; eight for each of sixteen lanes in a crowd, eight for locks
 /// that go alone, and room for a look with psql.
 fn server_connections(settings: &DatabaseSettings) -> u32 {
-    2 * settings.database_connections + 120
+    2 * settings.database_connections + 152
 }

@@ -10,16 +10,23 @@ use super::queue::{self, Item, Pending, Question};
 use super::usage::Usage;
 use super::{Acquire, AcquireOutcome, Heartbeat, HeartbeatOutcome, Release, ReleaseOutcome, statements};
 
-/// A kind of question, as a lane sends and answers it.
-pub(super) trait Statement: Question + Sized {
-    const KIND: &'static str;
-    /// What counts its outcomes.
-    const COUNTER: &'static str;
+/// How questions of one kind are put to the database.
+pub(super) trait Statement {
+    type Question: Kind;
+    const NAME: &'static str;
+    /// What it is counted as where it has no answer.
+    const UNANSWERED: &'static str = "lost_race";
 
     fn send(
         connection: &mut PgConnection,
-        questions: &[&Self],
-    ) -> impl Future<Output = sqlx::Result<Vec<Option<Self::Outcome>>>> + Send;
+        questions: &[&Self::Question],
+    ) -> impl Future<Output = sqlx::Result<Vec<Option<<Self::Question as Question>::Outcome>>>> + Send;
+}
+
+/// A kind of question, and what becomes of its answers.
+pub(super) trait Kind: Question + Sized {
+    /// What counts its outcomes.
+    const COUNTER: &'static str;
 
     /// Answers; returns what the engine then has to ask for itself.
     fn answer(
@@ -71,12 +78,29 @@ fn reply<Q: Question>(pending: Pending<Q>, answer: Result<Q::Outcome, EngineErro
 }
 
 impl Statement for Acquire {
-    const KIND: &'static str = "acquire";
-    const COUNTER: &'static str = "lockable_acquires_total";
+    type Question = Self;
+    const NAME: &'static str = "acquire";
 
-    async fn send(connection: &mut PgConnection, questions: &[&Self]) -> sqlx::Result<Vec<Option<Self::Outcome>>> {
+    async fn send(connection: &mut PgConnection, questions: &[&Self]) -> sqlx::Result<Vec<Option<AcquireOutcome>>> {
         statements::acquire(connection, questions).await
     }
+}
+
+/// Acquires of locks that most likely have no row. Those that have are asked again as [`Acquire`].
+pub(super) struct AcquireNew;
+
+impl Statement for AcquireNew {
+    type Question = Acquire;
+    const NAME: &'static str = "acquire_new";
+    const UNANSWERED: &'static str = "not_new";
+
+    async fn send(connection: &mut PgConnection, questions: &[&Acquire]) -> sqlx::Result<Vec<Option<AcquireOutcome>>> {
+        statements::acquire_new(connection, questions).await
+    }
+}
+
+impl Kind for Acquire {
+    const COUNTER: &'static str = "lockable_acquires_total";
 
     fn answer(
         mut pending: Pending<Self>,
@@ -130,12 +154,16 @@ impl Statement for Acquire {
 }
 
 impl Statement for Heartbeat {
-    const KIND: &'static str = "heartbeat";
-    const COUNTER: &'static str = "lockable_heartbeats_total";
+    type Question = Self;
+    const NAME: &'static str = "heartbeat";
 
-    async fn send(connection: &mut PgConnection, questions: &[&Self]) -> sqlx::Result<Vec<Option<Self::Outcome>>> {
+    async fn send(connection: &mut PgConnection, questions: &[&Self]) -> sqlx::Result<Vec<Option<HeartbeatOutcome>>> {
         statements::heartbeat(connection, questions).await
     }
+}
+
+impl Kind for Heartbeat {
+    const COUNTER: &'static str = "lockable_heartbeats_total";
 
     fn answer(
         pending: Pending<Self>,
@@ -162,12 +190,16 @@ impl Statement for Heartbeat {
 }
 
 impl Statement for Release {
-    const KIND: &'static str = "release";
-    const COUNTER: &'static str = "lockable_releases_total";
+    type Question = Self;
+    const NAME: &'static str = "release";
 
-    async fn send(connection: &mut PgConnection, questions: &[&Self]) -> sqlx::Result<Vec<Option<Self::Outcome>>> {
+    async fn send(connection: &mut PgConnection, questions: &[&Self]) -> sqlx::Result<Vec<Option<ReleaseOutcome>>> {
         statements::release(connection, questions).await
     }
+}
+
+impl Kind for Release {
+    const COUNTER: &'static str = "lockable_releases_total";
 
     fn answer(
         pending: Pending<Self>,

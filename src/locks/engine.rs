@@ -67,7 +67,7 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Starts the lanes, on the current tokio runtime. They connect when they have something to ask: three connections each (six in a crowd), and a few
+    /// Starts the lanes, on the current tokio runtime. They connect when they have something to ask: four connections each (eight in a crowd), and a few
     /// more for locks whose rows are busy.
     pub fn start(database: &PgConnectOptions, settings: EngineSettings) -> Self {
         let usage = Usage::default();

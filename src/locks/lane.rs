@@ -14,11 +14,12 @@ use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::task::TaskTracker;
 
-use super::LockKey;
-use super::answers::{Statement, Tally};
+use super::answers::{AcquireNew, Kind, Statement, Tally};
 use super::engine::EngineError;
-use super::queue::{Batch, Item, Pending, Queue};
+use super::novelty::Novelty;
+use super::queue::{Batch, Item, Pending, Question, Queue};
 use super::usage::Usage;
+use super::{Acquire, Heartbeat, LockKey, Release};
 use crate::db;
 
 /// After this, a statement's connection is given up and its outcome is unknown. The statement is never cancelled: one that waits
@@ -62,6 +63,8 @@ impl Line {
     }
 }
 
+type Outcomes<S> = Vec<Option<<<S as Statement>::Question as Question>::Outcome>>;
+
 /// What became of a statement as a whole.
 enum Failure {
     /// No connection: nothing was sent.
@@ -79,16 +82,23 @@ enum Failure {
 struct Keeps {
     // Each kind has a line of its own: a batch has each lock once, so its kinds cannot wait for each other.
     acquires: Line,
+    acquires_new: Line,
     heartbeats: Line,
     releases: Line,
     /// Locks whose rows were busy, and when.
     busy: HashMap<LockKey, Instant>,
+    novelty: Novelty,
     backoff: Option<Duration>,
 }
 
 impl Keeps {
     async fn warm(&mut self, database: &PgConnectOptions) {
-        tokio::join!(self.acquires.warm(database), self.heartbeats.warm(database), self.releases.warm(database));
+        tokio::join!(
+            self.acquires.warm(database),
+            self.acquires_new.warm(database),
+            self.heartbeats.warm(database),
+            self.releases.warm(database)
+        );
     }
 }
 
@@ -118,7 +128,11 @@ impl Lane {
     /// not depend on how many tasks there are. It is not the rule because waking it costs more than waking a task.
     async fn run_aside(&self, batch: Batch, keeps: &mut Keeps) {
         let lane = self.clone();
-        let mut aside = Keeps { busy: std::mem::take(&mut keeps.busy), ..Keeps::default() };
+        let mut aside = Keeps {
+            busy: std::mem::take(&mut keeps.busy),
+            novelty: std::mem::take(&mut keeps.novelty),
+            ..Keeps::default()
+        };
         let work = move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             runtime.expect("a thread has a runtime").block_on(async {
@@ -131,10 +145,10 @@ impl Lane {
                     };
                 }
             });
-            aside.busy
+            (aside.busy, aside.novelty)
         };
         match tokio::task::spawn_blocking(work).await {
-            Ok(busy) => keeps.busy = busy,
+            Ok((busy, novelty)) => (keeps.busy, keeps.novelty) = (busy, novelty),
             Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
             // The runtime is about to end, and with it everything that could be answered.
             Err(_) => {}
@@ -144,13 +158,18 @@ impl Lane {
     async fn work(&self, batch: Batch, keeps: &mut Keeps) {
         metrics::histogram!("lockable_batch_size").record(batch.len() as f64);
         let batch = if keeps.busy.is_empty() { batch } else { self.set_apart(batch, &mut keeps.busy) };
-        let Batch { acquires: a, heartbeats: h, releases: r } = batch;
-        let (a, h, r) = tokio::join!(
-            self.execute(&mut keeps.acquires, a),
-            self.execute(&mut keeps.heartbeats, h),
-            self.execute(&mut keeps.releases, r)
+        let Batch { acquires: mut a, heartbeats: h, releases: r } = batch;
+        let n = keeps.novelty.take_new(&mut a);
+        let guessed = n.len();
+        let (n, a, h, r) = tokio::join!(
+            self.execute::<AcquireNew>(&mut keeps.acquires_new, n),
+            self.execute::<Acquire>(&mut keeps.acquires, a),
+            self.execute::<Heartbeat>(&mut keeps.heartbeats, h),
+            self.execute::<Release>(&mut keeps.releases, r)
         );
-        let mut left = a;
+        keeps.novelty.learn(guessed, n.again.len());
+        let mut left = n;
+        left.merge(a);
         left.merge(h);
         left.merge(r);
         for item in std::mem::take(&mut left.busy) {
@@ -182,7 +201,7 @@ impl Lane {
         batch
     }
 
-    fn set_apart_of<Q: Statement>(&self, batch: Vec<Pending<Q>>, busy: &HashMap<LockKey, Instant>) -> Vec<Pending<Q>> {
+    fn set_apart_of<Q: Kind>(&self, batch: Vec<Pending<Q>>, busy: &HashMap<LockKey, Instant>) -> Vec<Pending<Q>> {
         let mut together = Vec::with_capacity(batch.len());
         for pending in batch {
             // Where too many go alone already, it goes with the others.
@@ -204,9 +223,9 @@ impl Lane {
         let alone = async move {
             let mut line = Line::default();
             let mut left = match item {
-                Item::Acquire(pending) => lane.execute(&mut line, vec![pending]).await,
-                Item::Heartbeat(pending) => lane.execute(&mut line, vec![pending]).await,
-                Item::Release(pending) => lane.execute(&mut line, vec![pending]).await,
+                Item::Acquire(pending) => lane.execute::<Acquire>(&mut line, vec![pending]).await,
+                Item::Heartbeat(pending) => lane.execute::<Heartbeat>(&mut line, vec![pending]).await,
+                Item::Release(pending) => lane.execute::<Release>(&mut line, vec![pending]).await,
             };
             left.again.append(&mut left.busy);
             lane.queue.settle(left.answered, left.again);
@@ -217,14 +236,14 @@ impl Lane {
     }
 
     /// Asks the questions of one kind: all at once, or, where one of them spoils it for the others, one by one.
-    async fn execute<Q: Statement>(&self, line: &mut Line, batch: Vec<Pending<Q>>) -> Left {
+    async fn execute<S: Statement>(&self, line: &mut Line, batch: Vec<Pending<S::Question>>) -> Left {
         let mut left = Left::default();
         if batch.is_empty() {
             return left;
         }
         let size = batch.len();
-        match self.send(line, &batch).await {
-            Ok((outcomes, took)) => self.answer(batch, outcomes, took, &mut left),
+        match self.send::<S>(line, &batch).await {
+            Ok((outcomes, took)) => self.answer::<S>(batch, outcomes, took, &mut left),
             Err(Failure::Contention | Failure::Refused) if size > 1 => {
                 for pending in batch {
                     // The database has gone meanwhile: no use in asking it for each.
@@ -233,10 +252,10 @@ impl Lane {
                         continue;
                     }
                     let one = [pending];
-                    let result = self.send(line, &one).await;
+                    let result = self.send::<S>(line, &one).await;
                     let [pending] = one;
                     match result {
-                        Ok((outcomes, took)) => self.answer(vec![pending], outcomes, took, &mut left),
+                        Ok((outcomes, took)) => self.answer::<S>(vec![pending], outcomes, took, &mut left),
                         Err(failure) => failed(pending, &failure, &mut left),
                     }
                 }
@@ -251,20 +270,20 @@ impl Lane {
     }
 
     /// One statement, one commit.
-    async fn send<Q: Statement>(
+    async fn send<S: Statement>(
         &self,
         line: &mut Line,
-        batch: &[Pending<Q>],
-    ) -> Result<(Vec<Option<Q::Outcome>>, Duration), Failure> {
+        batch: &[Pending<S::Question>],
+    ) -> Result<(Outcomes<S>, Duration), Failure> {
         let mut connection = line.take(&self.database).await.map_err(|error| {
-            tracing::warn!(%error, kind = Q::KIND, questions = batch.len(), "no connection to the database");
+            tracing::warn!(%error, statement = S::NAME, questions = batch.len(), "no connection to the database");
             Failure::NotSent
         })?;
-        let questions: Vec<&Q> = batch.iter().map(|pending| &pending.question).collect();
+        let questions: Vec<&S::Question> = batch.iter().map(|pending| &pending.question).collect();
         let sent_at = Instant::now();
-        let answer = tokio::time::timeout(STATEMENT_GIVEN_UP_AFTER, Q::send(&mut connection, &questions)).await;
+        let answer = tokio::time::timeout(STATEMENT_GIVEN_UP_AFTER, S::send(&mut connection, &questions)).await;
         let took = sent_at.elapsed();
-        metrics::histogram!("lockable_database_seconds", "statement" => Q::KIND).record(took.as_secs_f64());
+        metrics::histogram!("lockable_database_seconds", "statement" => S::NAME).record(took.as_secs_f64());
         // Where the answer is lost, the connection is dropped without a word: whatever the statement is doing, it is let do it.
         match answer {
             Ok(Ok(outcomes)) => {
@@ -272,22 +291,22 @@ impl Lane {
                 Ok((outcomes, took))
             }
             Ok(Err(error)) if db::is_contention(&error) => {
-                tracing::debug!(%error, kind = Q::KIND, questions = batch.len(), "lost against other statements: again");
+                tracing::debug!(%error, statement = S::NAME, questions = batch.len(), "lost against other statements: again");
                 line.0 = Some(connection);
                 Err(Failure::Contention)
             }
             Ok(Err(error)) if db::is_unavailable(&error) => {
-                tracing::warn!(%error, kind = Q::KIND, questions = batch.len(), "the database's answer is lost");
+                tracing::warn!(%error, statement = S::NAME, questions = batch.len(), "the database's answer is lost");
                 Err(Failure::InDoubt)
             }
             Ok(Err(error)) => {
-                tracing::error!(%error, kind = Q::KIND, questions = batch.len(), "the database refused a statement");
+                tracing::error!(%error, statement = S::NAME, questions = batch.len(), "the database refused a statement");
                 line.0 = Some(connection);
                 Err(Failure::Refused)
             }
             Err(_) => {
                 tracing::warn!(
-                    kind = Q::KIND,
+                    statement = S::NAME,
                     questions = batch.len(),
                     "the database does not answer: connection given up"
                 );
@@ -296,10 +315,10 @@ impl Lane {
         }
     }
 
-    fn answer<Q: Statement>(
+    fn answer<S: Statement>(
         &self,
-        batch: Vec<Pending<Q>>,
-        outcomes: Vec<Option<Q::Outcome>>,
+        batch: Vec<Pending<S::Question>>,
+        outcomes: Outcomes<S>,
         took: Duration,
         left: &mut Left,
     ) {
@@ -308,22 +327,22 @@ impl Lane {
             match outcome {
                 Some(outcome) => {
                     let key = pending.question.key().clone();
-                    match Q::answer(pending, outcome, took, &self.usage, &mut tally) {
+                    match S::Question::answer(pending, outcome, took, &self.usage, &mut tally) {
                         Some(item) => left.again.push(item),
                         None => left.answered.push(key),
                     }
                 }
                 None => {
-                    tally.add("lost_race", 1);
+                    tally.add(S::UNANSWERED, 1);
                     again(pending, left);
                 }
             }
         }
-        tally.count(Q::COUNTER);
+        tally.count(S::Question::COUNTER);
     }
 }
 
-fn failed<Q: Statement>(mut pending: Pending<Q>, failure: &Failure, left: &mut Left) {
+fn failed<Q: Kind>(mut pending: Pending<Q>, failure: &Failure, left: &mut Left) {
     match failure {
         Failure::Refused => fail(pending, EngineError::Refused, left),
         Failure::Contention if Instant::now() < pending.deadline => left.busy.push(Q::into_item(pending)),
@@ -345,7 +364,7 @@ fn failed<Q: Statement>(mut pending: Pending<Q>, failure: &Failure, left: &mut L
 }
 
 /// Once more, if whoever asked still waits for it by then.
-fn again<Q: Statement>(pending: Pending<Q>, left: &mut Left) {
+fn again<Q: Kind>(pending: Pending<Q>, left: &mut Left) {
     if Instant::now() < pending.deadline {
         left.again.push(Q::into_item(pending));
     } else {
@@ -353,7 +372,7 @@ fn again<Q: Statement>(pending: Pending<Q>, left: &mut Left) {
     }
 }
 
-fn fail<Q: Statement>(pending: Pending<Q>, error: EngineError, left: &mut Left) {
+fn fail<Q: Kind>(pending: Pending<Q>, error: EngineError, left: &mut Left) {
     match Q::give_back(&pending) {
         Some(item) => left.again.push(item),
         None => left.answered.push(pending.question.key().clone()),

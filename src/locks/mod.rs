@@ -3,7 +3,8 @@
 //! * [`names`]: what a lock may be called;
 //! * [`engine`]: one question, one answer; behind it lanes that send what arrives together as one statement;
 //! * `queue`, `lane`, `answers`: what waits, who sends it, and what its outcome means;
-//! * [`statements`]: the three statements that decide, each about many locks at once;
+//! * `novelty`: which acquires are most likely of locks that have no row;
+//! * [`statements`]: the statements that decide, each about many locks at once;
 //! * [`store`]: everything else that is asked of or done to the table;
 //! * [`sweeper`]: removes rows that nobody needs any more;
 //! * [`usage`]: how many locks each account holds, against its plan's limit.
@@ -12,6 +13,7 @@ mod answers;
 pub mod engine;
 mod lane;
 pub mod names;
+mod novelty;
 mod queue;
 pub mod statements;
 pub mod store;

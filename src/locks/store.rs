@@ -1,4 +1,4 @@
-//! What is asked of the locks besides the three statements of the engine.
+//! What is asked of the locks besides the statements of the engine.
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;

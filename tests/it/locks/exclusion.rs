@@ -146,7 +146,7 @@ async fn a_lease_that_waited_for_a_row_lock_is_full_length() {
         "INSERT INTO locks (namespace_id, name, account_id, token_id, fencing_token, acquired_at, expires_at, lease_id,
                                      lease_ms, needs_proof)
                   VALUES (1, 'new', 1, 1, 0, clock_timestamp(), 'infinity', gen_random_uuid(), 5000, true)";
-    let (instant, lease) = tokio::join!(instant_of_release(&db, insert, "locks.acquire"), async {
+    let (instant, lease) = tokio::join!(instant_of_release(&db, insert, "locks.acquire_new"), async {
         held_row(&db).await;
         node.grant("new", Uuid::new_v4(), 5000).await
     });

@@ -6,6 +6,7 @@ mod faults;
 mod fencing;
 mod kills;
 mod mutants;
+mod new_locks;
 mod outage;
 mod plans_of_statements;
 mod refusals;

@@ -160,7 +160,7 @@ def numbers(results):
                 ms = [f"{(one[kind][which] or 0) / 1000:,.1f}" if one[kind]["count"] else "" for kind in ("good", "refused") for which in ("p50_us", "p99_us")]
                 rows.append([f"{one['times']:g} × best", f"{one['due_rate']:,.0f}", f"{one['sent_rate']:,.0f}", f"{one['rate']:,.0f}",
                              f"{one['rate'] / one['best']:.2f}", f"{one['refused_rate']:,.0f}", f"{ms[0]} / {ms[1]}", f"{ms[2]} / {ms[3]}"])
-            parts.append(f"{where} Before each, a closed loop without any pause was answered {min(one['best'] for one in seen['steps']):,.0f} to {max(one['best'] for one in seen['steps']):,.0f} a second: its best.\n\n"
+            parts.append(f"{where} Before and after each, a closed loop without any pause was answered {min(one['best'] for one in seen['steps']):,.0f} to {max(one['best'] for one in seen['steps']):,.0f} a second, the mean of the two: its best.\n\n"
                          + table(["offered", "due a second", "sent a second", "answered a second", "of best", "refused (503) a second",
                                   "answered in ms, median / 99 %", "refused in ms, median / 99 %"], rows))
     if "profile" in results:

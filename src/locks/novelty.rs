@@ -34,9 +34,13 @@ impl Novelty {
         if !guesses {
             self.credit += acquires.len() as i64;
         }
-        acquires
-            .extract_if(.., |pending| self.is_first(&pending.question.key) && guesses && !pending.in_doubt)
-            .collect()
+        let mut is_new = |pending: &mut Pending<Acquire>| {
+            // Once each: names that share a place would push each other out again and again.
+            let is_new = self.is_first(&pending.question.key) && guesses && !pending.taken_for_new;
+            pending.taken_for_new |= is_new;
+            is_new
+        };
+        acquires.extract_if(.., |pending| is_new(pending)).collect()
     }
 
     /// Of so many that were taken for new, so many were not granted.
@@ -101,12 +105,13 @@ mod tests {
     }
 
     #[test]
-    fn what_may_have_been_granted_is_not_new() {
-        let mut novelty = Novelty::default();
+    fn what_was_taken_for_new_is_not_again() {
         let mut all = wishes(["a".to_owned()]);
-        all[0].in_doubt = true;
-        assert!(novelty.take_new(&mut all).is_empty());
-        assert_eq!(all.len(), 1);
+        let mut again = Novelty::default().take_new(&mut all);
+        assert_eq!((again.len(), all.len()), (1, 0));
+        // As where another name has taken its place meanwhile.
+        assert!(Novelty::default().take_new(&mut again).is_empty());
+        assert_eq!(again.len(), 1);
     }
 
     /// Asks for names that it was never asked for, all of which have rows; how many of them it took for new.

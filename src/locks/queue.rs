@@ -89,13 +89,15 @@ pub(super) struct Pending<Q: Question> {
     pub(super) deadline: Instant,
     /// It was sent and the answer lost: it may have happened.
     pub(super) in_doubt: bool,
+    /// It was sent as an acquire of a lock without a row, and is not again: the guess was wrong.
+    pub(super) taken_for_new: bool,
     /// Whoever asked the same of the same lock later, and is answered from this one's outcome.
     pub(super) followers: Vec<Reply<Q>>,
 }
 
 impl<Q: Question> Pending<Q> {
     pub(super) fn new(question: Q, reply: Option<Reply<Q>>, deadline: Instant) -> Self {
-        Self { question, reply, deadline, in_doubt: false, followers: Vec::new() }
+        Self { question, reply, deadline, in_doubt: false, taken_for_new: false, followers: Vec::new() }
     }
 
     /// Whoever asked has gone away, and nobody shares the answer.

@@ -64,6 +64,25 @@ pub struct Acquire {
     pub max_live_locks: i32,
 }
 
+#[cfg(test)]
+impl Acquire {
+    /// As version 1 asks without parameters.
+    fn plain(name: &str) -> Self {
+        Self {
+            key: LockKey { namespace_id: NamespaceId(1), name: LockName::new(name).unwrap() },
+            account_id: AccountId(1),
+            token_id: TokenId(1),
+            lease_id: Uuid::new_v4(),
+            needs_proof: false,
+            lease_ms: 60_000,
+            requested_ms: None,
+            holder: None,
+            metadata: None,
+            max_live_locks: 10,
+        }
+    }
+}
+
 /// The wish to keep a lock.
 #[derive(Clone, Debug)]
 pub struct Heartbeat {

@@ -13,7 +13,7 @@ use super::{Acquire, LockKey};
 const PLACES: usize = 1 << 16;
 /// Right guesses that make up for a wrong one.
 const WRONG_COSTS: i64 = 4;
-/// How far right guesses count ahead, and for how many acquires at most nothing is guessed.
+/// How far right guesses count ahead.
 const MOST_CREDIT: i64 = 1_000;
 
 /// Which names a lane was asked for lately, and how well it guessed. A name that it was asked for has most likely a row since;
@@ -34,19 +34,20 @@ impl Novelty {
         if !guesses {
             self.credit += acquires.len() as i64;
         }
-        let mut is_new = |pending: &mut Pending<Acquire>| {
+        let is_new = |pending: &mut Pending<Acquire>| {
             // Once each: names that share a place would push each other out again and again.
             let is_new = self.is_first(&pending.question.key) && guesses && !pending.taken_for_new;
             pending.taken_for_new |= is_new;
             is_new
         };
-        acquires.extract_if(.., |pending| is_new(pending)).collect()
+        acquires.extract_if(.., is_new).collect()
     }
 
     /// Of so many that were taken for new, so many were not granted.
     pub(super) fn learn(&mut self, guessed: usize, wrong: usize) {
         let change = guessed as i64 - (1 + WRONG_COSTS) * wrong as i64;
-        self.credit = (self.credit + change).clamp(-MOST_CREDIT, MOST_CREDIT);
+        // A whole batch of wrong guesses is paid for whole, or large batches would be guessed wrong every other time.
+        self.credit = (self.credit + change).min(MOST_CREDIT);
     }
 
     /// Whether the name was not asked for lately. It was, from now on.
@@ -66,26 +67,10 @@ impl Novelty {
 mod tests {
     use std::time::Instant;
 
-    use uuid::Uuid;
-
-    use super::super::LockName;
     use super::*;
-    use crate::id::{AccountId, NamespaceId, TokenId};
 
     fn wishes(names: impl IntoIterator<Item = String>) -> Vec<Pending<Acquire>> {
-        let question = |name: String| Acquire {
-            key: LockKey { namespace_id: NamespaceId(1), name: LockName::new(&name).unwrap() },
-            account_id: AccountId(1),
-            token_id: TokenId(1),
-            lease_id: Uuid::new_v4(),
-            needs_proof: false,
-            lease_ms: 60_000,
-            requested_ms: None,
-            holder: None,
-            metadata: None,
-            max_live_locks: 10,
-        };
-        names.into_iter().map(|name| Pending::new(question(name), None, Instant::now())).collect()
+        names.into_iter().map(|name| Pending::new(Acquire::plain(&name), None, Instant::now())).collect()
     }
 
     /// What is taken out, of so many names.
@@ -127,7 +112,7 @@ mod tests {
 
     #[test]
     fn where_guesses_are_wrong_few_are_made_and_where_they_are_right_again_all() {
-        for size in [1, 10, 200] {
+        for size in [1, 10, 200, 2000] {
             let mut novelty = Novelty::default();
             let batches = 100_000 / size;
             let wrong = wrong_guesses(&mut novelty, 0..batches, size);
@@ -139,7 +124,7 @@ mod tests {
                 right += guessed;
             }
             // But for those before it tried again, and a few that share their place with another.
-            assert!(right > 97_000, "{right} of 100,000 in batches of {size}");
+            assert!(right > 100_000 - 2_000 - 5 * size, "{right} of 100,000 in batches of {size}");
         }
     }
 }

@@ -427,23 +427,10 @@ impl State {
 
 #[cfg(test)]
 mod tests {
-    use super::super::LockName;
     use super::*;
-    use crate::id::{NamespaceId, TokenId};
 
     fn wish(name: &str, needs_proof: bool) -> Item {
-        let question = Acquire {
-            key: LockKey { namespace_id: NamespaceId(1), name: LockName::new(name).unwrap() },
-            account_id: AccountId(1),
-            token_id: TokenId(1),
-            lease_id: Uuid::new_v4(),
-            needs_proof,
-            lease_ms: 60_000,
-            requested_ms: None,
-            holder: None,
-            metadata: None,
-            max_live_locks: 10,
-        };
+        let question = Acquire { needs_proof, ..Acquire::plain(name) };
         // As long as the receiver lives, somebody waits.
         let (reply, answer) = oneshot::channel();
         std::mem::forget(answer);

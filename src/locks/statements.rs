@@ -91,25 +91,47 @@ fn in_order<Q, A, T>(
     read: impl Fn(&Q, A) -> Option<T>,
 ) -> Vec<Option<T>> {
     let mut verdicts: Vec<Option<T>> = questions.iter().map(|_| None).collect();
-    let mut next = 0;
     for answer in answers {
         let of = key_of(&answer);
-        let against = |question: &&Q| {
+        let found = questions.binary_search_by(|question| {
             let key = key(question);
             (key.namespace_id.0, key.name.as_str()).cmp(&of)
-        };
-        // Most come one after the other.
-        let found = match questions.get(next) {
-            Some(question) if against(question).is_eq() => Ok(next),
-            _ => questions.binary_search_by(against),
-        };
+        });
         if let Ok(at) = found {
-            next = at + 1;
             // Of a lock that was taken over there is a row about the lease before, too, which is no verdict.
             verdicts[at] = read(questions[at], answer).or(verdicts[at].take());
         }
     }
     verdicts
+}
+
+/// Acquires, column by column, as the statements take them.
+struct Acquires<'a> {
+    namespace_ids: Vec<i64>,
+    names: Vec<&'a str>,
+    account_ids: Vec<i64>,
+    token_ids: Vec<i64>,
+    lease_ids: Vec<Uuid>,
+    needs_proof: Vec<bool>,
+    lease_ms: Vec<i32>,
+    holders: Vec<Option<&'a str>>,
+    metadata: Vec<Option<&'a Value>>,
+}
+
+impl<'a> Acquires<'a> {
+    fn of(questions: &[&'a Acquire]) -> Self {
+        Self {
+            namespace_ids: questions.iter().map(|q| q.key.namespace_id.0).collect(),
+            names: questions.iter().map(|q| q.key.name.as_str()).collect(),
+            account_ids: questions.iter().map(|q| q.account_id.0).collect(),
+            token_ids: questions.iter().map(|q| q.token_id.0).collect(),
+            lease_ids: questions.iter().map(|q| q.lease_id).collect(),
+            needs_proof: questions.iter().map(|q| q.needs_proof).collect(),
+            lease_ms: questions.iter().map(|q| q.lease_ms).collect(),
+            holders: questions.iter().map(|q| q.holder.as_deref()).collect(),
+            metadata: questions.iter().map(|q| q.metadata.as_ref()).collect(),
+        }
+    }
 }
 
 /// Grants each lock that is free, and renews each lease whose own id asks again.
@@ -121,16 +143,8 @@ pub async fn acquire(
     connection: &mut PgConnection,
     questions: &[&Acquire],
 ) -> sqlx::Result<Vec<Option<AcquireOutcome>>> {
-    let namespace_ids: Vec<i64> = questions.iter().map(|q| q.key.namespace_id.0).collect();
-    let names: Vec<&str> = questions.iter().map(|q| q.key.name.as_str()).collect();
-    let account_ids: Vec<i64> = questions.iter().map(|q| q.account_id.0).collect();
-    let token_ids: Vec<i64> = questions.iter().map(|q| q.token_id.0).collect();
-    let lease_ids: Vec<Uuid> = questions.iter().map(|q| q.lease_id).collect();
-    let needs_proof: Vec<bool> = questions.iter().map(|q| q.needs_proof).collect();
-    let lease_ms: Vec<i32> = questions.iter().map(|q| q.lease_ms).collect();
+    let q = Acquires::of(questions);
     let requested_ms: Vec<Option<i32>> = questions.iter().map(|q| q.requested_ms).collect();
-    let holders: Vec<Option<&str>> = questions.iter().map(|q| q.holder.as_deref()).collect();
-    let metadata: Vec<Option<&Value>> = questions.iter().map(|q| q.metadata.as_ref()).collect();
     let answers = sqlx::query_as!(
         Answer,
         r#"/* locks.acquire */
@@ -193,16 +207,16 @@ pub async fn acquire(
         UNION ALL
         SELECT namespace_id, name, 'lapsed', NULL, NULL, NULL, NULL, NULL, NULL, NULL FROM judged
          WHERE verdict = 'try' AND seen_unended AND NOT is_own"#,
-        &namespace_ids,
-        &names as &[&str],
-        &account_ids,
-        &token_ids,
-        &lease_ids,
-        &needs_proof,
-        &lease_ms,
+        &q.namespace_ids,
+        &q.names as &[&str],
+        &q.account_ids,
+        &q.token_ids,
+        &q.lease_ids,
+        &q.needs_proof,
+        &q.lease_ms,
         &requested_ms as &[Option<i32>],
-        &holders as &[Option<&str>],
-        &metadata as &[Option<&Value>],
+        &q.holders as &[Option<&str>],
+        &q.metadata as &[Option<&Value>],
     )
     .fetch_all(connection)
     .await?;
@@ -240,15 +254,7 @@ pub async fn acquire_new(
     connection: &mut PgConnection,
     questions: &[&Acquire],
 ) -> sqlx::Result<Vec<Option<AcquireOutcome>>> {
-    let namespace_ids: Vec<i64> = questions.iter().map(|q| q.key.namespace_id.0).collect();
-    let names: Vec<&str> = questions.iter().map(|q| q.key.name.as_str()).collect();
-    let account_ids: Vec<i64> = questions.iter().map(|q| q.account_id.0).collect();
-    let token_ids: Vec<i64> = questions.iter().map(|q| q.token_id.0).collect();
-    let lease_ids: Vec<Uuid> = questions.iter().map(|q| q.lease_id).collect();
-    let needs_proof: Vec<bool> = questions.iter().map(|q| q.needs_proof).collect();
-    let lease_ms: Vec<i32> = questions.iter().map(|q| q.lease_ms).collect();
-    let holders: Vec<Option<&str>> = questions.iter().map(|q| q.holder.as_deref()).collect();
-    let metadata: Vec<Option<&Value>> = questions.iter().map(|q| q.metadata.as_ref()).collect();
+    let q = Acquires::of(questions);
     let granted = sqlx::query!(
         r#"/* locks.acquire_new */
         INSERT INTO locks AS l (namespace_id, name, account_id, token_id, fencing_token, acquired_at, expires_at, lease_id, lease_ms,
@@ -263,15 +269,15 @@ pub async fn acquire_new(
          WHERE e.ended IS NULL ORDER BY i.namespace_id, i.name COLLATE "C"
         ON CONFLICT (namespace_id, name) DO NOTHING
         RETURNING l.namespace_id, l.name, l.fencing_token, l.acquired_at, l.expires_at, clock_timestamp() AS "written_at!""#,
-        &namespace_ids,
-        &names as &[&str],
-        &account_ids,
-        &token_ids,
-        &lease_ids,
-        &needs_proof,
-        &lease_ms,
-        &holders as &[Option<&str>],
-        &metadata as &[Option<&Value>],
+        &q.namespace_ids,
+        &q.names as &[&str],
+        &q.account_ids,
+        &q.token_ids,
+        &q.lease_ids,
+        &q.needs_proof,
+        &q.lease_ms,
+        &q.holders as &[Option<&str>],
+        &q.metadata as &[Option<&Value>],
     )
     .fetch_all(connection)
     .await?;

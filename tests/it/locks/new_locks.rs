@@ -151,3 +151,30 @@ async fn a_wrong_guess_changes_no_answer() {
     db.execute("DELETE FROM locks").await;
     assert!(fourth.grant("a", Uuid::new_v4(), 60_000).await.fencing_token > again.fencing_token);
 }
+
+/// What a node was never asked for and has rows all the same: it soon stops guessing, and refusals write nothing again.
+#[tokio::test(flavor = "multi_thread")]
+async fn refusals_of_many_names_draw_few_fencing_tokens() {
+    const NAMES: usize = 4000;
+    let db = Database::create().await;
+    db.execute(&format!(
+        "INSERT INTO locks (namespace_id, name, account_id, token_id, fencing_token, acquired_at, expires_at, lease_id, lease_ms, needs_proof)
+         SELECT 1, 'held-' || n, 1, 1, nextval('lock_fence'), now(), now() + interval '1 h', gen_random_uuid(), 60000, true
+           FROM generate_series(0, {NAMES} - 1) n"
+    ))
+    .await;
+    let node = Node::start(db.options()).await;
+    let drawn = "SELECT last_value FROM lock_fence";
+    let before: i64 = db.value(drawn).await;
+    for first in (0..NAMES).step_by(100) {
+        let asked =
+            (first..first + 100).map(|n| node.engine.acquire(acquire_unproved(BOB, &format!("held-{n}"), 60_000)));
+        for outcome in futures_util::future::join_all(asked).await {
+            assert_eq!(outcome, Ok(AcquireOutcome::Held));
+        }
+    }
+    let drawn = db.value::<i64>(drawn).await - before;
+    assert!(drawn > 0, "nothing was guessed");
+    // A quarter, and the batch with which it began.
+    assert!(drawn <= NAMES as i64 / 4 + 100, "{drawn} tokens for {NAMES} refusals");
+}

@@ -5,7 +5,9 @@
 //! techniques for main memory database systems", 1984), carried up to the API.
 
 use std::collections::HashMap;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use sqlx::PgConnection;
@@ -77,21 +79,61 @@ enum Failure {
     Refused,
 }
 
-/// What a lane keeps from one batch to the next.
+impl Failure {
+    /// The database could not be reached, or went away.
+    fn is_away(&self) -> bool {
+        matches!(self, Self::NotSent | Self::InDoubt)
+    }
+}
+
+/// What the database said to each part of what was sent: to all questions of a kind at once, or to each by itself.
+type Told<S> = Vec<(Vec<Pending<<S as Statement>::Question>>, Result<(Outcomes<S>, Duration), Failure>)>;
+
+/// A batch as it is sent. Each kind has a line of its own: a batch has each lock once, so its kinds cannot wait for each other.
+struct Outgoing {
+    acquires_new: Vec<Pending<Acquire>>,
+    acquires: Vec<Pending<Acquire>>,
+    heartbeats: Vec<Pending<Heartbeat>>,
+    releases: Vec<Pending<Release>>,
+}
+
+/// What the database said to a batch.
+struct Heard {
+    acquires_new: Told<AcquireNew>,
+    acquires: Told<Acquire>,
+    heartbeats: Told<Heartbeat>,
+    releases: Told<Release>,
+}
+
+impl Heard {
+    /// To any of it: that the database could not be reached, or went away.
+    fn is_away(&self) -> bool {
+        fn any<Q, A>(told: &[(Q, Result<A, Failure>)]) -> bool {
+            told.iter().any(|(_, said)| said.as_ref().is_err_and(Failure::is_away))
+        }
+        any(&self.acquires_new) || any(&self.acquires) || any(&self.heartbeats) || any(&self.releases)
+    }
+}
+
+/// A lane's connections.
 #[derive(Default)]
-struct Keeps {
-    // Each kind has a line of its own: a batch has each lock once, so its kinds cannot wait for each other.
-    acquires: Line,
+struct Lines {
     acquires_new: Line,
+    acquires: Line,
     heartbeats: Line,
     releases: Line,
+}
+
+/// What a lane remembers of earlier batches.
+#[derive(Default)]
+struct Memory {
     /// Locks whose rows were busy, and when.
     busy: HashMap<LockKey, Instant>,
     novelty: Novelty,
     backoff: Option<Duration>,
 }
 
-impl Keeps {
+impl Lines {
     async fn warm(&mut self, database: &PgConnectOptions) {
         tokio::join!(
             self.acquires.warm(database),
@@ -105,13 +147,14 @@ impl Keeps {
 impl Lane {
     /// Sends batches until the queue is closed and empty.
     pub(super) async fn run(self) {
-        let mut keeps = Keeps::default();
-        keeps.warm(&self.database).await;
+        let mut lines = Lines::default();
+        let mut memory = Memory::default();
+        lines.warm(&self.database).await;
         while let Some(batch) = self.queue.next_batch(self.largest_batch).await {
             if self.is_crowded() {
-                self.run_aside(batch, &mut keeps).await;
+                memory = self.run_aside(batch, memory).await;
             } else {
-                self.work(batch, &mut keeps).await;
+                self.work(batch, &mut lines, &mut memory, || !self.is_crowded()).await;
             }
         }
     }
@@ -126,65 +169,103 @@ impl Lane {
     /// A lane is one task among those of all connections. Where thousands of them are ready, its turn comes round too seldom: the
     /// database then waits for the lane, the queue stays full, and refused clients that ask again keep it so. A thread's turn does
     /// not depend on how many tasks there are. It is not the rule because waking it costs more than waking a task.
-    async fn run_aside(&self, batch: Batch, keeps: &mut Keeps) {
+    async fn run_aside(&self, batch: Batch, mut memory: Memory) -> Memory {
         let lane = self.clone();
-        let mut aside = Keeps {
-            busy: std::mem::take(&mut keeps.busy),
-            novelty: std::mem::take(&mut keeps.novelty),
-            ..Keeps::default()
-        };
         let work = move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             runtime.expect("a thread has a runtime").block_on(async {
+                let mut lines = Lines::default();
                 let mut next = Some(batch);
                 while let Some(batch) = next {
-                    lane.work(batch, &mut aside).await;
+                    lane.work(batch, &mut lines, &mut memory, || true).await;
                     next = match lane.queue.depth() {
                         0 => None,
                         _ => lane.queue.next_batch(lane.largest_batch).await,
                     };
                 }
             });
-            (aside.busy, aside.novelty)
+            memory
         };
         match tokio::task::spawn_blocking(work).await {
-            Ok((busy, novelty)) => (keeps.busy, keeps.novelty) = (busy, novelty),
+            Ok(memory) => memory,
             Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
             // The runtime is about to end, and with it everything that could be answered.
-            Err(_) => {}
+            Err(_) => Memory::default(),
         }
     }
 
-    async fn work(&self, batch: Batch, keeps: &mut Keeps) {
+    /// Sends a batch, and others for as long as they are ready when the one before was answered by the database, and `goes_on` says so.
+    ///
+    /// The next batch goes out before the answers of the last one are given: the database works on it meanwhile. A lock of the last
+    /// one is not in the next, since the queue hands out what stands behind it only when its answer was given.
+    async fn work(&self, first: Batch, lines: &mut Lines, memory: &mut Memory, goes_on: impl Fn() -> bool) {
+        let mut heard = self.ask(self.prepare(first, memory), lines).await;
+        loop {
+            let away = heard.is_away();
+            let next = if away || !goes_on() { None } else { self.queue.ready_batch(self.largest_batch) };
+            let Some(next) = next else {
+                self.give(heard, memory);
+                return self.back_off(away, memory).await;
+            };
+            memory.backoff = None;
+            let mut asking = pin!(self.ask(self.prepare(next, memory), lines));
+            // Once, so that it is sent.
+            let done = futures_util::poll!(asking.as_mut());
+            self.give(heard, memory);
+            heard = match done {
+                Poll::Ready(heard) => heard,
+                Poll::Pending => asking.await,
+            };
+        }
+    }
+
+    /// Divides a batch by what is sent.
+    fn prepare(&self, batch: Batch, memory: &mut Memory) -> Outgoing {
         metrics::histogram!("lockable_batch_size").record(batch.len() as f64);
-        let batch = if keeps.busy.is_empty() { batch } else { self.set_apart(batch, &mut keeps.busy) };
-        let Batch { acquires: mut a, heartbeats: h, releases: r } = batch;
-        let n = keeps.novelty.take_new(&mut a);
-        let guessed = n.len();
-        let (n, a, h, r) = tokio::join!(
-            self.execute::<AcquireNew>(&mut keeps.acquires_new, n),
-            self.execute::<Acquire>(&mut keeps.acquires, a),
-            self.execute::<Heartbeat>(&mut keeps.heartbeats, h),
-            self.execute::<Release>(&mut keeps.releases, r)
+        let batch = if memory.busy.is_empty() { batch } else { self.set_apart(batch, &mut memory.busy) };
+        let Batch { mut acquires, heartbeats, releases } = batch;
+        let acquires_new = memory.novelty.take_new(&mut acquires);
+        Outgoing { acquires_new, acquires, heartbeats, releases }
+    }
+
+    /// Asks the database.
+    async fn ask(&self, batch: Outgoing, lines: &mut Lines) -> Heard {
+        let (acquires_new, acquires, heartbeats, releases) = tokio::join!(
+            self.execute::<AcquireNew>(&mut lines.acquires_new, batch.acquires_new),
+            self.execute::<Acquire>(&mut lines.acquires, batch.acquires),
+            self.execute::<Heartbeat>(&mut lines.heartbeats, batch.heartbeats),
+            self.execute::<Release>(&mut lines.releases, batch.releases)
         );
-        keeps.novelty.learn(guessed, n.again.len());
-        let mut left = n;
-        left.merge(a);
-        left.merge(h);
-        left.merge(r);
+        Heard { acquires_new, acquires, heartbeats, releases }
+    }
+
+    /// Gives the answers; what has none goes back to the queue.
+    fn give(&self, heard: Heard, memory: &mut Memory) {
+        let guesses = heard.acquires_new.iter().filter_map(|(_, said)| said.as_ref().ok());
+        let (guessed, wrong) = guesses.fold((0, 0), |(guessed, wrong), (outcomes, _)| {
+            (guessed + outcomes.len(), wrong + outcomes.iter().filter(|outcome| outcome.is_none()).count())
+        });
+        memory.novelty.learn(guessed, wrong);
+        let mut left = Left::default();
+        self.answer::<AcquireNew>(heard.acquires_new, &mut left);
+        self.answer::<Acquire>(heard.acquires, &mut left);
+        self.answer::<Heartbeat>(heard.heartbeats, &mut left);
+        self.answer::<Release>(heard.releases, &mut left);
         for item in std::mem::take(&mut left.busy) {
-            keeps.busy.insert(item.key().clone(), Instant::now());
+            memory.busy.insert(item.key().clone(), Instant::now());
             match self.may_go_alone() {
                 Some(permit) => self.send_alone(item, permit),
                 None => left.again.push(item),
             }
         }
-        let away = left.away;
         self.queue.settle(left.answered, left.again);
         metrics::gauge!("lockable_lane_depth").set(self.queue.depth() as f64);
-        keeps.backoff = if away {
-            // Never hammer a database that is coming back; jitter keeps the lanes of all nodes apart.
-            let backoff = keeps.backoff.unwrap_or(FIRST_BACKOFF);
+    }
+
+    /// Never hammers a database that is coming back; jitter keeps the lanes of all nodes apart.
+    async fn back_off(&self, away: bool, memory: &mut Memory) {
+        memory.backoff = if away {
+            let backoff = memory.backoff.unwrap_or(FIRST_BACKOFF);
             tokio::time::sleep(backoff.mul_f64(0.5 + rand::random::<f64>() / 2.0)).await;
             Some((backoff * 2).min(LONGEST_BACKOFF))
         } else {
@@ -222,11 +303,18 @@ impl Lane {
         let lane = self.clone();
         let alone = async move {
             let mut line = Line::default();
-            let mut left = match item {
-                Item::Acquire(pending) => lane.execute::<Acquire>(&mut line, vec![pending]).await,
-                Item::Heartbeat(pending) => lane.execute::<Heartbeat>(&mut line, vec![pending]).await,
-                Item::Release(pending) => lane.execute::<Release>(&mut line, vec![pending]).await,
-            };
+            let mut left = Left::default();
+            match item {
+                Item::Acquire(pending) => {
+                    lane.answer::<Acquire>(lane.execute::<Acquire>(&mut line, vec![pending]).await, &mut left)
+                }
+                Item::Heartbeat(pending) => {
+                    lane.answer::<Heartbeat>(lane.execute::<Heartbeat>(&mut line, vec![pending]).await, &mut left)
+                }
+                Item::Release(pending) => {
+                    lane.answer::<Release>(lane.execute::<Release>(&mut line, vec![pending]).await, &mut left)
+                }
+            }
             left.again.append(&mut left.busy);
             lane.queue.settle(left.answered, left.again);
             drop(permit);
@@ -236,37 +324,25 @@ impl Lane {
     }
 
     /// Asks the questions of one kind: all at once, or, where one of them spoils it for the others, one by one.
-    async fn execute<S: Statement>(&self, line: &mut Line, batch: Vec<Pending<S::Question>>) -> Left {
-        let mut left = Left::default();
+    async fn execute<S: Statement>(&self, line: &mut Line, batch: Vec<Pending<S::Question>>) -> Told<S> {
         if batch.is_empty() {
-            return left;
+            return Vec::new();
         }
-        let size = batch.len();
         match self.send::<S>(line, &batch).await {
-            Ok((outcomes, took)) => self.answer::<S>(batch, outcomes, took, &mut left),
-            Err(Failure::Contention | Failure::Refused) if size > 1 => {
+            Err(Failure::Contention | Failure::Refused) if batch.len() > 1 => {
+                let mut told = Vec::with_capacity(batch.len());
+                let mut away = false;
                 for pending in batch {
-                    // The database has gone meanwhile: no use in asking it for each.
-                    if left.away {
-                        again(pending, &mut left);
-                        continue;
-                    }
-                    let one = [pending];
-                    let result = self.send::<S>(line, &one).await;
-                    let [pending] = one;
-                    match result {
-                        Ok((outcomes, took)) => self.answer::<S>(vec![pending], outcomes, took, &mut left),
-                        Err(failure) => failed(pending, &failure, &mut left),
-                    }
+                    let one = vec![pending];
+                    // Once the database has gone there is no use in asking it for each.
+                    let said = if away { Err(Failure::NotSent) } else { self.send::<S>(line, &one).await };
+                    away = said.as_ref().is_err_and(Failure::is_away);
+                    told.push((one, said));
                 }
+                told
             }
-            Err(failure) => {
-                for pending in batch {
-                    failed(pending, &failure, &mut left);
-                }
-            }
+            said => vec![(batch, said)],
         }
-        left
     }
 
     /// One statement, one commit.
@@ -315,27 +391,28 @@ impl Lane {
         }
     }
 
-    fn answer<S: Statement>(
-        &self,
-        batch: Vec<Pending<S::Question>>,
-        outcomes: Outcomes<S>,
-        took: Duration,
-        left: &mut Left,
-    ) {
+    fn answer<S: Statement>(&self, told: Told<S>, left: &mut Left) {
         let mut tally = Tally::default();
-        for (pending, outcome) in batch.into_iter().zip(outcomes) {
-            match outcome {
-                Some(outcome) => {
-                    let key = pending.question.key().clone();
-                    match S::Question::answer(pending, outcome, took, &self.usage, &mut tally) {
-                        Some(item) => left.again.push(item),
-                        None => left.answered.push(key),
+        for (batch, said) in told {
+            match said {
+                Ok((outcomes, took)) => {
+                    for (pending, outcome) in batch.into_iter().zip(outcomes) {
+                        match outcome {
+                            Some(outcome) => {
+                                let key = pending.question.key().clone();
+                                match S::Question::answer(pending, outcome, took, &self.usage, &mut tally) {
+                                    Some(item) => left.again.push(item),
+                                    None => left.answered.push(key),
+                                }
+                            }
+                            None => {
+                                tally.add(S::UNANSWERED, 1);
+                                again(pending, left);
+                            }
+                        }
                     }
                 }
-                None => {
-                    tally.add(S::UNANSWERED, 1);
-                    again(pending, left);
-                }
+                Err(failure) => batch.into_iter().for_each(|pending| failed(pending, &failure, left)),
             }
         }
         tally.count(S::Question::COUNTER);
@@ -347,12 +424,8 @@ fn failed<Q: Kind>(mut pending: Pending<Q>, failure: &Failure, left: &mut Left) 
         Failure::Refused => fail(pending, EngineError::Refused, left),
         Failure::Contention if Instant::now() < pending.deadline => left.busy.push(Q::into_item(pending)),
         Failure::Contention => fail(pending, EngineError::Unknown, left),
-        Failure::NotSent => {
-            left.away = true;
-            again(pending, left);
-        }
+        Failure::NotSent => again(pending, left),
         Failure::InDoubt => {
-            left.away = true;
             pending.in_doubt = true;
             if pending.question.is_repeatable() {
                 again(pending, left);
@@ -380,7 +453,7 @@ fn fail<Q: Kind>(pending: Pending<Q>, error: EngineError, left: &mut Left) {
     pending.fail(error);
 }
 
-/// What is left to do after a statement.
+/// What is left to do after a batch.
 #[derive(Default)]
 struct Left {
     /// Locks whose questions were answered.
@@ -389,15 +462,4 @@ struct Left {
     again: Vec<Item>,
     /// What could not be answered because somebody keeps the row.
     busy: Vec<Item>,
-    /// The database could not be reached, or went away.
-    away: bool,
-}
-
-impl Left {
-    fn merge(&mut self, other: Self) {
-        self.answered.extend(other.answered);
-        self.again.extend(other.again);
-        self.busy.extend(other.busy);
-        self.away |= other.away;
-    }
 }

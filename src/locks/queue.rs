@@ -336,6 +336,12 @@ impl Queue {
         }
     }
 
+    /// What is ready now, at most `most` of it, if anything is.
+    pub(super) fn ready_batch(&self, most: usize) -> Option<Batch> {
+        let batch = self.state().take_batch(most);
+        (batch.len() > 0).then_some(batch)
+    }
+
     /// Ends what [`next_batch`](Self::next_batch) began: these locks' questions were answered, and the next ones are ready; these
     /// items could not be answered yet, and are first to be tried again.
     pub(super) fn settle(&self, answered: Vec<LockKey>, again: Vec<Item>) {

@@ -180,6 +180,32 @@ async fn one_lock_that_is_busy_in_the_database_holds_up_nobody_else_in_its_batch
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_answer_does_not_wait_for_the_batch_that_is_sent_before_it_is_given() {
+    let (db, proxy, node) = node_behind_a_proxy().await;
+    let connections = "SELECT array_agg(pid ORDER BY pid) FROM pg_stat_activity WHERE datname = current_database() \
+                       AND application_name = 'lockable locks'";
+    let before: Vec<i32> = db.value(connections).await;
+    proxy.answers(Flow::Freeze);
+    let ask = |name| {
+        let engine = node.engine.clone();
+        tokio::spawn(async move { engine.acquire(acquire(1, name, None)).await })
+    };
+    let first = ask("first");
+    committed(&db, "SELECT FROM locks WHERE name = 'first'").await;
+    let second = ask("second");
+    eventually("it waits", async || (node.engine.depth() == 1).then_some(())).await;
+    // The second is sent when the first one's answer is there, and is then on its way for as long as we like.
+    proxy.requests(Flow::Freeze);
+    proxy.answers(Flow::Pass);
+    assert!(matches!(first.await.unwrap(), Ok(AcquireOutcome::Granted(_))));
+    assert!(!second.is_finished());
+    proxy.mend();
+    assert!(matches!(second.await.unwrap(), Ok(AcquireOutcome::Granted(_))));
+    let after: Vec<i32> = db.value(connections).await;
+    assert_eq!(before, after, "the second was given up and asked again: the first had waited for it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_grant_in_doubt_is_given_back_when_the_database_returns_too_late() {
     let db = Database::create().await;
     let proxy = Proxy::to(&db).await;

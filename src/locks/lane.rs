@@ -113,6 +113,12 @@ impl Heard {
         }
         any(&self.acquires_new) || any(&self.acquires) || any(&self.heartbeats) || any(&self.releases)
     }
+
+    /// How many locks were taken for new, and how many of them wrongly. What the database said nothing to is neither.
+    fn guesses(&self) -> (usize, usize) {
+        let outcomes = self.acquires_new.iter().filter_map(|(_, said)| said.as_ref().ok()).flat_map(|(all, _)| all);
+        outcomes.fold((0, 0), |(all, wrong), outcome| (all + 1, wrong + usize::from(outcome.is_none())))
+    }
 }
 
 /// A lane's connections.
@@ -124,15 +130,6 @@ struct Lines {
     releases: Line,
 }
 
-/// What a lane remembers of earlier batches.
-#[derive(Default)]
-struct Memory {
-    /// Locks whose rows were busy, and when.
-    busy: HashMap<LockKey, Instant>,
-    novelty: Novelty,
-    backoff: Option<Duration>,
-}
-
 impl Lines {
     async fn warm(&mut self, database: &PgConnectOptions) {
         tokio::join!(
@@ -142,6 +139,15 @@ impl Lines {
             self.releases.warm(database)
         );
     }
+}
+
+/// What a lane remembers of earlier batches.
+#[derive(Default)]
+struct Memory {
+    /// Locks whose rows were busy, and when.
+    busy: HashMap<LockKey, Instant>,
+    novelty: Novelty,
+    backoff: Option<Duration>,
 }
 
 impl Lane {
@@ -201,6 +207,8 @@ impl Lane {
     async fn work(&self, first: Batch, lines: &mut Lines, memory: &mut Memory, goes_on: impl Fn() -> bool) {
         let mut heard = self.ask(self.prepare(first, memory), lines).await;
         loop {
+            let (guessed, wrong) = heard.guesses();
+            memory.novelty.learn(guessed, wrong);
             let away = heard.is_away();
             let next = if away || !goes_on() { None } else { self.queue.ready_batch(self.largest_batch) };
             let Some(next) = next else {
@@ -241,11 +249,6 @@ impl Lane {
 
     /// Gives the answers; what has none goes back to the queue.
     fn give(&self, heard: Heard, memory: &mut Memory) {
-        let guesses = heard.acquires_new.iter().filter_map(|(_, said)| said.as_ref().ok());
-        let (guessed, wrong) = guesses.fold((0, 0), |(guessed, wrong), (outcomes, _)| {
-            (guessed + outcomes.len(), wrong + outcomes.iter().filter(|outcome| outcome.is_none()).count())
-        });
-        memory.novelty.learn(guessed, wrong);
         let mut left = Left::default();
         self.answer::<AcquireNew>(heard.acquires_new, &mut left);
         self.answer::<Acquire>(heard.acquires, &mut left);

@@ -168,6 +168,8 @@ impl Cluster {
     /// Kills every one of its processes with SIGKILL, as a crash would.
     pub(crate) fn crash(&self) {
         let postmaster = self.postmaster();
+        // Or it might start another one between the look and the kill, which would live on and keep the next start from the shared memory.
+        kill(postmaster, Signal::SIGSTOP).ok();
         let mut processes = vec![postmaster];
         processes.extend(children_of(postmaster));
         // The postmaster first, or it would begin to recover from the death of its children.

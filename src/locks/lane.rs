@@ -309,13 +309,13 @@ impl Lane {
             let mut left = Left::default();
             match item {
                 Item::Acquire(pending) => {
-                    lane.answer::<Acquire>(lane.execute::<Acquire>(&mut line, vec![pending]).await, &mut left)
+                    lane.answer::<Acquire>(lane.execute::<Acquire>(&mut line, vec![pending]).await, &mut left);
                 }
                 Item::Heartbeat(pending) => {
-                    lane.answer::<Heartbeat>(lane.execute::<Heartbeat>(&mut line, vec![pending]).await, &mut left)
+                    lane.answer::<Heartbeat>(lane.execute::<Heartbeat>(&mut line, vec![pending]).await, &mut left);
                 }
                 Item::Release(pending) => {
-                    lane.answer::<Release>(lane.execute::<Release>(&mut line, vec![pending]).await, &mut left)
+                    lane.answer::<Release>(lane.execute::<Release>(&mut line, vec![pending]).await, &mut left);
                 }
             }
             left.again.append(&mut left.busy);

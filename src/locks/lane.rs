@@ -210,12 +210,13 @@ impl Lane {
             let (guessed, wrong) = heard.guesses();
             memory.novelty.learn(guessed, wrong);
             let away = heard.is_away();
-            let next = if away || !goes_on() { None } else { self.queue.ready_batch(self.largest_batch) };
-            let Some(next) = next else {
+            if away {
                 self.give(heard, memory);
-                return self.back_off(away, memory).await;
-            };
+                return back_off(memory).await;
+            }
             memory.backoff = None;
+            let next = if goes_on() { self.queue.ready_batch(self.largest_batch) } else { None };
+            let Some(next) = next else { return self.give(heard, memory) };
             let mut asking = pin!(self.ask(self.prepare(next, memory), lines));
             // Once, so that it is sent.
             let done = futures_util::poll!(asking.as_mut());
@@ -263,17 +264,6 @@ impl Lane {
         }
         self.queue.settle(left.answered, left.again);
         metrics::gauge!("lockable_lane_depth").set(self.queue.depth() as f64);
-    }
-
-    /// Never hammers a database that is coming back; jitter keeps the lanes of all nodes apart.
-    async fn back_off(&self, away: bool, memory: &mut Memory) {
-        memory.backoff = if away {
-            let backoff = memory.backoff.unwrap_or(FIRST_BACKOFF);
-            tokio::time::sleep(backoff.mul_f64(0.5 + rand::random::<f64>() / 2.0)).await;
-            Some((backoff * 2).min(LONGEST_BACKOFF))
-        } else {
-            None
-        };
     }
 
     /// Takes out of a batch what would keep the rest of it waiting.
@@ -420,6 +410,13 @@ impl Lane {
         }
         tally.count(S::Question::COUNTER);
     }
+}
+
+/// Never hammers a database that is coming back; jitter keeps the lanes of all nodes apart.
+async fn back_off(memory: &mut Memory) {
+    let backoff = memory.backoff.unwrap_or(FIRST_BACKOFF);
+    tokio::time::sleep(backoff.mul_f64(0.5 + rand::random::<f64>() / 2.0)).await;
+    memory.backoff = Some((backoff * 2).min(LONGEST_BACKOFF));
 }
 
 fn failed<Q: Kind>(mut pending: Pending<Q>, failure: &Failure, left: &mut Left) {

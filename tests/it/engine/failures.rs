@@ -206,6 +206,28 @@ async fn an_answer_does_not_wait_for_the_batch_that_is_sent_before_it_is_given()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_is_away_is_not_asked_again_at_once_however_much_waits() {
+    let db = Database::create().await;
+    let proxy = Proxy::to(&db).await;
+    // Each question a batch of its own: there is always a next one.
+    let settings = EngineSettings { deadline: Duration::from_secs(2), largest_batch: 1, ..EngineSettings::default() };
+    let node = Node::start(&proxy.options(&db), settings);
+    eventually("it is warm", async || node.engine.acquire(acquire(1, "warm", None)).await.ok()).await;
+    proxy.sever();
+    let names: Vec<_> = (0..200).map(|n| format!("lock-{n}")).collect();
+    let asked = names.iter().map(|name| node.engine.acquire(acquire(1, name, None)));
+    for answer in futures_util::future::join_all(asked).await {
+        assert_eq!(answer, Err(EngineError::Unknown));
+    }
+    // Pauses of 10 ms at least, that double up to half a second: some ten in the deadline. The tick asks, too.
+    let refused = proxy.refused();
+    assert!(refused > 0 && refused < 60, "{refused} connections in two seconds");
+    // What may have happened is given back before the lane's thread ends.
+    proxy.mend();
+    node.engine.shut_down().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_grant_in_doubt_is_given_back_when_the_database_returns_too_late() {
     let db = Database::create().await;
     let proxy = Proxy::to(&db).await;

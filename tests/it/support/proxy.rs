@@ -44,6 +44,8 @@ struct Network {
     /// Counts the cuts: each connection ends when it changes.
     cuts: watch::Sender<u64>,
     refuses: AtomicBool,
+    /// Counts who was refused.
+    refused: AtomicU64,
     /// Whose connections the test may break; all of them if empty.
     only: Mutex<String>,
     passed_to_server: AtomicU64,
@@ -61,6 +63,7 @@ impl Proxy {
             to_client: watch::Sender::new(Flow::Pass),
             cuts: watch::Sender::new(0),
             refuses: AtomicBool::new(false),
+            refused: AtomicU64::new(0),
             only: Mutex::default(),
             passed_to_server: AtomicU64::new(0),
             passed_to_client: AtomicU64::new(0),
@@ -73,7 +76,9 @@ impl Proxy {
                     // connection slips through in between.
                     let cuts = network.cuts.subscribe();
                     // Dropping the socket is how a refused client learns of it.
-                    if !network.refuses.load(Ordering::SeqCst) {
+                    if network.refuses.load(Ordering::SeqCst) {
+                        network.refused.fetch_add(1, Ordering::SeqCst);
+                    } else {
                         tokio::spawn(network.clone().carry(client, cuts));
                     }
                 }
@@ -122,6 +127,11 @@ impl Proxy {
     pub(crate) fn sever(&self) {
         self.network.refuses.store(true, Ordering::SeqCst);
         self.cut();
+    }
+
+    /// Connections that were refused so far.
+    pub(crate) fn refused(&self) -> u64 {
+        self.network.refused.load(Ordering::SeqCst)
     }
 
     /// Back to a network that works.

@@ -1,6 +1,7 @@
 //! What the parts of an acquire cost that are ours, one by one: `cargo bench --bench hot_path`.
 //!
-//! No database. What PostgreSQL and the network cost, and all of it together, is measured by `script/bench`.
+//! No database. What PostgreSQL and the network cost, and all of it together, is measured by
+//! `script/bench`.
 
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr};
@@ -28,7 +29,10 @@ fn headers() -> HeaderMap {
     use base64::Engine;
     let credentials = base64::engine::general_purpose::STANDARD.encode(format!("{TOKEN}:"));
     let value = HeaderValue::from_str(&format!("Basic {credentials}")).expect("visible ASCII");
-    HeaderMap::from_iter([(header::AUTHORIZATION, value), (header::HOST, HeaderValue::from_static("127.0.0.1:8080"))])
+    HeaderMap::from_iter([
+        (header::AUTHORIZATION, value),
+        (header::HOST, HeaderValue::from_static("127.0.0.1:8080")),
+    ])
 }
 
 fn lease() -> Lease {
@@ -45,11 +49,15 @@ fn lease() -> Lease {
 /// What reads a request.
 fn reading(criterion: &mut Criterion) {
     let headers = headers();
-    criterion.bench_function("name, plain", |b| b.iter(|| LockName::parse_segment(black_box("nightly-report"))));
+    criterion.bench_function("name, plain", |b| {
+        b.iter(|| LockName::parse_segment(black_box("nightly-report")))
+    });
     criterion.bench_function("name, percent-encoded", |b| {
         b.iter(|| LockName::parse_segment(black_box("reports%2Fnightly%20%C3%BC")));
     });
-    criterion.bench_function("credentials", |b| b.iter(|| credentials::basic(black_box(&headers)).map(|_| ())));
+    criterion.bench_function("credentials", |b| {
+        b.iter(|| credentials::basic(black_box(&headers)).map(|_| ()))
+    });
     criterion.bench_function("parameters, none", |b| {
         b.iter(|| Parameters::parse(Operation::Acquire, black_box(None), &headers));
     });
@@ -65,7 +73,9 @@ fn authentication(criterion: &mut Criterion) {
     criterion.bench_function("token digest", |b| b.iter(|| black_box(&token).sha256()));
     let cache = moka::sync::Cache::new(100_000);
     cache.insert(token.sha256(), std::sync::Arc::new(1));
-    criterion.bench_function("look-up in the cache of tokens", |b| b.iter(|| cache.get(black_box(&token.sha256()))));
+    criterion.bench_function("look-up in the cache of tokens", |b| {
+        b.iter(|| cache.get(black_box(&token.sha256())))
+    });
     let rates = RequestRates::default();
     criterion.bench_function("count against the account's rate", |b| {
         b.iter(|| rates.check(black_box(AccountId(1)), 1_000_000));
@@ -75,9 +85,13 @@ fn authentication(criterion: &mut Criterion) {
 /// What writes an answer.
 fn writing(criterion: &mut Criterion) {
     let lease = lease();
-    criterion.bench_function("answer, granted", |b| b.iter(|| v1::granted(black_box(&lease))));
+    criterion.bench_function("answer, granted", |b| {
+        b.iter(|| v1::granted(black_box(&lease)))
+    });
     criterion.bench_function("request id", |b| b.iter(RequestId::generate));
-    criterion.bench_function("lease id", |b| b.iter(|| uuid::Builder::from_random_bytes(rand::random()).into_uuid()));
+    criterion.bench_function("lease id", |b| {
+        b.iter(|| uuid::Builder::from_random_bytes(rand::random()).into_uuid())
+    });
     criterion.bench_function("request context", |b| {
         b.iter(|| RequestContext::new(RequestId::generate(), black_box(ADDRESS)));
     });
@@ -90,7 +104,8 @@ impl DirectCalls for Granted {
     type Call = ();
 
     fn find(&self, path: &str) -> Option<((), &'static str)> {
-        path.starts_with("/v1/").then_some(((), "/v1/acquire/{name}"))
+        path.starts_with("/v1/")
+            .then_some(((), "/v1/acquire/{name}"))
     }
 
     async fn answer(&self, (): (), _: Request<Body>, _: &RequestContext) -> Response {
@@ -98,10 +113,13 @@ impl DirectCalls for Granted {
     }
 }
 
-/// What every request runs through around such a handler: directly, as the API's calls do, and through a router and layers, as
-/// everything else does.
+/// What every request runs through around such a handler: directly, as the API's calls do, and
+/// through a router and layers, as everything else does.
 fn layers(criterion: &mut Criterion) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
     let finish = |outcome, _: &RequestContext| match outcome {
         Outcome::Answer(response) => response,
         Outcome::Panicked | Outcome::TimedOut => unreachable!("the handler does neither"),
@@ -109,7 +127,10 @@ fn layers(criterion: &mut Criterion) {
     let guard = GuardLayer::new(std::time::Duration::from_secs(10), finish);
     let edge = EdgeLayer::new(TrustedProxies::default(), false);
     let router = axum::Router::new()
-        .route("/routed/{name}", axum::routing::any(async || v1::granted(&lease())))
+        .route(
+            "/routed/{name}",
+            axum::routing::any(async || v1::granted(&lease())),
+        )
         .layer((edge.clone(), guard.clone()));
     let front = Front::new(Granted, edge, guard, router);
     let mut measure = |name: &str, path: &str| {
@@ -127,7 +148,10 @@ fn layers(criterion: &mut Criterion) {
         });
     };
     measure("edge and guard, directly", "/v1/acquire/nightly-report");
-    measure("edge and guard, through the router", "/routed/nightly-report");
+    measure(
+        "edge and guard, through the router",
+        "/routed/nightly-report",
+    );
 }
 
 /// A tokio runtime, as criterion wants one; its own adapter would bring in all of tokio's features.

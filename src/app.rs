@@ -1,4 +1,5 @@
-//! What every handler may use, put together once. Each part can be had for itself; nothing here decides anything.
+//! What every handler may use, put together once. Each part can be had for itself; nothing here
+//! decides anything.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -55,14 +56,24 @@ impl std::ops::Deref for App {
 }
 
 impl App {
-    /// Puts a node together over a migrated database. Opens no connection yet, starts the engine's lanes; [`crate::jobs::spawn`] starts the rest.
-    pub fn new(settings: Settings, listening: SocketAddr, database: PgConnectOptions, mail: Mailer) -> Self {
+    /// Puts a node together over a migrated database. Opens no connection yet, starts the engine's
+    /// lanes; [`crate::jobs::spawn`] starts the rest.
+    pub fn new(
+        settings: Settings,
+        listening: SocketAddr,
+        database: PgConnectOptions,
+        mail: Mailer,
+    ) -> Self {
         let engine = EngineSettings {
             lanes: settings.lanes.into(),
             largest_batch: settings.largest_batch.into(),
             ..EngineSettings::default()
         };
-        let db = db::pool(database.clone(), Purpose::General, settings.database.database_connections);
+        let db = db::pool(
+            database.clone(),
+            Purpose::General,
+            settings.database.database_connections,
+        );
         let changes = Changes::default();
         Self(Arc::new(Parts {
             public_url: settings.public_url(listening),

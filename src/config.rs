@@ -1,6 +1,7 @@
 //! The settings: each by flag and by environment variable, with units in their names.
 //!
-//! [`Settings`] is what `lockable serve` takes; [`DatabaseSettings`] is the part that every command on the data needs.
+//! [`Settings`] is what `lockable serve` takes; [`DatabaseSettings`] is the part that every command
+//! on the data needs.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -25,7 +26,8 @@ const LARGEST_BATCH: u16 = 2048;
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Service")]
 pub struct Settings {
-    /// Address and port to serve on; other machines reach it only if this is not loopback (0.0.0.0:8080)
+    /// Address and port to serve on; other machines reach it only if this is not loopback
+    /// (0.0.0.0:8080)
     #[arg(long, env = "LOCKABLE_LISTEN", value_name = "ADDRESS:PORT", default_value = LISTEN, value_parser = address)]
     pub listen: SocketAddr,
 
@@ -33,8 +35,8 @@ pub struct Settings {
     #[arg(long, env = "LOCKABLE_METRICS_LISTEN", value_name = "ADDRESS:PORT", default_value = METRICS_LISTEN, value_parser = address)]
     pub metrics_listen: SocketAddr,
 
-    /// PEM file with the TLS certificate and its chain; with it the service speaks HTTPS (HTTP/1.1 and HTTP/2), and takes
-    /// up a changed file within seconds. Unset: plain HTTP
+    /// PEM file with the TLS certificate and its chain; with it the service speaks HTTPS (HTTP/1.1
+    /// and HTTP/2), and takes up a changed file within seconds. Unset: plain HTTP
     #[arg(long, env = "LOCKABLE_TLS_CERT", value_name = "FILE")]
     pub tls_cert: Option<PathBuf>,
 
@@ -42,19 +44,25 @@ pub struct Settings {
     #[arg(long, env = "LOCKABLE_TLS_KEY", value_name = "FILE")]
     pub tls_key: Option<PathBuf>,
 
-    /// What browsers and mail call this service, such as https://locks.example.com. Its scheme decides whether cookies are
-    /// Secure and HSTS is sent [default: from the listener]
+    /// What browsers and mail call this service, such as https://locks.example.com. Its scheme
+    /// decides whether cookies are Secure and HSTS is sent [default: from the listener]
     #[arg(long, env = "LOCKABLE_PUBLIC_URL", value_name = "URL", value_parser = web_url)]
     pub public_url: Option<Url>,
 
-    /// Proxies in front of the service, as addresses or networks separated by commas (10.0.0.0/8,127.0.0.1). Only they are
-    /// believed when they say in X-Forwarded-For who asked [default: none, the peer's address counts]
+    /// Proxies in front of the service, as addresses or networks separated by commas
+    /// (10.0.0.0/8,127.0.0.1). Only they are believed when they say in X-Forwarded-For who asked
+    /// [default: none, the peer's address counts]
     #[arg(long, env = "LOCKABLE_TRUSTED_PROXIES", value_name = "CIDR,...", value_delimiter = ',', value_parser = network)]
     pub trusted_proxies: Vec<IpNet>,
 
-    /// Mail server, as smtp://user:password@host:port (with ?tls=required for STARTTLS) or smtps://... Unset: mail is
-    /// written to the folder outbox in the data directory
-    #[arg(long, env = "LOCKABLE_SMTP_URL", value_name = "URL", hide_env_values = true)]
+    /// Mail server, as smtp://user:password@host:port (with ?tls=required for STARTTLS) or
+    /// smtps://... Unset: mail is written to the folder outbox in the data directory
+    #[arg(
+        long,
+        env = "LOCKABLE_SMTP_URL",
+        value_name = "URL",
+        hide_env_values = true
+    )]
     pub smtp_url: Option<SecretUrl>,
 
     /// Sender of the service's mail [default: lockable@ and the host of the public URL]
@@ -65,8 +73,8 @@ pub struct Settings {
     #[arg(long, env = "LOCKABLE_UPGRADE_URL", value_name = "URL", value_parser = web_url)]
     pub upgrade_url: Option<Url>,
 
-    /// How long after an outage of the database its leases may still be renewed before anybody else gets the lock,
-    /// milliseconds [default: what the database says, 60000 at first]
+    /// How long after an outage of the database its leases may still be renewed before anybody else
+    /// gets the lock, milliseconds [default: what the database says, 60000 at first]
     #[arg(long, env = "LOCKABLE_OUTAGE_GRACE_MS", value_name = "MS", value_parser = clap::value_parser!(u32).range(0..=86_400_000))]
     pub outage_grace_ms: Option<u32>,
 
@@ -74,8 +82,9 @@ pub struct Settings {
     #[arg(long, env = "LOCKABLE_DRAIN_TIMEOUT_MS", value_name = "MS", default_value_t = DRAIN_TIMEOUT_MS)]
     pub drain_timeout_ms: u64,
 
-    /// Batches of questions about locks that this node may have under way at once, each with four connections to PostgreSQL (eight in a crowd).
-    /// More help only where a commit takes long and processors have nothing to do meanwhile
+    /// Batches of questions about locks that this node may have under way at once, each with four
+    /// connections to PostgreSQL (eight in a crowd). More help only where a commit takes long and
+    /// processors have nothing to do meanwhile
     #[arg(long, env = "LOCKABLE_LANES", value_name = "N", default_value_t = LANES, value_parser = clap::value_parser!(u16).range(1..=16))]
     pub lanes: u16,
 
@@ -83,7 +92,8 @@ pub struct Settings {
     #[arg(long, env = "LOCKABLE_LARGEST_BATCH", value_name = "N", default_value_t = LARGEST_BATCH, value_parser = clap::value_parser!(u16).range(1..=4096))]
     pub largest_batch: u16,
 
-    /// Threads that serve requests [default: as many as processors, one less beside the embedded PostgreSQL]
+    /// Threads that serve requests [default: as many as processors, one less beside the embedded
+    /// PostgreSQL]
     #[arg(long, env = "LOCKABLE_THREADS", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
 
@@ -96,13 +106,19 @@ pub struct Settings {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Database")]
 pub struct DatabaseSettings {
-    /// PostgreSQL to use, as postgres://user:password@host/database. Unset: Lockable runs a PostgreSQL of its own in the
-    /// data directory
-    #[arg(long, env = "DATABASE_URL", value_name = "URL", hide_env_values = true, global = true)]
+    /// PostgreSQL to use, as postgres://user:password@host/database. Unset: Lockable runs a
+    /// PostgreSQL of its own in the data directory
+    #[arg(
+        long,
+        env = "DATABASE_URL",
+        value_name = "URL",
+        hide_env_values = true,
+        global = true
+    )]
     pub database_url: Option<SecretUrl>,
 
-    /// Folder of the embedded PostgreSQL and of unsent mail [default: /var/lib/lockable for root, else the platform's data
-    /// folder for lockable]
+    /// Folder of the embedded PostgreSQL and of unsent mail [default: /var/lib/lockable for root,
+    /// else the platform's data folder for lockable]
     #[arg(long, env = "LOCKABLE_DATA_DIR", value_name = "DIR", global = true)]
     pub data_dir: Option<PathBuf>,
 
@@ -111,7 +127,8 @@ pub struct DatabaseSettings {
           value_parser = clap::value_parser!(u32).range(4..=1000))]
     pub database_connections: u32,
 
-    /// Accept a PostgreSQL with fsync or full_page_writes off. A crash of it may then forget locks that were granted
+    /// Accept a PostgreSQL with fsync or full_page_writes off. A crash of it may then forget locks
+    /// that were granted
     #[arg(long, env = "LOCKABLE_UNSAFE_DATABASE", global = true)]
     pub unsafe_database: bool,
 }
@@ -120,9 +137,14 @@ pub struct DatabaseSettings {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Log")]
 pub struct LogSettings {
-    /// What to log: error, warn, info, debug or trace, also by module (info,lockable::locks=debug) [default: info for serve,
-    /// warn for the other commands]
-    #[arg(long = "log", env = "LOCKABLE_LOG", value_name = "FILTER", global = true)]
+    /// What to log: error, warn, info, debug or trace, also by module (info,lockable::locks=debug)
+    /// [default: info for serve, warn for the other commands]
+    #[arg(
+        long = "log",
+        env = "LOCKABLE_LOG",
+        value_name = "FILTER",
+        global = true
+    )]
     pub filter: Option<String>,
 
     /// How to write the log, on standard error
@@ -160,10 +182,14 @@ impl Settings {
         let complain = |sentence: &str| Err(SettingsError(sentence.to_owned()));
         match (&self.tls_cert, &self.tls_key) {
             (Some(_), None) => {
-                return complain("--tls-cert is set without --tls-key: give the file of its private key too");
+                return complain(
+                    "--tls-cert is set without --tls-key: give the file of its private key too",
+                );
             }
             (None, Some(_)) => {
-                return complain("--tls-key is set without --tls-cert: give the file of its certificate too");
+                return complain(
+                    "--tls-key is set without --tls-cert: give the file of its certificate too",
+                );
             }
             _ => {}
         }
@@ -187,7 +213,11 @@ impl Settings {
             }
         }
         if let Some(url) = &self.smtp_url {
-            url.validate("LOCKABLE_SMTP_URL", ["smtp", "smtps"], "smtp:// or smtps://")?;
+            url.validate(
+                "LOCKABLE_SMTP_URL",
+                ["smtp", "smtps"],
+                "smtp:// or smtps://",
+            )?;
         }
         if let Some(from) = &self.mail_from
             && !from.contains('@')
@@ -197,19 +227,24 @@ impl Settings {
         self.database.validate()
     }
 
-    /// What browsers and mail call this service: the setting, else the listener's address. `listening` is the bound
-    /// address, whose port is known even where the setting said 0.
+    /// What browsers and mail call this service: the setting, else the listener's address.
+    /// `listening` is the bound address, whose port is known even where the setting said 0.
     pub fn public_url(&self, listening: SocketAddr) -> Url {
         if let Some(url) = &self.public_url {
             return url.clone();
         }
-        let scheme = if self.tls_cert.is_some() { "https" } else { "http" };
+        let scheme = if self.tls_cert.is_some() {
+            "https"
+        } else {
+            "http"
+        };
         let host = match listening.ip() {
             ip if ip.is_unspecified() => "localhost".to_owned(),
             IpAddr::V6(ip) => format!("[{ip}]"),
             IpAddr::V4(ip) => ip.to_string(),
         };
-        Url::parse(&format!("{scheme}://{host}:{}/", listening.port())).expect("an address and a port make a URL")
+        Url::parse(&format!("{scheme}://{host}:{}/", listening.port()))
+            .expect("an address and a port make a URL")
     }
 
     /// How long a stop may take to answer what is in flight.
@@ -243,9 +278,14 @@ impl DatabaseSettings {
         if nix::unistd::geteuid().is_root() {
             return Ok(PathBuf::from("/var/lib/lockable"));
         }
-        etcetera::base_strategy::choose_native_strategy().map(|places| places.data_dir().join("lockable")).map_err(
-            |_| SettingsError("this user has no home directory: say with --data-dir where the data goes".to_owned()),
-        )
+        etcetera::base_strategy::choose_native_strategy()
+            .map(|places| places.data_dir().join("lockable"))
+            .map_err(|_| {
+                SettingsError(
+                    "this user has no home directory: say with --data-dir where the data goes"
+                        .to_owned(),
+                )
+            })
     }
 }
 
@@ -274,11 +314,17 @@ impl Default for Settings {
 
 impl Default for DatabaseSettings {
     fn default() -> Self {
-        Self { database_url: None, data_dir: None, database_connections: DATABASE_CONNECTIONS, unsafe_database: false }
+        Self {
+            database_url: None,
+            data_dir: None,
+            database_connections: DATABASE_CONNECTIONS,
+            unsafe_database: false,
+        }
     }
 }
 
-/// A URL that may hold a password, as it was given: it is read where nothing can echo it, and `Debug` leaves it out.
+/// A URL that may hold a password, as it was given: it is read where nothing can echo it, and
+/// `Debug` leaves it out.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SecretUrl(String);
 
@@ -297,10 +343,17 @@ impl SecretUrl {
     }
 
     /// Checks what it is; `setting` names it, and `expected` describes it.
-    fn validate(&self, setting: &str, schemes: [&str; 2], expected: &str) -> Result<(), SettingsError> {
+    fn validate(
+        &self,
+        setting: &str,
+        schemes: [&str; 2],
+        expected: &str,
+    ) -> Result<(), SettingsError> {
         match self.parse() {
             Ok(url) if schemes.contains(&url.scheme()) => Ok(()),
-            Ok(_) => Err(SettingsError(format!("{setting} has to begin with {expected}"))),
+            Ok(_) => Err(SettingsError(format!(
+                "{setting} has to begin with {expected}"
+            ))),
             Err(error) => Err(SettingsError(format!(
                 "{setting} is not a URL ({error}): it has to begin with {expected}; a password goes into it \
                  percent-encoded, such as %2F for /"
@@ -312,7 +365,8 @@ impl SecretUrl {
 impl FromStr for SecretUrl {
     type Err = Infallible;
 
-    /// Takes any text: clap prints what it cannot read, password and all. `Settings::validate` says what is wrong with it.
+    /// Takes any text: clap prints what it cannot read, password and all. `Settings::validate` says
+    /// what is wrong with it.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         Ok(Self(text.to_owned()))
     }
@@ -320,8 +374,14 @@ impl FromStr for SecretUrl {
 
 impl fmt::Debug for SecretUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // No other part of it is safe: where the password holds a /, a part of that is read as the path.
-        f.write_str(self.0.split_once(':').filter(|_| self.parse().is_ok()).map_or("", |(scheme, _)| scheme))?;
+        // No other part of it is safe: where the password holds a /, a part of that is read as the
+        // path.
+        f.write_str(
+            self.0
+                .split_once(':')
+                .filter(|_| self.parse().is_ok())
+                .map_or("", |(scheme, _)| scheme),
+        )?;
         f.write_str("://***")
     }
 }
@@ -334,8 +394,9 @@ fn address(text: &str) -> Result<SocketAddr, String> {
 }
 
 fn web_url(text: &str) -> Result<Url, String> {
-    let url = Url::parse(text)
-        .map_err(|_| "expected a whole URL with its scheme, such as https://locks.example.com".to_owned())?;
+    let url = Url::parse(text).map_err(|_| {
+        "expected a whole URL with its scheme, such as https://locks.example.com".to_owned()
+    })?;
     if !matches!(url.scheme(), "http" | "https") || url.host().is_none() {
         return Err("expected a URL that begins with https:// or http://".to_owned());
     }
@@ -361,7 +422,9 @@ mod tests {
     }
 
     fn parse(flags: &[&str]) -> Result<Settings, String> {
-        let settings = Flags::try_parse_from([&["serve"], flags].concat()).map_err(|error| error.to_string())?.settings;
+        let settings = Flags::try_parse_from([&["serve"], flags].concat())
+            .map_err(|error| error.to_string())?
+            .settings;
         settings.validate().map_err(|error| error.to_string())?;
         Ok(settings)
     }
@@ -371,32 +434,72 @@ mod tests {
         let settings = parse(&[]).unwrap();
         assert_eq!(settings.listen, Settings::default().listen);
         assert_eq!(settings.metrics_listen, Settings::default().metrics_listen);
-        assert_eq!(settings.public_url(settings.listen).as_str(), "http://127.0.0.1:8080/");
+        assert_eq!(
+            settings.public_url(settings.listen).as_str(),
+            "http://127.0.0.1:8080/"
+        );
     }
 
     #[test]
     fn a_certificate_without_key_is_refused() {
-        assert!(parse(&["--tls-cert", "cert.pem"]).unwrap_err().contains("--tls-key"));
-        assert!(parse(&["--tls-key", "key.pem"]).unwrap_err().contains("--tls-cert"));
+        assert!(
+            parse(&["--tls-cert", "cert.pem"])
+                .unwrap_err()
+                .contains("--tls-key")
+        );
+        assert!(
+            parse(&["--tls-key", "key.pem"])
+                .unwrap_err()
+                .contains("--tls-cert")
+        );
     }
 
     #[test]
     fn a_public_url_needs_its_scheme() {
-        assert!(parse(&["--public-url", "locks.example.com"]).unwrap_err().contains("scheme"));
-        assert!(parse(&["--public-url", "ftp://locks.example.com"]).unwrap_err().contains("https://"));
+        assert!(
+            parse(&["--public-url", "locks.example.com"])
+                .unwrap_err()
+                .contains("scheme")
+        );
+        assert!(
+            parse(&["--public-url", "ftp://locks.example.com"])
+                .unwrap_err()
+                .contains("https://")
+        );
     }
 
     #[test]
     fn a_public_url_has_nothing_that_would_break_a_link() {
-        for right in ["https://locks.example.com", "http://localhost:8080/", "https://[::1]:8443"] {
+        for right in [
+            "https://locks.example.com",
+            "http://localhost:8080/",
+            "https://[::1]:8443",
+        ] {
             assert!(parse(&["--public-url", right]).is_ok(), "{right}");
         }
-        for wrong in ["me@host", "me:hunter2@host", "host/locks", "host/?a=b", "host?", "host/#top", "host#"] {
+        for wrong in [
+            "me@host",
+            "me:hunter2@host",
+            "host/locks",
+            "host/?a=b",
+            "host?",
+            "host/#top",
+            "host#",
+        ] {
             let said = parse(&["--public-url", &format!("https://{wrong}")]).unwrap_err();
-            assert!(said.contains("--public-url is a scheme and a host") && !said.contains("hunter"), "{said}");
+            assert!(
+                said.contains("--public-url is a scheme and a host") && !said.contains("hunter"),
+                "{said}"
+            );
         }
         // Where it is only a place to go to, anything may follow.
-        assert!(parse(&["--upgrade-url", "https://example.com/plans?from=lockable#business"]).is_ok());
+        assert!(
+            parse(&[
+                "--upgrade-url",
+                "https://example.com/plans?from=lockable#business"
+            ])
+            .is_ok()
+        );
     }
 
     #[test]
@@ -404,12 +507,18 @@ mod tests {
         let settings = parse(&["--trusted-proxies", "10.0.0.0/8, ::1"]).unwrap();
         assert_eq!(settings.trusted_proxies.len(), 2);
         assert!(settings.trusted_proxies[1].contains(&"::1".parse::<IpAddr>().unwrap()));
-        assert!(parse(&["--trusted-proxies", "proxy"]).unwrap_err().contains("network"));
+        assert!(
+            parse(&["--trusted-proxies", "proxy"])
+                .unwrap_err()
+                .contains("network")
+        );
     }
 
     #[test]
     fn passwords_in_urls_are_not_shown() {
-        let url: SecretUrl = "postgres://me:hunter2@host/db?password=hunter3".parse().unwrap();
+        let url: SecretUrl = "postgres://me:hunter2@host/db?password=hunter3"
+            .parse()
+            .unwrap();
         assert_eq!(format!("{url:?}"), "postgres://***");
         let url: SecretUrl = "hunter2".parse().unwrap();
         assert_eq!(format!("{url:?}"), "://***");

@@ -1,12 +1,16 @@
 //! Lockable: a distributed lock service over HTTPS, on PostgreSQL.
 //!
-//! The map, from the outside in; each only knows those below it (`tests/it/architecture.rs` holds that):
+//! The map, from the outside in; each only knows those below it (`tests/it/architecture.rs` holds
+//! that):
 //!
 //! * [`cli`]: the commands; [`server`]: listeners, the router, start and stop;
-//! * [`api`] and [`web`]: thin adapters for programs and for people; [`transport`]: what they share of HTTP; [`jobs`]: what runs by the clock;
+//! * [`api`] and [`web`]: thin adapters for programs and for people; [`transport`]: what they share
+//!   of HTTP; [`jobs`]: what runs by the clock;
 //! * [`app`]: what every handler may use, put together once;
-//! * the nouns, with their types, rules and queries: [`accounts`], [`tokens`], [`plans`], [`namespaces`], [`locks`], [`audit`]; and [`mail`];
-//! * [`db`]: pools, migrations, notices, the embedded cluster; [`clock`]: the record of outages; [`config`]: settings.
+//! * the nouns, with their types, rules and queries: [`accounts`], [`tokens`], [`plans`],
+//!   [`namespaces`], [`locks`], [`audit`]; and [`mail`];
+//! * [`db`]: pools, migrations, notices, the embedded cluster; [`clock`]: the record of outages;
+//!   [`config`]: settings.
 
 pub mod accounts;
 pub mod api;

@@ -5,8 +5,9 @@ use std::fmt;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-/// A text that proves something: an API token, a password, a session id, the secret of a link in a mail.
-/// `Debug` is redacted and there is no `Display`; whoever needs the text says [`expose`](Self::expose).
+/// A text that proves something: an API token, a password, a session id, the secret of a link in a
+/// mail. `Debug` is redacted and there is no `Display`; whoever needs the text says
+/// [`expose`](Self::expose).
 #[derive(Clone, PartialEq, Eq, serde::Deserialize)]
 #[serde(transparent)]
 pub struct Secret(String);
@@ -27,7 +28,8 @@ impl Secret {
         &self.0
     }
 
-    /// What is stored instead of a secret with enough random bits: no salt and no slow hash are needed for those.
+    /// What is stored instead of a secret with enough random bits: no salt and no slow hash are
+    /// needed for those.
     pub fn sha256(&self) -> Sha256Digest {
         Sha256Digest(Sha256::digest(self.0.as_bytes()).into())
     }

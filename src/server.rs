@@ -33,7 +33,8 @@ const WAIT_FOR_DATABASE: Duration = Duration::from_secs(60);
 /// For what is left to write after the last answer of a stop.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a request may take to be answered. Longer than the lock engine's own deadline, which knows more.
+/// How long a request may take to be answered. Longer than the lock engine's own deadline, which
+/// knows more.
 pub const DEADLINE: Duration = Duration::from_secs(10);
 
 /// Runs the service until it is told to stop, and to the end of what was in flight then.
@@ -58,7 +59,11 @@ pub fn serve(settings: Settings) -> anyhow::Result<()> {
         );
     }
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
-    if let Some(threads) = settings.threads.map(usize::from).or_else(|| source.is_embedded().then(beside_a_database)) {
+    if let Some(threads) = settings
+        .threads
+        .map(usize::from)
+        .or_else(|| source.is_embedded().then(beside_a_database))
+    {
         runtime.worker_threads(threads);
     }
     let runtime = runtime.enable_all().build()?;
@@ -70,9 +75,12 @@ pub fn serve(settings: Settings) -> anyhow::Result<()> {
     outcome
 }
 
-/// Threads where PostgreSQL shares the processors: its backends are single-threaded, and one is always busy under load.
+/// Threads where PostgreSQL shares the processors: its backends are single-threaded, and one is
+/// always busy under load.
 fn beside_a_database() -> usize {
-    std::thread::available_parallelism().map_or(1, |processors| processors.get() - 1).max(1)
+    std::thread::available_parallelism()
+        .map_or(1, |processors| processors.get() - 1)
+        .max(1)
 }
 
 async fn run(
@@ -121,8 +129,13 @@ async fn run(
     background.spawn(telemetry::upkeep(metrics.clone(), app.db.clone()));
     let metrics_address = metrics_listener.local_addr()?;
     background.spawn(async move {
-        if let Err(error) =
-            listener::serve(metrics_listener, None, Handle::new(), telemetry::router(metrics).into_make_service()).await
+        if let Err(error) = listener::serve(
+            metrics_listener,
+            None,
+            Handle::new(),
+            telemetry::router(metrics).into_make_service(),
+        )
+        .await
         {
             tracing::error!(%error, "the metrics listener ended");
         }
@@ -130,7 +143,8 @@ async fn run(
     tracing::info!(%address, metrics = %metrics_address, url = %app.public_url, "listening");
     let server = tokio::spawn(listener::serve(listener, tls_config, handle.clone(), front));
 
-    let outcome = drain_on_signal(server, &handle, &mut signals, &app.stopping, drain_timeout).await;
+    let outcome =
+        drain_on_signal(server, &handle, &mut signals, &app.stopping, drain_timeout).await;
     app.stopping.cancel();
     let flush = async {
         app.locks.shut_down().await;
@@ -150,20 +164,28 @@ async fn run(
     outcome
 }
 
-/// Everything that the service answers, with the layers that every request runs through, from the outside in:
+/// Everything that the service answers, with the layers that every request runs through, from the
+/// outside in:
 ///
 /// 1. the edge: request id, client address, log line, metrics, headers of every answer;
-/// 2. the guard of its side of the house: panics, the deadline, and errors as problem documents or pages;
+/// 2. the guard of its side of the house: panics, the deadline, and errors as problem documents or
+///    pages;
 /// 3. what a side has for itself (sessions, the API's rates).
 ///
-/// Layers are put on each side before they are merged, so that a request runs through one list of them, and after its routes,
-/// so that they know the route's template. The API's calls run through the same without the router.
+/// Layers are put on each side before they are merged, so that a request runs through one list of
+/// them, and after its routes, so that they know the route's template. The API's calls run through
+/// the same without the router.
 pub fn front(app: &App) -> Front<Api> {
     let proxies = TrustedProxies::new(app.settings.trusted_proxies.iter().copied());
     let edge = EdgeLayer::new(proxies, app.public_url.scheme() == "https");
     let problems = ProblemWriter::new(&app.public_url, app.settings.upgrade_url.clone());
-    let api_guard = GuardLayer::new(DEADLINE, move |outcome, context| problems.finish(outcome, context));
-    let health = health::router(Readiness { db: app.db.clone(), stopping: app.stopping.clone() });
+    let api_guard = GuardLayer::new(DEADLINE, move |outcome, context| {
+        problems.finish(outcome, context)
+    });
+    let health = health::router(Readiness {
+        db: app.db.clone(),
+        stopping: app.stopping.clone(),
+    });
     let api_errors = Code::ALL.iter().map(|code| web::ApiError {
         status: code.status().as_u16(),
         code: code.as_str(),
@@ -220,7 +242,8 @@ async fn prepare_database(settings: &Settings, source: &Source) -> anyhow::Resul
     }
 }
 
-/// Whether waiting may help: the database starts, or a failover is under way. A wrong password or name stays wrong.
+/// Whether waiting may help: the database starts, or a failover is under way. A wrong password or
+/// name stays wrong.
 fn may_pass(error: &migrate::MigrateError) -> bool {
     match error {
         migrate::MigrateError::Standby => true,

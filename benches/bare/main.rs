@@ -1,8 +1,10 @@
-//! The HTTP side alone, for `script/bench`: the service's own listener, layers, authentication (with its cache, told of changes),
-//! rates, parsing and rendering, and where the lock engine would be asked, an answer that is made up.
+//! The HTTP side alone, for `script/bench`: the service's own listener, layers, authentication
+//! (with its cache, told of changes), rates, parsing and rendering, and where the lock engine would
+//! be asked, an answer that is made up.
 //!
-//! It shows what is left for the engine and the database to take. Under `/each` it has the way that the engine does not go: the
-//! engine's own statement, but a transaction for every request. It is no part of the service: a program beside it.
+//! It shows what is left for the engine and the database to take. Under `/each` it has the way that
+//! the engine does not go: the engine's own statement, but a transaction for every request. It is
+//! no part of the service: a program beside it.
 
 use std::net::SocketAddr;
 use std::sync::Mutex;
@@ -24,7 +26,9 @@ use lockable::config::{LogSettings, Settings};
 use lockable::db::{self, Purpose, Source};
 use lockable::locks::{Acquire, AcquireOutcome, Lease, LockKey, LockName, statements};
 use lockable::mail::{MailSettings, Mailer};
-use lockable::transport::{DirectCalls, EdgeLayer, Front, GuardLayer, RequestContext, TrustedProxies};
+use lockable::transport::{
+    DirectCalls, EdgeLayer, Front, GuardLayer, RequestContext, TrustedProxies,
+};
 use lockable::{jobs, server};
 use sqlx::PgConnection;
 use sqlx::postgres::PgConnectOptions;
@@ -54,7 +58,10 @@ async fn main() -> anyhow::Result<()> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let Cli { settings, log } = Cli::parse();
     let _flush_at_end = logging::start(&log, "info").map_err(anyhow::Error::msg)?;
-    anyhow::ensure!(settings.database.database_url.is_some(), "DATABASE_URL says whose tokens are known: set it");
+    anyhow::ensure!(
+        settings.database.database_url.is_some(),
+        "DATABASE_URL says whose tokens are known: set it"
+    );
     let listener = std::net::TcpListener::bind(settings.listen).context("cannot listen")?;
     let address: SocketAddr = listener.local_addr()?;
     let source = Source::for_command(&settings.database)?;
@@ -66,7 +73,11 @@ async fn main() -> anyhow::Result<()> {
     })?;
     let app = App::new(settings, address, source.options().clone(), mail);
     jobs::spawn(&app, &TaskTracker::new());
-    let each = Each { free: Mutex::default(), turns: Semaphore::new(CONNECTIONS), database: source.options().clone() };
+    let each = Each {
+        free: Mutex::default(),
+        turns: Semaphore::new(CONNECTIONS),
+        database: source.options().clone(),
+    };
     println!("listening on {address}");
     server::listener::serve(listener, None, Handle::new(), front(app, each)).await?;
     Ok(())
@@ -76,8 +87,18 @@ async fn main() -> anyhow::Result<()> {
 fn front(app: App, each: Each) -> Front<Calls> {
     let edge = EdgeLayer::new(TrustedProxies::new([]), false);
     let problems = ProblemWriter::new(&app.public_url, None);
-    let guard = GuardLayer::new(server::DEADLINE, move |outcome, context| problems.finish(outcome, context));
-    Front::new(Calls { api: Api::new(app), each }, edge, guard, Router::new())
+    let guard = GuardLayer::new(server::DEADLINE, move |outcome, context| {
+        problems.finish(outcome, context)
+    });
+    Front::new(
+        Calls {
+            api: Api::new(app),
+            each,
+        },
+        edge,
+        guard,
+        Router::new(),
+    )
 }
 
 struct Calls {
@@ -107,18 +128,28 @@ impl DirectCalls for Calls {
         let (head, _body) = request.into_parts();
         match call {
             Call::Alone => acquire(&self.api, &head, context).await.into_response(),
-            Call::Each => Box::pin(acquire_each(&self.api, &self.each, &head, context)).await.into_response(),
+            Call::Each => Box::pin(acquire_each(&self.api, &self.each, &head, context))
+                .await
+                .into_response(),
         }
     }
 }
 
 /// `api::v1` for an acquire, up to the question that it asks the engine.
-async fn read(api: &Api, head: &Parts, prefix: &str, context: &RequestContext) -> Result<Acquire, Problem> {
+async fn read(
+    api: &Api,
+    head: &Parts,
+    prefix: &str,
+    context: &RequestContext,
+) -> Result<Acquire, Problem> {
     let caller = authenticate(api, context, &head.headers).await?;
     let name = LockName::parse_segment(head.uri.path().strip_prefix(prefix).unwrap_or_default())?;
     let parameters = Parameters::parse(Operation::Acquire, head.uri.query(), &head.headers)?;
     Ok(Acquire {
-        key: LockKey { namespace_id: caller.namespace_id, name },
+        key: LockKey {
+            namespace_id: caller.namespace_id,
+            name,
+        },
         account_id: caller.account_id,
         token_id: caller.token_id,
         lease_id: uuid::Builder::from_random_bytes(rand::random()).into_uuid(),
@@ -143,14 +174,20 @@ async fn acquire(api: &Api, head: &Parts, context: &RequestContext) -> Result<Re
     }))
 }
 
-/// Connections set up as the engine's; opened when they are first needed, and not looked at before they are used.
+/// Connections set up as the engine's; opened when they are first needed, and not looked at before
+/// they are used.
 struct Each {
     free: Mutex<Vec<PgConnection>>,
     turns: Semaphore,
     database: PgConnectOptions,
 }
 
-async fn acquire_each(api: &Api, each: &Each, head: &Parts, context: &RequestContext) -> Result<Response, Problem> {
+async fn acquire_each(
+    api: &Api,
+    each: &Each,
+    head: &Parts,
+    context: &RequestContext,
+) -> Result<Response, Problem> {
     let question = read(api, head, EACH, context).await?;
     let _turn = each.turns.acquire().await.expect("never closed");
     let free = each.free.lock().expect("nobody panics with it").pop();
@@ -158,8 +195,14 @@ async fn acquire_each(api: &Api, each: &Each, head: &Parts, context: &RequestCon
         Some(connection) => connection,
         None => db::connect(&each.database, Purpose::LockEngine).await?,
     };
-    let outcome = statements::acquire_new(&mut connection, &[&question]).await?.pop().flatten();
-    each.free.lock().expect("nobody panics with it").push(connection);
+    let outcome = statements::acquire_new(&mut connection, &[&question])
+        .await?
+        .pop()
+        .flatten();
+    each.free
+        .lock()
+        .expect("nobody panics with it")
+        .push(connection);
     match outcome {
         Some(AcquireOutcome::Granted(lease)) => Ok(v1::granted(&lease)),
         _ => Ok(Response::new("{\"response\": false}".into())),

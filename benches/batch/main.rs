@@ -1,4 +1,5 @@
-//! The engine's statements alone, for `script/bench`: batches of one size after another over one connection, without queue or HTTP.
+//! The engine's statements alone, for `script/bench`: batches of one size after another over one
+//! connection, without queue or HTTP.
 //!
 //! Prints a line of JSON: locks a second, and what a lock costs the backend's processor.
 
@@ -8,7 +9,8 @@ use clap::{Parser, ValueEnum};
 use lockable::db::{self, Purpose};
 use lockable::id::{AccountId, NamespaceId, TokenId};
 use lockable::locks::{
-    Acquire, AcquireOutcome, Heartbeat, HeartbeatOutcome, LockKey, LockName, Release, ReleaseOutcome, statements,
+    Acquire, AcquireOutcome, Heartbeat, HeartbeatOutcome, LockKey, LockName, Release,
+    ReleaseOutcome, statements,
 };
 use serde_json::json;
 use sqlx::PgConnection;
@@ -48,7 +50,9 @@ async fn main() -> anyhow::Result<()> {
     let cli = Cli::parse();
     let options: PgConnectOptions = cli.database_url.parse()?;
     let mut connection = db::connect(&options, Purpose::LockEngine).await?;
-    let backend: i32 = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&mut connection).await?;
+    let backend: i32 = sqlx::query_scalar("SELECT pg_backend_pid()")
+        .fetch_one(&mut connection)
+        .await?;
     let (mut locks, mut took, mut cpu_s) = (0, Duration::ZERO, 0.0);
     let ends = Instant::now() + Duration::from_secs_f64(cli.seconds);
     while Instant::now() < ends {
@@ -63,13 +67,19 @@ async fn main() -> anyhow::Result<()> {
             Kind::Heartbeat => heartbeat(&mut connection, &cli, keys).await?,
             Kind::Release => release(&mut connection, &cli, keys).await?,
         };
-        anyhow::ensure!(good == count, "{good} of {count} locks were there for the taking");
+        anyhow::ensure!(
+            good == count,
+            "{good} of {count} locks were there for the taking"
+        );
         took += began.elapsed();
         cpu_s += cpu_seconds(backend)? - before;
         locks += count;
     }
     let cpu_us = cpu_s * 1e6 / locks as f64;
-    println!("{}", json!({"rate": locks as f64 / took.as_secs_f64(), "backend_us": cpu_us, "locks": locks}));
+    println!(
+        "{}",
+        json!({"rate": locks as f64 / took.as_secs_f64(), "backend_us": cpu_us, "locks": locks})
+    );
     Ok(())
 }
 
@@ -77,17 +87,26 @@ async fn main() -> anyhow::Result<()> {
 fn keys(cli: &Cli) -> Vec<LockKey> {
     let name = || match cli.kind {
         Kind::Heartbeat => format!("k{:08}", rand::random::<u32>() % 10_000),
-        Kind::Acquire | Kind::AcquireLooking | Kind::Release => format!("{:017x}", rand::random::<u64>()),
+        Kind::Acquire | Kind::AcquireLooking | Kind::Release => {
+            format!("{:017x}", rand::random::<u64>())
+        }
     };
     let mut keys: Vec<_> = (0..cli.size)
-        .map(|_| LockKey { namespace_id: NamespaceId(1), name: LockName::new(&name()).expect("a good name") })
+        .map(|_| LockKey {
+            namespace_id: NamespaceId(1),
+            name: LockName::new(&name()).expect("a good name"),
+        })
         .collect();
     keys.sort();
     keys.dedup();
     keys
 }
 
-async fn acquire(connection: &mut PgConnection, cli: &Cli, keys: Vec<LockKey>) -> sqlx::Result<usize> {
+async fn acquire(
+    connection: &mut PgConnection,
+    cli: &Cli,
+    keys: Vec<LockKey>,
+) -> sqlx::Result<usize> {
     let question = |key| Acquire {
         key,
         account_id: AccountId(cli.account_id),
@@ -106,25 +125,57 @@ async fn acquire(connection: &mut PgConnection, cli: &Cli, keys: Vec<LockKey>) -
         Kind::AcquireLooking => statements::acquire(connection, &questions).await?,
         _ => statements::acquire_new(connection, &questions).await?,
     };
-    Ok(answers.iter().filter(|answer| matches!(answer, Some(AcquireOutcome::Granted(_)))).count())
+    Ok(answers
+        .iter()
+        .filter(|answer| matches!(answer, Some(AcquireOutcome::Granted(_))))
+        .count())
 }
 
-async fn heartbeat(connection: &mut PgConnection, cli: &Cli, keys: Vec<LockKey>) -> sqlx::Result<usize> {
-    let question = |key| Heartbeat { key, account_id: AccountId(cli.account_id), lease_id: None, lease_ms: None };
+async fn heartbeat(
+    connection: &mut PgConnection,
+    cli: &Cli,
+    keys: Vec<LockKey>,
+) -> sqlx::Result<usize> {
+    let question = |key| Heartbeat {
+        key,
+        account_id: AccountId(cli.account_id),
+        lease_id: None,
+        lease_ms: None,
+    };
     let questions: Vec<_> = keys.into_iter().map(question).collect();
     let answers = statements::heartbeat(connection, &questions.iter().collect::<Vec<_>>()).await?;
-    Ok(answers.iter().filter(|answer| matches!(answer, Some(HeartbeatOutcome::Renewed(_)))).count())
+    Ok(answers
+        .iter()
+        .filter(|answer| matches!(answer, Some(HeartbeatOutcome::Renewed(_))))
+        .count())
 }
 
-async fn release(connection: &mut PgConnection, cli: &Cli, keys: Vec<LockKey>) -> sqlx::Result<usize> {
-    let question = |key| Release { key, account_id: AccountId(cli.account_id), lease_id: None };
+async fn release(
+    connection: &mut PgConnection,
+    cli: &Cli,
+    keys: Vec<LockKey>,
+) -> sqlx::Result<usize> {
+    let question = |key| Release {
+        key,
+        account_id: AccountId(cli.account_id),
+        lease_id: None,
+    };
     let questions: Vec<_> = keys.into_iter().map(question).collect();
     let answers = statements::release(connection, &questions.iter().collect::<Vec<_>>()).await?;
-    Ok(answers.iter().filter(|answer| matches!(answer, Some(ReleaseOutcome::Released))).count())
+    Ok(answers
+        .iter()
+        .filter(|answer| matches!(answer, Some(ReleaseOutcome::Released)))
+        .count())
 }
 
-/// Processor time of a process so far: in nanoseconds in `schedstat`, where `stat` has hundredths of a second.
+/// Processor time of a process so far: in nanoseconds in `schedstat`, where `stat` has hundredths
+/// of a second.
 fn cpu_seconds(pid: i32) -> anyhow::Result<f64> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/schedstat"))?;
-    Ok(text.split_whitespace().next().unwrap_or_default().parse::<f64>()? / 1e9)
+    Ok(text
+        .split_whitespace()
+        .next()
+        .unwrap_or_default()
+        .parse::<f64>()?
+        / 1e9)
 }

@@ -23,7 +23,8 @@ pub(crate) struct Template {
     /// The name stands between each two.
     pieces: Vec<Vec<u8>>,
     name: Name,
-    /// Names are the images of consecutive numbers under a bijection: random to look at, and never twice.
+    /// Names are the images of consecutive numbers under a bijection: random to look at, and never
+    /// twice.
     number: u64,
     random: u64,
     among: u64,
@@ -36,23 +37,37 @@ impl Template {
     pub(crate) fn new(target: &Target, index: usize) -> Self {
         let new_name = "a".repeat(17);
         let body = target.body.replace("{new64}", &STANDARD.encode(&new_name));
-        let mut text = format!("{} {} HTTP/1.1\r\nHost: {}\r\n", target.method, target.path, target.address);
+        let mut text = format!(
+            "{} {} HTTP/1.1\r\nHost: {}\r\n",
+            target.method, target.path, target.address
+        );
         if !target.token.is_empty() {
-            let credentials = STANDARD.encode(format!("{}:", target.token[index % target.token.len()]));
+            let credentials =
+                STANDARD.encode(format!("{}:", target.token[index % target.token.len()]));
             text.push_str(&format!("Authorization: Basic {credentials}\r\n"));
         }
         if !body.is_empty() {
-            text.push_str(&format!("Content-Type: application/json\r\nContent-Length: {}\r\n", body.len()));
+            text.push_str(&format!(
+                "Content-Type: application/json\r\nContent-Length: {}\r\n",
+                body.len()
+            ));
         }
         text.push_str("\r\n");
         text.push_str(&target.body);
-        let (name, mark) = [(Name::New, "{new}"), (Name::New64, "{new64}"), (Name::Of, "{of}")]
-            .into_iter()
-            .find(|(_, mark)| text.contains(mark))
-            .unwrap_or((Name::None, ""));
+        let (name, mark) = [
+            (Name::New, "{new}"),
+            (Name::New64, "{new64}"),
+            (Name::Of, "{of}"),
+        ]
+        .into_iter()
+        .find(|(_, mark)| text.contains(mark))
+        .unwrap_or((Name::None, ""));
         let pieces = match name {
             Name::None => vec![text.into_bytes()],
-            _ => text.split(mark).map(|piece| piece.as_bytes().to_vec()).collect(),
+            _ => text
+                .split(mark)
+                .map(|piece| piece.as_bytes().to_vec())
+                .collect(),
         };
         Self {
             pieces,
@@ -73,7 +88,9 @@ impl Template {
                 space[..17].copy_from_slice(&new_name(&mut self.number));
                 17
             }
-            Name::New64 => STANDARD.encode_slice(new_name(&mut self.number), &mut space).expect("24 are enough for 17"),
+            Name::New64 => STANDARD
+                .encode_slice(new_name(&mut self.number), &mut space)
+                .expect("24 are enough for 17"),
             Name::Of => {
                 self.random ^= self.random << 13;
                 self.random ^= self.random >> 7;
@@ -130,7 +147,10 @@ impl Connection {
     pub(crate) async fn open(address: SocketAddr) -> std::io::Result<Self> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
-        Ok(Self { stream, buffer: vec![0; 4096].into() })
+        Ok(Self {
+            stream,
+            buffer: vec![0; 4096].into(),
+        })
     }
 
     pub(crate) async fn ask(&mut self, template: &mut Template) -> std::io::Result<Answer> {
@@ -156,7 +176,10 @@ impl Connection {
             }
             filled += read;
         }
-        let status = self.buffer.get(9..12).and_then(|digits| std::str::from_utf8(digits).ok()?.parse().ok());
+        let status = self
+            .buffer
+            .get(9..12)
+            .and_then(|digits| std::str::from_utf8(digits).ok()?.parse().ok());
         Ok(Answer {
             status: status.ok_or_else(|| Error::new(ErrorKind::InvalidData, "no status"))?,
             as_expected: find(&self.buffer[head + 4..whole], &template.expect).is_some(),
@@ -165,14 +188,16 @@ impl Connection {
 }
 
 fn find(text: &[u8], what: &[u8]) -> Option<usize> {
-    text.windows(what.len().max(1)).position(|window| window == what)
+    text.windows(what.len().max(1))
+        .position(|window| window == what)
 }
 
 fn content_length(head: &[u8]) -> std::io::Result<usize> {
     head.split(|byte| *byte == b'\n')
         .find_map(|line| {
             let (name, value) = line.split_at_checked(15)?;
-            name.eq_ignore_ascii_case(b"content-length:").then_some(value)
+            name.eq_ignore_ascii_case(b"content-length:")
+                .then_some(value)
         })
         .and_then(|value| std::str::from_utf8(value).ok()?.trim().parse().ok())
         .ok_or_else(|| Error::new(ErrorKind::InvalidData, "an answer without Content-Length"))

@@ -1,9 +1,10 @@
 //! A load generator for `script/bench`: HTTP/1.1 over kept connections, in three shapes.
 //!
-//! * `closed`: each connection asks again as soon as it is answered, as wrk does. Unlike wrk it reads every answer and counts
-//!   those that say what was expected.
-//! * `open`: requests are due at a fixed rate, whatever becomes of the earlier ones, and their latency counts from the instant
-//!   they were due. A closed loop slows down with the service and so hides queueing ("coordinated omission").
+//! * `closed`: each connection asks again as soon as it is answered, as wrk does. Unlike wrk it
+//!   reads every answer and counts those that say what was expected.
+//! * `open`: requests are due at a fixed rate, whatever becomes of the earlier ones, and their
+//!   latency counts from the instant they were due. A closed loop slows down with the service and
+//!   so hides queueing ("coordinated omission").
 //! * `idle`: connections that ask once and then only stay.
 //!
 //! It prints one JSON object. Latencies are in microseconds.
@@ -103,8 +104,8 @@ struct Seen {
 }
 
 impl Seen {
-    /// `late` counts from the instant that the request was due. A refusal is measured from when it was sent: how long the
-    /// service takes to say no.
+    /// `late` counts from the instant that the request was due. A refusal is measured from when it
+    /// was sent: how long the service takes to say no.
     fn count(&mut self, answer: &Answer, late: Duration, took: Duration) {
         *self.statuses.entry(answer.status).or_default() += 1;
         match (answer.status, answer.as_expected) {
@@ -176,7 +177,10 @@ fn main() {
 
 fn run(load: &Load, rate: Option<f64>) -> Value {
     let threads = load.threads.clamp(1, load.target.connections);
-    let start = Arc::new(Start { opened: Barrier::new(threads), at: OnceLock::new() });
+    let start = Arc::new(Start {
+        opened: Barrier::new(threads),
+        at: OnceLock::new(),
+    });
     let workers: Vec<_> = (0..threads)
         .map(|thread| {
             let (load, start) = (load.clone(), Arc::clone(&start));
@@ -185,7 +189,11 @@ fn run(load: &Load, rate: Option<f64>) -> Value {
         .collect();
     let mut all = Seen::default();
     for worker in workers {
-        all.add(&worker.join().expect("a thread of the load generator panicked"));
+        all.add(
+            &worker
+                .join()
+                .expect("a thread of the load generator panicked"),
+        );
     }
     all.report(load.seconds)
 }
@@ -199,15 +207,25 @@ struct Start {
 impl Start {
     fn wait(&self) -> Instant {
         self.opened.wait();
-        *self.at.get_or_init(|| Instant::now() + Duration::from_millis(100))
+        *self
+            .at
+            .get_or_init(|| Instant::now() + Duration::from_millis(100))
     }
 }
 
 /// Connections that a thread opens at once: not every listener's backlog is long.
 const OPENING: usize = 32;
 
-fn one_thread(load: &Load, (thread, threads): (usize, usize), start: &Start, rate: Option<f64>) -> Seen {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+fn one_thread(
+    load: &Load,
+    (thread, threads): (usize, usize),
+    start: &Start,
+    rate: Option<f64>,
+) -> Seen {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
     let local = tokio::task::LocalSet::new();
     let address = load.target.address;
     let opened: Vec<_> = runtime.block_on(
@@ -226,13 +244,19 @@ fn one_thread(load: &Load, (thread, threads): (usize, usize), start: &Start, rat
         distance: Duration::from_secs_f64(threads as f64 / rate),
     });
     let seen = Rc::new(RefCell::new(Seen::default()));
-    let plan = Rc::new(Plan { counts_from, ends, arrivals });
+    let plan = Rc::new(Plan {
+        counts_from,
+        ends,
+        arrivals,
+    });
     for (index, connection) in opened {
         let template = Template::new(&load.target, index);
         let (seen, plan) = (Rc::clone(&seen), Rc::clone(&plan));
         local.spawn_local(async move {
             let outcome = match connection {
-                Ok(connection) => one_connection(connection, address, template, start, &plan, &seen).await,
+                Ok(connection) => {
+                    one_connection(connection, address, template, start, &plan, &seen).await
+                }
                 Err(error) => Err(error),
             };
             if outcome.is_err() {
@@ -241,12 +265,15 @@ fn one_thread(load: &Load, (thread, threads): (usize, usize), start: &Start, rat
         });
     }
     // What is not answered when the time is over is not counted.
-    runtime.block_on(
-        local.run_until(async { tokio::time::sleep_until((ends + Duration::from_millis(200)).into()).await }),
-    );
+    runtime.block_on(local.run_until(async {
+        tokio::time::sleep_until((ends + Duration::from_millis(200)).into()).await
+    }));
     if let Some(arrivals) = &plan.arrivals {
-        let in_time =
-            |until: Instant| until.saturating_duration_since(arrivals.first).div_duration_f64(arrivals.distance);
+        let in_time = |until: Instant| {
+            until
+                .saturating_duration_since(arrivals.first)
+                .div_duration_f64(arrivals.distance)
+        };
         seen.borrow_mut().due = (in_time(plan.ends) - in_time(plan.counts_from)) as u64;
     }
     seen.take()
@@ -295,10 +322,14 @@ async fn one_connection(
     }
 }
 
-/// Opens all, asks once on each, says so on standard output, and holds them until standard input ends.
+/// Opens all, asks once on each, says so on standard output, and holds them until standard input
+/// ends.
 fn idle(target: &Target) -> Value {
     const OPENING_AT_ONCE: usize = 64;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
     let open_some = async |first: usize| {
         let (mut held, mut good) = (Vec::new(), 0);
         for index in (first..target.connections).step_by(OPENING_AT_ONCE) {

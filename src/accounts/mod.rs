@@ -16,8 +16,8 @@ use crate::plans::{LeaseRefused, Limits};
 
 pub use passwords::{PasswordHash, PasswordRefused, Passwords};
 pub use store::{
-    change_email, create, delete, deleting, find, find_by_email, password_hash, promote, restore, search,
-    set_lease_default, set_password, set_plan, suspend, verify_email,
+    change_email, create, delete, deleting, find, find_by_email, password_hash, promote, restore,
+    search, set_lease_default, set_password, set_plan, suspend, verify_email,
 };
 
 /// An e-mail address: as it was typed, and how it is compared.
@@ -43,10 +43,16 @@ impl FromStr for Email {
         let text = text.trim();
         // The parser of the library that sends the mail: what it takes can be sent to.
         let parsed: lettre::Address = text.parse().map_err(|_| InvalidEmail)?;
-        // An address literal such as [127.0.0.1] is one by the standard, and nothing that a service should send mail to.
-        let plain =
-            text.len() <= 254 && !text.ends_with(']') && !text.chars().any(|c| c.is_control() || c.is_whitespace());
-        if plain && parsed.user().len() <= 64 { Ok(Self(text.to_owned())) } else { Err(InvalidEmail) }
+        // An address literal such as [127.0.0.1] is one by the standard, and nothing that a service
+        // should send mail to.
+        let plain = text.len() <= 254
+            && !text.ends_with(']')
+            && !text.chars().any(|c| c.is_control() || c.is_whitespace());
+        if plain && parsed.user().len() <= 64 {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(InvalidEmail)
+        }
     }
 }
 
@@ -140,7 +146,11 @@ pub enum AccountError {
 pub fn check_reason(reason: &str) -> Result<&str, AccountError> {
     let reason = reason.trim();
     let length = reason.chars().count();
-    if (1..=500).contains(&length) && !reason.chars().any(|c| c.is_control() && c != '\n' && c != '\r') {
+    if (1..=500).contains(&length)
+        && !reason
+            .chars()
+            .any(|c| c.is_control() && c != '\n' && c != '\r')
+    {
         Ok(reason)
     } else {
         Err(AccountError::InvalidReason)

@@ -10,14 +10,16 @@ use tokio::sync::Semaphore;
 use super::Email;
 use crate::secret::Secret;
 
-/// Memory a hash takes, KiB. With [`TIME_COST`] and [`LANES`] the first choice of OWASP's password storage cheat sheet.
+/// Memory a hash takes, KiB. With [`TIME_COST`] and [`LANES`] the first choice of OWASP's password
+/// storage cheat sheet.
 pub const MEMORY_KIB: u32 = 19_456;
 /// Passes over that memory.
 pub const TIME_COST: u32 = 2;
 /// Lanes of it.
 pub const LANES: u32 = 1;
 
-/// The fewest characters of a password (NIST SP 800-63B asks for 8; there are no other rules of composition).
+/// The fewest characters of a password (NIST SP 800-63B asks for 8; there are no other rules of
+/// composition).
 pub const MIN_CHARS: usize = 10;
 /// The most bytes of one: hashing must not be a way to keep a server busy.
 pub const MAX_BYTES: usize = 1024;
@@ -53,7 +55,8 @@ pub enum PasswordRefused {
     IsEmail,
 }
 
-/// Hashes and verifies passwords, a few at a time, so that a rush of sign-ins takes neither all memory nor the async threads.
+/// Hashes and verifies passwords, a few at a time, so that a rush of sign-ins takes neither all
+/// memory nor the async threads.
 #[derive(Clone, Debug)]
 pub struct Passwords {
     permits: Arc<Semaphore>,
@@ -70,37 +73,61 @@ impl Default for Passwords {
 impl Passwords {
     /// At most `at_once` hashes are computed at a time.
     pub fn new(at_once: usize) -> Self {
-        Self { permits: Arc::new(Semaphore::new(at_once)), dummy: hash(&Secret::random()) }
+        Self {
+            permits: Arc::new(Semaphore::new(at_once)),
+            dummy: hash(&Secret::random()),
+        }
     }
 
     /// Checks a new password against the rules and hashes it.
     ///
     /// # Errors
     /// Where a rule is broken.
-    pub async fn hash_new(&self, password: &Secret, email: &Email) -> Result<PasswordHash, PasswordRefused> {
+    pub async fn hash_new(
+        &self,
+        password: &Secret,
+        email: &Email,
+    ) -> Result<PasswordHash, PasswordRefused> {
         check(password, email)?;
         let password = password.clone();
         Ok(self.off_the_async_threads(move || hash(&password)).await)
     }
 
-    /// Whether this is the password. Takes as long where there is no hash: the caller learns nothing from the time.
+    /// Whether this is the password. Takes as long where there is no hash: the caller learns
+    /// nothing from the time.
     pub async fn verify(&self, password: &Secret, stored: Option<&str>) -> bool {
         let known = stored.is_some();
         let stored = stored.unwrap_or(self.dummy.as_str()).to_owned();
         // An absurdly long one was never set; it is not worth the time.
-        let password = if password.expose().len() <= MAX_BYTES { password.clone() } else { Secret::new("") };
+        let password = if password.expose().len() <= MAX_BYTES {
+            password.clone()
+        } else {
+            Secret::new("")
+        };
         let matches = self
             .off_the_async_threads(move || {
-                phc::PasswordHash::new(&stored)
-                    .is_ok_and(|stored| argon2().verify_password(password.expose().as_bytes(), &stored).is_ok())
+                phc::PasswordHash::new(&stored).is_ok_and(|stored| {
+                    argon2()
+                        .verify_password(password.expose().as_bytes(), &stored)
+                        .is_ok()
+                })
             })
             .await;
         matches && known
     }
 
-    async fn off_the_async_threads<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
-        let _permit = self.permits.acquire().await.expect("the semaphore is never closed");
-        tokio::task::spawn_blocking(work).await.expect("hashing does not panic and is not aborted")
+    async fn off_the_async_threads<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> T {
+        let _permit = self
+            .permits
+            .acquire()
+            .await
+            .expect("the semaphore is never closed");
+        tokio::task::spawn_blocking(work)
+            .await
+            .expect("hashing does not panic and is not aborted")
     }
 }
 
@@ -121,13 +148,15 @@ fn check(password: &Secret, email: &Email) -> Result<(), PasswordRefused> {
 }
 
 fn argon2() -> Argon2<'static> {
-    let params = Params::new(MEMORY_KIB, TIME_COST, LANES, None).expect("the parameters are in the algorithm's bounds");
+    let params = Params::new(MEMORY_KIB, TIME_COST, LANES, None)
+        .expect("the parameters are in the algorithm's bounds");
     Argon2::new(Algorithm::Argon2id, Version::V0x13, params)
 }
 
 fn hash(password: &Secret) -> PasswordHash {
-    let hash: phc::PasswordHash =
-        argon2().hash_password(password.expose().as_bytes()).expect("a password of bounded length can be hashed");
+    let hash: phc::PasswordHash = argon2()
+        .hash_password(password.expose().as_bytes())
+        .expect("a password of bounded length can be hashed");
     PasswordHash(hash.to_string())
 }
 
@@ -142,20 +171,51 @@ mod tests {
     #[tokio::test]
     async fn a_password_verifies_against_its_own_hash_only() {
         let passwords = Passwords::new(1);
-        let hash = passwords.hash_new(&Secret::new("correct horse"), &email()).await.unwrap();
-        assert!(hash.as_str().starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{}", hash.as_str());
-        assert!(passwords.verify(&Secret::new("correct horse"), Some(hash.as_str())).await);
-        assert!(!passwords.verify(&Secret::new("correct horsf"), Some(hash.as_str())).await);
+        let hash = passwords
+            .hash_new(&Secret::new("correct horse"), &email())
+            .await
+            .unwrap();
+        assert!(
+            hash.as_str().starts_with("$argon2id$v=19$m=19456,t=2,p=1$"),
+            "{}",
+            hash.as_str()
+        );
+        assert!(
+            passwords
+                .verify(&Secret::new("correct horse"), Some(hash.as_str()))
+                .await
+        );
+        assert!(
+            !passwords
+                .verify(&Secret::new("correct horsf"), Some(hash.as_str()))
+                .await
+        );
         assert!(!passwords.verify(&Secret::new("correct horse"), None).await);
-        assert!(!passwords.verify(&Secret::new("correct horse"), Some("not a hash")).await);
+        assert!(
+            !passwords
+                .verify(&Secret::new("correct horse"), Some("not a hash"))
+                .await
+        );
     }
 
     #[test]
     fn the_rules() {
-        assert_eq!(check(&Secret::new("short"), &email()), Err(PasswordRefused::TooShort));
-        assert_eq!(check(&Secret::new("x".repeat(1025)), &email()), Err(PasswordRefused::TooLong));
-        assert_eq!(check(&Secret::new("Ada.Lovelace"), &email()), Err(PasswordRefused::IsEmail));
-        assert_eq!(check(&Secret::new("ADA.lovelace@example.com"), &email()), Err(PasswordRefused::IsEmail));
+        assert_eq!(
+            check(&Secret::new("short"), &email()),
+            Err(PasswordRefused::TooShort)
+        );
+        assert_eq!(
+            check(&Secret::new("x".repeat(1025)), &email()),
+            Err(PasswordRefused::TooLong)
+        );
+        assert_eq!(
+            check(&Secret::new("Ada.Lovelace"), &email()),
+            Err(PasswordRefused::IsEmail)
+        );
+        assert_eq!(
+            check(&Secret::new("ADA.lovelace@example.com"), &email()),
+            Err(PasswordRefused::IsEmail)
+        );
         assert_eq!(check(&Secret::new("пароль-ключ"), &email()), Ok(()));
     }
 }

@@ -14,8 +14,8 @@ use crate::id::AccountId;
 use crate::locks;
 use crate::plans::Limits;
 
-/// How long after its deletion another node may still grant something to an account: a second in which it may not have heard of it,
-/// and the deadline of what it had accepted by then.
+/// How long after its deletion another node may still grant something to an account: a second in
+/// which it may not have heard of it, and the deadline of what it had accepted by then.
 const LAST_GRANTS_WITHIN: Duration = Duration::from_secs(8);
 
 struct Row {
@@ -123,8 +123,14 @@ pub async fn search(pool: &PgPool, filter: &Filter, limit: i64) -> sqlx::Result<
 /// # Errors
 /// [`AccountError::Unknown`], or where the database cannot be asked.
 pub async fn find(pool: &PgPool, account_id: AccountId) -> Result<Account, AccountError> {
-    let filter = Filter { account_id: Some(account_id), ..Filter::default() };
-    select(pool, &filter, 1).await?.pop().ok_or(AccountError::Unknown)
+    let filter = Filter {
+        account_id: Some(account_id),
+        ..Filter::default()
+    };
+    select(pool, &filter, 1)
+        .await?
+        .pop()
+        .ok_or(AccountError::Unknown)
 }
 
 /// The account of this address, in whatever case.
@@ -132,8 +138,14 @@ pub async fn find(pool: &PgPool, account_id: AccountId) -> Result<Account, Accou
 /// # Errors
 /// [`AccountError::Unknown`], or where the database cannot be asked.
 pub async fn find_by_email(pool: &PgPool, email: &Email) -> Result<Account, AccountError> {
-    let filter = Filter { email_key: Some(email.key()), ..Filter::default() };
-    select(pool, &filter, 1).await?.pop().ok_or(AccountError::Unknown)
+    let filter = Filter {
+        email_key: Some(email.key()),
+        ..Filter::default()
+    };
+    select(pool, &filter, 1)
+        .await?
+        .pop()
+        .ok_or(AccountError::Unknown)
 }
 
 /// The hash to verify a password of this account against; none where it has no password yet.
@@ -150,12 +162,17 @@ pub async fn password_hash(pool: &PgPool, account_id: AccountId) -> sqlx::Result
     Ok(hash.flatten())
 }
 
-/// Makes an account. Of two that are made with one address at once, one succeeds. `actor` is given where somebody else
-/// makes it, and is then on record.
+/// Makes an account. Of two that are made with one address at once, one succeeds. `actor` is given
+/// where somebody else makes it, and is then on record.
 ///
 /// # Errors
-/// [`AccountError::EmailTaken`], [`AccountError::UnknownPlan`], or where the database cannot be asked.
-pub async fn create(pool: &PgPool, new: NewAccount<'_>, actor: Option<&Actor>) -> Result<AccountId, AccountError> {
+/// [`AccountError::EmailTaken`], [`AccountError::UnknownPlan`], or where the database cannot be
+/// asked.
+pub async fn create(
+    pool: &PgPool,
+    new: NewAccount<'_>,
+    actor: Option<&Actor>,
+) -> Result<AccountId, AccountError> {
     let mut transaction = pool.begin().await?;
     let account_id = sqlx::query_scalar!(
         r#"/* accounts.create */
@@ -203,7 +220,10 @@ struct Managed {
     suspended_reason: Option<String>,
 }
 
-async fn lock(connection: &mut PgConnection, account_id: AccountId) -> Result<Managed, AccountError> {
+async fn lock(
+    connection: &mut PgConnection,
+    account_id: AccountId,
+) -> Result<Managed, AccountError> {
     sqlx::query_as!(
         Managed,
         r#"/* accounts.lock */
@@ -217,12 +237,17 @@ async fn lock(connection: &mut PgConnection, account_id: AccountId) -> Result<Ma
     .ok_or(AccountError::Unknown)
 }
 
-/// Puts an account on another plan. What it has over the new limits stays: leases run on and can be renewed, private
-/// namespaces are kept and only take no new locks until the plan fits again.
+/// Puts an account on another plan. What it has over the new limits stays: leases run on and can be
+/// renewed, private namespaces are kept and only take no new locks until the plan fits again.
 ///
 /// # Errors
 /// [`AccountError::Unknown`], [`AccountError::UnknownPlan`], or where the database cannot be asked.
-pub async fn set_plan(pool: &PgPool, actor: &Actor, account_id: AccountId, plan: &str) -> Result<(), AccountError> {
+pub async fn set_plan(
+    pool: &PgPool,
+    actor: &Actor,
+    account_id: AccountId,
+    plan: &str,
+) -> Result<(), AccountError> {
     let mut transaction = pool.begin().await?;
     let account = lock(&mut transaction, account_id).await?;
     let changed = sqlx::query!(
@@ -249,11 +274,18 @@ pub async fn set_plan(pool: &PgPool, actor: &Actor, account_id: AccountId, plan:
     Ok(())
 }
 
-/// Suspends an account: its tokens are refused and its sessions end within a second. Its leases lapse, for nothing renews them.
+/// Suspends an account: its tokens are refused and its sessions end within a second. Its leases
+/// lapse, for nothing renews them.
 ///
 /// # Errors
-/// [`AccountError::Unknown`], [`AccountError::Already`], [`AccountError::InvalidReason`], or where the database cannot be asked.
-pub async fn suspend(pool: &PgPool, actor: &Actor, account_id: AccountId, reason: &str) -> Result<(), AccountError> {
+/// [`AccountError::Unknown`], [`AccountError::Already`], [`AccountError::InvalidReason`], or where
+/// the database cannot be asked.
+pub async fn suspend(
+    pool: &PgPool,
+    actor: &Actor,
+    account_id: AccountId,
+    reason: &str,
+) -> Result<(), AccountError> {
     let reason = check_reason(reason)?;
     let mut transaction = pool.begin().await?;
     let account = lock(&mut transaction, account_id).await?;
@@ -286,10 +318,16 @@ pub async fn suspend(pool: &PgPool, actor: &Actor, account_id: AccountId, reason
 ///
 /// # Errors
 /// [`AccountError::Unknown`], [`AccountError::Already`], or where the database cannot be asked.
-pub async fn restore(pool: &PgPool, actor: &Actor, account_id: AccountId) -> Result<(), AccountError> {
+pub async fn restore(
+    pool: &PgPool,
+    actor: &Actor,
+    account_id: AccountId,
+) -> Result<(), AccountError> {
     let mut transaction = pool.begin().await?;
     let account = lock(&mut transaction, account_id).await?;
-    let Some(reason) = account.suspended_reason else { return Err(AccountError::Already("active")) };
+    let Some(reason) = account.suspended_reason else {
+        return Err(AccountError::Already("active"));
+    };
     sqlx::query!(
         "/* accounts.restore */
         UPDATE accounts SET suspended_at = NULL, suspended_reason = NULL WHERE account_id = $1",
@@ -314,15 +352,22 @@ pub async fn restore(pool: &PgPool, actor: &Actor, account_id: AccountId) -> Res
 ///
 /// # Errors
 /// [`AccountError::Unknown`], [`AccountError::Already`], or where the database cannot be asked.
-pub async fn promote(pool: &PgPool, actor: &Actor, account_id: AccountId) -> Result<(), AccountError> {
+pub async fn promote(
+    pool: &PgPool,
+    actor: &Actor,
+    account_id: AccountId,
+) -> Result<(), AccountError> {
     let mut transaction = pool.begin().await?;
     let account = lock(&mut transaction, account_id).await?;
     if account.is_admin {
         return Err(AccountError::Already("an administrator"));
     }
-    sqlx::query!("/* accounts.promote */ UPDATE accounts SET is_admin = true WHERE account_id = $1", account_id.0)
-        .execute(&mut *transaction)
-        .await?;
+    sqlx::query!(
+        "/* accounts.promote */ UPDATE accounts SET is_admin = true WHERE account_id = $1",
+        account_id.0
+    )
+    .execute(&mut *transaction)
+    .await?;
     let act = Act {
         action: "account.promote",
         subject_account_id: Some(account_id),
@@ -340,8 +385,14 @@ pub async fn promote(pool: &PgPool, actor: &Actor, account_id: AccountId) -> Res
 ///
 /// # Errors
 /// [`AccountError::Lease`], [`AccountError::Unknown`], or where the database cannot be asked.
-pub async fn set_lease_default(pool: &PgPool, account: &Account, lease_ms: Option<i64>) -> Result<(), AccountError> {
-    let lease_ms = lease_ms.map(|lease_ms| account.limits.check_lease_ms(lease_ms)).transpose()?;
+pub async fn set_lease_default(
+    pool: &PgPool,
+    account: &Account,
+    lease_ms: Option<i64>,
+) -> Result<(), AccountError> {
+    let lease_ms = lease_ms
+        .map(|lease_ms| account.limits.check_lease_ms(lease_ms))
+        .transpose()?;
     let changed = sqlx::query!(
         "/* accounts.set_lease_default */ UPDATE accounts SET lease_default_ms = $2 WHERE account_id = $1",
         account.account_id.0,
@@ -352,7 +403,8 @@ pub async fn set_lease_default(pool: &PgPool, account: &Account, lease_ms: Optio
     known(&changed)
 }
 
-/// Sets the password. Takes a connection: ending sessions and using up a link belong to the same transaction.
+/// Sets the password. Takes a connection: ending sessions and using up a link belong to the same
+/// transaction.
 ///
 /// # Errors
 /// [`AccountError::Unknown`], or where the database cannot be asked.
@@ -371,11 +423,16 @@ pub async fn set_password(
     known(&changed)
 }
 
-/// Marks the address as confirmed, if it still is this one. Returns whether it was not confirmed before.
+/// Marks the address as confirmed, if it still is this one. Returns whether it was not confirmed
+/// before.
 ///
 /// # Errors
 /// Where the database cannot be asked.
-pub async fn verify_email(connection: &mut PgConnection, account_id: AccountId, email: &str) -> sqlx::Result<bool> {
+pub async fn verify_email(
+    connection: &mut PgConnection,
+    account_id: AccountId,
+    email: &str,
+) -> sqlx::Result<bool> {
     let changed = sqlx::query!(
         "/* accounts.verify_email */
         UPDATE accounts SET email_verified_at = clock_timestamp()
@@ -388,7 +445,8 @@ pub async fn verify_email(connection: &mut PgConnection, account_id: AccountId, 
     Ok(changed.rows_affected() > 0)
 }
 
-/// Gives an account another address, which counts as confirmed: a link that was sent there has just been used.
+/// Gives an account another address, which counts as confirmed: a link that was sent there has just
+/// been used.
 ///
 /// # Errors
 /// [`AccountError::EmailTaken`], [`AccountError::Unknown`], or where the database cannot be asked.
@@ -412,11 +470,16 @@ pub async fn change_email(
 }
 
 fn known(changed: &sqlx::postgres::PgQueryResult) -> Result<(), AccountError> {
-    if changed.rows_affected() == 1 { Ok(()) } else { Err(AccountError::Unknown) }
+    if changed.rows_affected() == 1 {
+        Ok(())
+    } else {
+        Err(AccountError::Unknown)
+    }
 }
 
-/// Deletes an account and all that is its: first nothing of it works any more, then its leases end (the locks are free at
-/// once), then its rows go. A node that dies in between leaves an account that [`deleting`] lists; calling this again finishes it.
+/// Deletes an account and all that is its: first nothing of it works any more, then its leases end
+/// (the locks are free at once), then its rows go. A node that dies in between leaves an account
+/// that [`deleting`] lists; calling this again finishes it.
 ///
 /// # Errors
 /// Where the database cannot be asked.
@@ -435,7 +498,8 @@ pub async fn delete(pool: &PgPool, account_id: AccountId) -> sqlx::Result<()> {
     )
     .execute(pool)
     .await?;
-    // A node that has not heard of it yet may have granted one more. A node that stops before this leaves it to lapse.
+    // A node that has not heard of it yet may have granted one more. A node that stops before this
+    // leaves it to lapse.
     let pool = pool.clone();
     tokio::spawn(async move {
         tokio::time::sleep(LAST_GRANTS_WITHIN).await;

@@ -12,12 +12,18 @@ use crate::transport::{RequestContext, client_addr};
 /// The caller of a request, verified and within the rate of its plan.
 ///
 /// # Errors
-/// Where the token does not work, its account asks too often, or the database has to be asked and cannot.
-pub async fn authenticate(api: &Api, context: &RequestContext, headers: &HeaderMap) -> Result<Arc<Caller>, Problem> {
+/// Where the token does not work, its account asks too often, or the database has to be asked and
+/// cannot.
+pub async fn authenticate(
+    api: &Api,
+    context: &RequestContext,
+    headers: &HeaderMap,
+) -> Result<Arc<Caller>, Problem> {
     let token = credentials::basic(headers)?;
     let address = client_addr::throttle_key(context.client_address());
     let caller = api.app.tokens.verify(token.expose(), address).await?;
     context.set_account_id(caller.account_id.0);
-    api.rates.check(caller.account_id, caller.limits.requests_per_second)?;
+    api.rates
+        .check(caller.account_id, caller.limits.requests_per_second)?;
     Ok(caller)
 }

@@ -1,5 +1,5 @@
-//! What the `Authorization` header says: HTTP basic authentication (RFC 7617) with the API token as the user name and
-//! an empty password. No database, no accounts: only whether it is well formed.
+//! What the `Authorization` header says: HTTP basic authentication (RFC 7617) with the API token as
+//! the user name and an empty password. No database, no accounts: only whether it is well formed.
 
 use axum::http::{HeaderMap, header};
 use base64::Engine;
@@ -65,13 +65,17 @@ pub enum CredentialsError {
     #[error("The credentials in the Authorization header are not UTF-8.")]
     NotUtf8,
     /// Decoded, there is no colon in it.
-    #[error("The credentials in the Authorization header have no colon: encode `TOKEN:`, with the colon.")]
+    #[error(
+        "The credentials in the Authorization header have no colon: encode `TOKEN:`, with the colon."
+    )]
     NoColon,
     /// Nothing before the colon.
     #[error("The user name in the Authorization header is empty: it has to be the API token.")]
     NoToken,
     /// Something behind the colon.
-    #[error("The password has to be empty: the API token is the user name, and there is nothing else to prove.")]
+    #[error(
+        "The password has to be empty: the API token is the user name, and there is nothing else to prove."
+    )]
     Password,
 }
 
@@ -115,13 +119,18 @@ fn decode(credentials: &[u8]) -> Result<SentToken, CredentialsError> {
         return Err(CredentialsError::TooLong);
     }
     let mut bytes = [0; MAX_LEN];
-    let len = BASE64.decode_slice(credentials, &mut bytes).map_err(|_| CredentialsError::Base64)?;
+    let len = BASE64
+        .decode_slice(credentials, &mut bytes)
+        .map_err(|_| CredentialsError::Base64)?;
     let text = std::str::from_utf8(&bytes[..len]).map_err(|_| CredentialsError::NotUtf8)?;
     match text.split_once(':') {
         None => Err(CredentialsError::NoColon),
         Some((_, password)) if !password.is_empty() => Err(CredentialsError::Password),
         Some(("", _)) => Err(CredentialsError::NoToken),
-        Some((token, _)) => Ok(SentToken { len: token.len(), bytes }),
+        Some((token, _)) => Ok(SentToken {
+            len: token.len(),
+            bytes,
+        }),
     }
 }
 
@@ -133,13 +142,20 @@ mod tests {
     fn sent(values: &[&[u8]]) -> Result<String, CredentialsError> {
         let mut headers = HeaderMap::new();
         for value in values {
-            headers.append(header::AUTHORIZATION, HeaderValue::from_bytes(value).unwrap());
+            headers.append(
+                header::AUTHORIZATION,
+                HeaderValue::from_bytes(value).unwrap(),
+            );
         }
         basic(&headers).map(|token| token.expose().to_owned())
     }
 
     fn encoded(credentials: impl AsRef<[u8]>) -> Vec<u8> {
-        format!("Basic {}", base64::prelude::BASE64_STANDARD.encode(credentials)).into_bytes()
+        format!(
+            "Basic {}",
+            base64::prelude::BASE64_STANDARD.encode(credentials)
+        )
+        .into_bytes()
     }
 
     #[test]
@@ -147,7 +163,11 @@ mod tests {
         let header = encoded("a-token:");
         assert_eq!(sent(&[&header]).as_deref(), Ok("a-token"));
         assert_eq!(sent(&[b"bAsIc   YS10b2tlbjo=  "]).as_deref(), Ok("a-token"));
-        assert_eq!(sent(&[b"Basic YS10b2tlbjo"]).as_deref(), Ok("a-token"), "without padding");
+        assert_eq!(
+            sent(&[b"Basic YS10b2tlbjo"]).as_deref(),
+            Ok("a-token"),
+            "without padding"
+        );
         assert_eq!(sent(&[&encoded("t:")]).as_deref(), Ok("t"));
     }
 
@@ -178,20 +198,31 @@ mod tests {
             (vec![b'B'; 60_000], Scheme),
             ([b"Basic ".to_vec(), vec![b'A'; 60_000]].concat(), TooLong),
         ] {
-            assert_eq!(sent(&[&value]), Err(error), "{}", String::from_utf8_lossy(&value));
+            assert_eq!(
+                sent(&[&value]),
+                Err(error),
+                "{}",
+                String::from_utf8_lossy(&value)
+            );
         }
     }
 
     #[test]
     fn the_longest_that_is_looked_at_fits() {
         let token = "x".repeat(MAX_LEN - 2);
-        assert_eq!(sent(&[&encoded(format!("{token}:"))]).as_deref(), Ok(&*token));
+        assert_eq!(
+            sent(&[&encoded(format!("{token}:"))]).as_deref(),
+            Ok(&*token)
+        );
     }
 
     #[test]
     fn debug_shows_nothing() {
         let mut headers = HeaderMap::new();
-        headers.insert(header::AUTHORIZATION, HeaderValue::from_static("Basic YS10b2tlbjo="));
+        headers.insert(
+            header::AUTHORIZATION,
+            HeaderValue::from_static("Basic YS10b2tlbjo="),
+        );
         assert_eq!(format!("{:?}", basic(&headers).unwrap()), "SentToken(…)");
     }
 }

@@ -1,6 +1,6 @@
-//! The HTTP API: adapters over the nouns, nothing else. [`auth`] finds out whose request it is and whether there are too
-//! many of them, [`v1`] is the contract of version 1, [`pressure`] says when not to refuse at once, [`problem`] turns everything that
-//! goes wrong into a document.
+//! The HTTP API: adapters over the nouns, nothing else. [`auth`] finds out whose request it is and
+//! whether there are too many of them, [`v1`] is the contract of version 1, [`pressure`] says when
+//! not to refuse at once, [`problem`] turns everything that goes wrong into a document.
 
 pub mod auth;
 pub mod credentials;
@@ -34,12 +34,17 @@ impl Api {
     /// Nobody has asked for anything yet. On a tokio runtime.
     pub fn new(app: App) -> Self {
         let pressure = Pressure::watch(app.drained.clone());
-        Self { app, rates: RequestRates::default(), pressure }
+        Self {
+            app,
+            rates: RequestRates::default(),
+            pressure,
+        }
     }
 }
 
-/// Addresses under the API's that are none of its calls: those are answered without a router ([`v1`]). Needs
-/// `transport::EdgeLayer` around it, and `transport::GuardLayer` with [`problem::ProblemWriter::finish`] inside that.
+/// Addresses under the API's that are none of its calls: those are answered without a router
+/// ([`v1`]). Needs `transport::EdgeLayer` around it, and `transport::GuardLayer` with
+/// [`problem::ProblemWriter::finish`] inside that.
 pub fn router() -> Router {
     Router::new()
         .route("/v1", any(no_such_address))
@@ -56,7 +61,9 @@ async fn no_such_address(uri: Uri) -> Problem {
     for call in ["/v1/acquire", "/v1/heartbeat", "/v1/release"] {
         match path.strip_prefix(call) {
             Some("" | "/") => {
-                let detail = format!("The lock's name is missing: send {call}/NAME, with the name percent-encoded.");
+                let detail = format!(
+                    "The lock's name is missing: send {call}/NAME, with the name percent-encoded."
+                );
                 return Problem::new(Code::InvalidName, detail);
             }
             Some(rest) if rest.starts_with('/') => {

@@ -1,5 +1,5 @@
-//! Version 1's optional parameters: parsed strictly, so that a misspelt or misunderstood one is an error and never
-//! silently another request than was meant.
+//! Version 1's optional parameters: parsed strictly, so that a misspelt or misunderstood one is an
+//! error and never silently another request than was meant.
 
 use std::borrow::Cow;
 
@@ -60,11 +60,20 @@ impl Parameters {
     /// From the query string and, on acquire, the `Idempotency-Key` header.
     ///
     /// # Errors
-    /// Where a parameter is unknown, does not go with this call, stands twice or has a value that it cannot have.
-    pub fn parse(operation: Operation, query: Option<&str>, headers: &HeaderMap) -> Result<Self, Problem> {
+    /// Where a parameter is unknown, does not go with this call, stands twice or has a value that
+    /// it cannot have.
+    pub fn parse(
+        operation: Operation,
+        query: Option<&str>,
+        headers: &HeaderMap,
+    ) -> Result<Self, Problem> {
         let mut parameters = Self::default();
         let mut seen = [false; 3];
-        for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
+        for pair in query
+            .unwrap_or_default()
+            .split('&')
+            .filter(|pair| !pair.is_empty())
+        {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             let name = decode(name)?;
             let slot = match &*name {
@@ -77,7 +86,9 @@ impl Parameters {
                 return Err(misplaced(operation, &name));
             }
             if std::mem::replace(&mut seen[slot], true) {
-                return Err(invalid(format!("{name} stands twice in the query: send it once.")));
+                return Err(invalid(format!(
+                    "{name} stands twice in the query: send it once."
+                )));
             }
             let value = decode(value)?;
             match slot {
@@ -95,19 +106,26 @@ impl Parameters {
     fn take_idempotency_key(&mut self, headers: &HeaderMap) -> Result<(), Problem> {
         let refuse = |detail| Err(Problem::new(Code::InvalidIdempotencyKey, detail));
         let mut values = headers.get_all(IDEMPOTENCY_KEY).iter();
-        let Some(value) = values.next() else { return Ok(()) };
+        let Some(value) = values.next() else {
+            return Ok(());
+        };
         if values.next().is_some() {
             return refuse("The request has more than one Idempotency-Key header: send one.");
         }
         let text = value.to_str().unwrap_or_default().trim_ascii();
-        let bare = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(text);
+        let bare = text
+            .strip_prefix('"')
+            .and_then(|text| text.strip_suffix('"'))
+            .unwrap_or(text);
         let Some(key) = parse_uuid(bare) else {
             return refuse(
                 "The Idempotency-Key header has to be a UUID, such as 0194d3a5-7c1e-7b7e-9d3f-2f1f6c0a4b11, bare or in double quotes.",
             );
         };
         if self.lease_id.is_some_and(|lease_id| lease_id != key) {
-            return refuse("Idempotency-Key and lease_id differ: send one of them, or the same UUID in both.");
+            return refuse(
+                "Idempotency-Key and lease_id differ: send one of them, or the same UUID in both.",
+            );
         }
         self.lease_id = Some(key);
         Ok(())
@@ -116,12 +134,18 @@ impl Parameters {
 
 /// A part of the query. A plus stays one: no value that is taken could contain a space.
 fn decode(part: &str) -> Result<Cow<'_, str>, Problem> {
-    percent_decode_str(part).decode_utf8().map_err(|_| invalid("The query string is not UTF-8 after percent-decoding."))
+    percent_decode_str(part)
+        .decode_utf8()
+        .map_err(|_| invalid("The query string is not UTF-8 after percent-decoding."))
 }
 
 fn milliseconds(name: &str, value: &str, least: u64) -> Result<u64, Problem> {
     let digits = !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit());
-    let number = if digits && (value == "0" || !value.starts_with('0')) { value.parse().ok() } else { None };
+    let number = if digits && (value == "0" || !value.starts_with('0')) {
+        value.parse().ok()
+    } else {
+        None
+    };
     number.filter(|ms| (least..=MAX_MS).contains(ms)).ok_or_else(|| {
         invalid(format!(
             "{name} has to be a whole number of milliseconds from {least} to {MAX_MS}, in digits only (such as {name}=30000)."
@@ -135,8 +159,8 @@ fn lease_id(value: &str) -> Result<Uuid, Problem> {
     })
 }
 
-/// Only the usual form with hyphens, in either case. The nil UUID is what a program sends that forgot to make one; as a
-/// lease id it would work once and never again.
+/// Only the usual form with hyphens, in either case. The nil UUID is what a program sends that
+/// forgot to make one; as a lease id it would work once and never again.
 fn parse_uuid(text: &str) -> Option<Uuid> {
     if text.len() != uuid::fmt::Hyphenated::LENGTH {
         return None;
@@ -150,14 +174,19 @@ fn invalid(detail: impl Into<Cow<'static, str>>) -> Problem {
 
 fn misplaced(operation: Operation, name: &str) -> Problem {
     let (call, takes) = (operation.as_str(), operation.takes().join(", "));
-    invalid(format!("{name} does not go with {call}, which takes: {takes}."))
+    invalid(format!(
+        "{name} does not go with {call}, which takes: {takes}."
+    ))
 }
 
 fn unknown(operation: Operation, name: &str) -> Problem {
     // Quoted, shortened and escaped: it is the client's own text, but logs and terminals show it.
     let shown: String = name.chars().take(64).collect();
     let (call, takes) = (operation.as_str(), operation.takes().join(", "));
-    Problem::new(Code::UnknownParameter, format!("There is no parameter {shown:?}: {call} takes {takes}."))
+    Problem::new(
+        Code::UnknownParameter,
+        format!("There is no parameter {shown:?}: {call} takes {takes}."),
+    )
 }
 
 #[cfg(test)]
@@ -180,14 +209,29 @@ mod tests {
     #[test]
     fn each_call_takes_its_own() {
         let all = parse(Acquire, &format!("lease_ms=5000&wait_ms=0&lease_id={ID}")).unwrap();
-        assert_eq!(all, Parameters { lease_ms: Some(5000), wait_ms: 0, lease_id: Some(ID.parse().unwrap()) });
+        assert_eq!(
+            all,
+            Parameters {
+                lease_ms: Some(5000),
+                wait_ms: 0,
+                lease_id: Some(ID.parse().unwrap())
+            }
+        );
         assert_eq!(parse(Acquire, ""), Ok(Parameters::default()));
-        assert_eq!(Parameters::parse(Acquire, None, &HeaderMap::new()), Ok(Parameters::default()));
+        assert_eq!(
+            Parameters::parse(Acquire, None, &HeaderMap::new()),
+            Ok(Parameters::default())
+        );
         assert_eq!(parse(Acquire, "&&"), Ok(Parameters::default()));
-        assert_eq!(parse(Acquire, "lease%5Fms=86400000").unwrap().lease_ms, Some(86_400_000));
+        assert_eq!(
+            parse(Acquire, "lease%5Fms=86400000").unwrap().lease_ms,
+            Some(86_400_000)
+        );
         assert_eq!(parse(Heartbeat, "lease_ms=1").unwrap().lease_ms, Some(1));
         assert_eq!(
-            parse(Release, &format!("lease_id={}", ID.to_uppercase())).unwrap().lease_id,
+            parse(Release, &format!("lease_id={}", ID.to_uppercase()))
+                .unwrap()
+                .lease_id,
             Some(ID.parse().unwrap())
         );
         insta::assert_snapshot!(refused(Heartbeat, "wait_ms=1"), @"invalid-parameter: wait_ms does not go with heartbeat, which takes: lease_ms, lease_id.");
@@ -214,7 +258,10 @@ mod tests {
             "18446744073709551616",
             &"9".repeat(5000),
         ] {
-            assert!(refused(Acquire, &format!("lease_ms={value}")).contains("from 1 to 86400000"), "{value}");
+            assert!(
+                refused(Acquire, &format!("lease_ms={value}")).contains("from 1 to 86400000"),
+                "{value}"
+            );
         }
         assert!(refused(Acquire, "lease_ms").contains("digits only"));
         assert!(refused(Acquire, "wait_ms=-0").contains("from 0 to 86400000"));
@@ -232,7 +279,10 @@ mod tests {
             "0194d3a5-7c1e-7b7e-9d3f-2f1f6c0a4b1g",
             "0194d3a5-7c1e-7b7e-9d3f-2f1f6c0a4b11%00",
         ] {
-            assert!(refused(Acquire, &format!("lease_id={value}")).contains("has to be a UUID"), "{value}");
+            assert!(
+                refused(Acquire, &format!("lease_id={value}")).contains("has to be a UUID"),
+                "{value}"
+            );
         }
     }
 
@@ -262,13 +312,29 @@ mod tests {
         let quoted = format!("\"{ID}\"");
         assert_eq!(with_key(Acquire, "", &[ID]), Ok(id));
         assert_eq!(with_key(Acquire, "", &[&quoted]), Ok(id));
-        assert_eq!(with_key(Acquire, &format!("lease_id={ID}"), &[&quoted]), Ok(id));
+        assert_eq!(
+            with_key(Acquire, &format!("lease_id={ID}"), &[&quoted]),
+            Ok(id)
+        );
         assert_eq!(with_key(Heartbeat, "", &["whatever"]), Ok(None));
         assert_eq!(with_key(Release, "", &[ID]), Ok(None));
         let refused = Err("invalid-idempotency-key".to_owned());
-        for keys in [&["order-7"][..], &[""], &[&quoted[1..]], &["\"\""], &[ID, ID]] {
+        for keys in [
+            &["order-7"][..],
+            &[""],
+            &[&quoted[1..]],
+            &["\"\""],
+            &[ID, ID],
+        ] {
             assert_eq!(with_key(Acquire, "", keys), refused, "{keys:?}");
         }
-        assert_eq!(with_key(Acquire, "lease_id=0194d3a5-7c1e-7b7e-9d3f-2f1f6c0a4b12", &[ID]), refused);
+        assert_eq!(
+            with_key(
+                Acquire,
+                "lease_id=0194d3a5-7c1e-7b7e-9d3f-2f1f6c0a4b12",
+                &[ID]
+            ),
+            refused
+        );
     }
 }

@@ -1,8 +1,9 @@
 //! Whether the processors are what is short, and what that means for refusals.
 //!
-//! A refusal costs a good third of an answer. Where the database is the limit that is nothing, and it goes out at once. Where the
-//! processors are, clients that ask again the moment they are refused would take them away from those whose requests were accepted.
-//! Their refusals are then held back (ADR 4), never for longer than `Retry-After` asks them to wait anyway.
+//! A refusal costs a good third of an answer. Where the database is the limit that is nothing, and
+//! it goes out at once. Where the processors are, clients that ask again the moment they are
+//! refused would take them away from those whose requests were accepted. Their refusals are then
+//! held back (ADR 4), never for longer than `Retry-After` asks them to wait anyway.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -49,7 +50,8 @@ impl Pressure {
         pressure
     }
 
-    /// Returns when this problem may be told: at once, unless it is a refusal and the threads have no time left.
+    /// Returns when this problem may be told: at once, unless it is a refusal and the threads have
+    /// no time left.
     pub async fn hold_back(&self, problem: &Problem) {
         let hold = self.hold();
         if problem.code() == Code::Overloaded && !hold.is_zero() {
@@ -62,7 +64,8 @@ impl Pressure {
         Duration::from_micros(self.hold_us.load(Ordering::Relaxed))
     }
 
-    /// Holds back for half as long again while they were busy, for a tenth less while they were not: the way congestion control finds its rate.
+    /// Holds back for half as long again while they were busy, for a tenth less while they were
+    /// not: the way congestion control finds its rate.
     fn threads_were_busy(&self, share: f64) {
         let hold = self.hold();
         let next = if share > BUSY {
@@ -72,13 +75,16 @@ impl Pressure {
         } else {
             hold * 9 / 10
         };
-        self.hold_us.store(next.as_micros() as u64, Ordering::Relaxed);
+        self.hold_us
+            .store(next.as_micros() as u64, Ordering::Relaxed);
     }
 }
 
 /// How long the serving threads were not waiting for something to do, so far, all together.
 fn busy(threads: &RuntimeMetrics) -> Duration {
-    (0..threads.num_workers()).map(|thread| threads.worker_total_busy_duration(thread)).sum()
+    (0..threads.num_workers())
+        .map(|thread| threads.worker_total_busy_duration(thread))
+        .sum()
 }
 
 #[cfg(test)]
@@ -108,13 +114,24 @@ mod tests {
     #[tokio::test]
     async fn only_refusals_for_too_much_load_are_held_back_and_only_under_pressure() {
         let pressure = Pressure::default();
-        let told_at_once = |code| pressure.hold_back(&Problem::new(code, "")).now_or_never().is_some();
+        let told_at_once = |code| {
+            pressure
+                .hold_back(&Problem::new(code, ""))
+                .now_or_never()
+                .is_some()
+        };
         assert!(told_at_once(Code::Overloaded));
         pressure.threads_were_busy(1.0);
         assert!(!told_at_once(Code::Overloaded));
-        assert!(Code::ALL.iter().all(|code| *code == Code::Overloaded || told_at_once(*code)));
+        assert!(
+            Code::ALL
+                .iter()
+                .all(|code| *code == Code::Overloaded || told_at_once(*code))
+        );
         let began = Instant::now();
-        pressure.hold_back(&Problem::new(Code::Overloaded, "")).await;
+        pressure
+            .hold_back(&Problem::new(Code::Overloaded, ""))
+            .await;
         assert!(began.elapsed() >= FIRST_HOLD);
     }
 

@@ -1,5 +1,5 @@
-//! What goes wrong, as RFC 9457 problem documents: every code there is, how each looks, and the one place where the
-//! nouns' errors become HTTP.
+//! What goes wrong, as RFC 9457 problem documents: every code there is, how each looks, and the one
+//! place where the nouns' errors become HTTP.
 
 use std::borrow::Cow;
 use std::error::Error;
@@ -20,7 +20,8 @@ use crate::transport::{Outcome, RequestContext};
 
 macro_rules! codes {
     ($($(#[doc = $doc:literal])+ $variant:ident = ($code:literal, $status:ident, $title:literal);)+) => {
-        /// The stable `code` of a problem document: what programs decide by. A code never changes its meaning.
+        /// The stable `code` of a problem document: what programs decide by. A code never changes
+        /// its meaning.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum Code {
             $($(#[doc = $doc])+ $variant,)+
@@ -54,9 +55,11 @@ macro_rules! codes {
 }
 
 codes! {
-    /// The lock's name in the path is not one: empty, longer than 255 bytes, `.` or `..`, with a control character, with a bare `/`, or not percent-encoded UTF-8.
+    /// The lock's name in the path is not one: empty, longer than 255 bytes, `.` or `..`, with a
+    /// control character, with a bare `/`, or not percent-encoded UTF-8.
     InvalidName = ("invalid-name", BAD_REQUEST, "Not a lock's name");
-    /// A query parameter has a value that it cannot have, stands twice, or does not go with this call or with another parameter.
+    /// A query parameter has a value that it cannot have, stands twice, or does not go with this
+    /// call or with another parameter.
     InvalidParameter = ("invalid-parameter", BAD_REQUEST, "Invalid parameter");
     /// There is no query parameter of that name.
     UnknownParameter = ("unknown-parameter", BAD_REQUEST, "Unknown parameter");
@@ -64,17 +67,25 @@ codes! {
     InvalidIdempotencyKey = ("invalid-idempotency-key", BAD_REQUEST, "Invalid Idempotency-Key");
     /// The request has a body. Version 1 takes its parameters in the query, with POST too.
     UnexpectedBody = ("unexpected-body", BAD_REQUEST, "A body was not expected");
-    /// There is no `Authorization` header. Send the API token as the user name of HTTP basic authentication.
+    /// There is no `Authorization` header. Send the API token as the user name of HTTP basic
+    /// authentication.
     CredentialsMissing = ("credentials-missing", UNAUTHORIZED, "No API token");
-    /// The `Authorization` header is not what it has to be: `Basic` and base64 of the token and a colon.
+    /// The `Authorization` header is not what it has to be: `Basic` and base64 of the token and a
+    /// colon.
     CredentialsMalformed = ("credentials-malformed", UNAUTHORIZED, "Malformed credentials");
-    /// The API token is unknown, revoked or expired, or its account is suspended. Which of them is never said.
+    /// The API token is unknown, revoked or expired, or its account is suspended. Which of them is
+    /// never said.
     TokenRefused = ("token-refused", UNAUTHORIZED, "API token refused");
-    /// The account's plan does not include what was asked for; `upgrade_url` says where to get it, if the operator has set one.
+    /// The account's plan does not include what was asked for; `upgrade_url` says where to get it,
+    /// if the operator has set one.
     PlanDoesNotAllow = ("plan-does-not-allow", FORBIDDEN, "Not in the plan");
-    /// The account holds as many live locks as its plan allows: release some or let them lapse. Renewing and releasing go on working. `upgrade_url` says where to get a larger plan, if the operator has set one. A 403 and not a 429: the same request sent again soon meets the same limit.
+    /// The account holds as many live locks as its plan allows: release some or let them lapse.
+    /// Renewing and releasing go on working. `upgrade_url` says where to get a larger plan, if the
+    /// operator has set one. A 403 and not a 429: the same request sent again soon meets the same
+    /// limit.
     LiveLocksLimit = ("live-locks-limit", FORBIDDEN, "Too many live locks");
-    /// A browser announced this request as a prefetch (`Sec-Purpose`, `Purpose`): nobody asked for the lock yet.
+    /// A browser announced this request as a prefetch (`Sec-Purpose`, `Purpose`): nobody asked for
+    /// the lock yet.
     PrefetchRefused = ("prefetch-refused", FORBIDDEN, "Prefetch refused");
     /// A browser sent this request on behalf of a page of another site (`Sec-Fetch-Site`).
     CrossSiteRefused = ("cross-site-refused", FORBIDDEN, "Cross-site request refused");
@@ -82,21 +93,26 @@ codes! {
     NotFound = ("not-found", NOT_FOUND, "No such address");
     /// The address exists, the method does not; `Allow` names those that do.
     MethodNotAllowed = ("method-not-allowed", METHOD_NOT_ALLOWED, "Method not allowed");
-    /// More requests a second than the account's plan allows, on this node. Nothing was done; ask again after `Retry-After`.
+    /// More requests a second than the account's plan allows, on this node. Nothing was done; ask
+    /// again after `Retry-After`.
     TooManyRequests = ("too-many-requests", TOO_MANY_REQUESTS, "Too many requests");
-    /// Too many requests with unknown tokens came from this address. Nothing was done; ask again after `Retry-After`.
+    /// Too many requests with unknown tokens came from this address. Nothing was done; ask again
+    /// after `Retry-After`.
     TooManyUnknownTokens = ("too-many-unknown-tokens", TOO_MANY_REQUESTS, "Too many unknown tokens");
     /// Something went wrong inside the service. Its log has the cause under the request's id.
     InternalError = ("internal-error", INTERNAL_SERVER_ERROR, "Internal error");
     /// A later version will do this; this one does not.
     NotImplemented = ("not-implemented", NOT_IMPLEMENTED, "Not implemented yet");
-    /// The database cannot be reached, or could not say in time whether it was done. Not an answer: ask again with the same `lease_id`.
+    /// The database cannot be reached, or could not say in time whether it was done. Not an answer:
+    /// ask again with the same `lease_id`.
     Unavailable = ("unavailable", SERVICE_UNAVAILABLE, "Service unavailable");
-    /// More work than the service can carry is waiting. Nothing was done; ask again after `Retry-After`.
+    /// More work than the service can carry is waiting. Nothing was done; ask again after
+    /// `Retry-After`.
     Overloaded = ("overloaded", SERVICE_UNAVAILABLE, "Service overloaded");
     /// This node is stopping. Nothing was done; ask again at once, another or the next one answers.
     ShuttingDown = ("shutting-down", SERVICE_UNAVAILABLE, "Shutting down");
-    /// No answer within the request's deadline; whether it was done is not known. Ask again with the same `lease_id`.
+    /// No answer within the request's deadline; whether it was done is not known. Ask again with
+    /// the same `lease_id`.
     TimedOut = ("timed-out", SERVICE_UNAVAILABLE, "Timed out");
 }
 
@@ -113,7 +129,8 @@ const PROBLEMS: &str = "lockable_problems_total";
 /// What stands in `Retry-After` where nothing better is known, seconds.
 pub const RETRY_AFTER_S: u32 = 1;
 
-/// One thing that went wrong, before it is written: the document also needs what only [`ProblemWriter`] knows.
+/// One thing that went wrong, before it is written: the document also needs what only
+/// [`ProblemWriter`] knows.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Problem(Box<Parts>);
 
@@ -196,7 +213,11 @@ fn sentence(error: &impl std::fmt::Display) -> String {
 
 impl From<sqlx::Error> for Problem {
     fn from(error: sqlx::Error) -> Self {
-        if db::is_unavailable(&error) { Self::unavailable(&error) } else { Self::internal(&error) }
+        if db::is_unavailable(&error) {
+            Self::unavailable(&error)
+        } else {
+            Self::internal(&error)
+        }
     }
 }
 
@@ -232,9 +253,10 @@ impl From<LeaseRefused> for Problem {
                     "Your plan has one lease for all, {lease_ms} ms: leave lease_ms out, or get a plan with leases of your choice."
                 ),
             ),
-            LeaseRefused::OutOfBounds { min_ms, max_ms } => {
-                Self::new(Code::InvalidParameter, format!("lease_ms has to be from {min_ms} to {max_ms} on your plan."))
-            }
+            LeaseRefused::OutOfBounds { min_ms, max_ms } => Self::new(
+                Code::InvalidParameter,
+                format!("lease_ms has to be from {min_ms} to {max_ms} on your plan."),
+            ),
         }
     }
 }
@@ -273,7 +295,9 @@ impl From<EngineError> for Problem {
 
 /// Whole seconds for `Retry-After`, never too early.
 fn seconds(wait: Duration) -> u32 {
-    u32::try_from(wait.as_millis().div_ceil(1000)).unwrap_or(u32::MAX).max(1)
+    u32::try_from(wait.as_millis().div_ceil(1000))
+        .unwrap_or(u32::MAX)
+        .max(1)
 }
 
 /// An error and what caused it, in one line.
@@ -300,16 +324,19 @@ impl IntoResponse for Problem {
     }
 }
 
-/// Writes problem documents: knows where this service documents its codes and where plans are upgraded.
+/// Writes problem documents: knows where this service documents its codes and where plans are
+/// upgraded.
 #[derive(Debug)]
 pub struct ProblemWriter {
-    /// `{public URL}docs#problem-`: with a code behind it, the address of that code's documentation.
+    /// `{public URL}docs#problem-`: with a code behind it, the address of that code's
+    /// documentation.
     type_prefix: String,
     upgrade_url: Option<Url>,
     complaints: Occasional,
 }
 
-/// Lets something through once a second: an outage is one matter, not one for each request that meets it.
+/// Lets something through once a second: an outage is one matter, not one for each request that
+/// meets it.
 #[derive(Debug)]
 struct Occasional {
     start: Instant,
@@ -318,7 +345,10 @@ struct Occasional {
 
 impl Default for Occasional {
     fn default() -> Self {
-        Self { start: Instant::now(), next_ms: AtomicU64::new(0) }
+        Self {
+            start: Instant::now(),
+            next_ms: AtomicU64::new(0),
+        }
     }
 }
 
@@ -327,7 +357,10 @@ impl Occasional {
         let now_ms = self.start.elapsed().as_millis() as u64;
         let next_ms = self.next_ms.load(Ordering::Relaxed);
         now_ms >= next_ms
-            && self.next_ms.compare_exchange(next_ms, now_ms + 1000, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+            && self
+                .next_ms
+                .compare_exchange(next_ms, now_ms + 1000, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok()
     }
 }
 
@@ -344,11 +377,16 @@ struct Document<'a> {
 }
 
 impl ProblemWriter {
-    /// `public_url`: what the service is called from outside. `upgrade_url`: where to get what a plan does not allow.
+    /// `public_url`: what the service is called from outside. `upgrade_url`: where to get what a
+    /// plan does not allow.
     pub fn new(public_url: &Url, upgrade_url: Option<Url>) -> Self {
         metrics::describe_counter!(PROBLEMS, "Problem documents sent, by code");
         let base = public_url.as_str().trim_end_matches('/');
-        Self { type_prefix: format!("{base}/docs#problem-"), upgrade_url, complaints: Occasional::default() }
+        Self {
+            type_prefix: format!("{base}/docs#problem-"),
+            upgrade_url,
+            complaints: Occasional::default(),
+        }
     }
 
     /// The last touch on an answer of the API.
@@ -369,11 +407,21 @@ impl ProblemWriter {
     }
 
     fn write(&self, problem: &Problem, context: &RequestContext) -> Response {
-        let Parts { code, detail, headers, retry_after_s, cause } = &*problem.0;
+        let Parts {
+            code,
+            detail,
+            headers,
+            retry_after_s,
+            cause,
+        } = &*problem.0;
         metrics::counter!(PROBLEMS, "code" => code.as_str()).increment(1);
         let request_id = context.id().as_str();
         let status = code.status();
-        let upgrade_url = self.upgrade_url.as_ref().map(Url::as_str).filter(|_| code.is_about_the_plan());
+        let upgrade_url = self
+            .upgrade_url
+            .as_ref()
+            .map(Url::as_str)
+            .filter(|_| code.is_about_the_plan());
         if let Some(cause) = cause {
             if status == StatusCode::INTERNAL_SERVER_ERROR {
                 tracing::error!(request_id, code = code.as_str(), cause, "a request failed");
@@ -406,11 +454,17 @@ impl ProblemWriter {
         let mut response = Response::new(Body::from(body));
         *response.status_mut() = status;
         let answer = response.headers_mut();
-        answer.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        answer.insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/problem+json"),
+        );
         answer.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         match status {
             StatusCode::UNAUTHORIZED => {
-                answer.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"lockable\""));
+                answer.insert(
+                    header::WWW_AUTHENTICATE,
+                    HeaderValue::from_static("Basic realm=\"lockable\""),
+                );
             }
             StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
                 answer.insert(header::RETRY_AFTER, HeaderValue::from(*retry_after_s));
@@ -434,7 +488,10 @@ mod tests {
     async fn written(outcome: Outcome, upgrade_url: Option<&str>) -> String {
         let mut headers = HeaderMap::new();
         headers.insert("x-request-id", HeaderValue::from_static("the-request-id"));
-        let context = RequestContext::new(RequestId::from_headers(&headers), Ipv4Addr::LOCALHOST.into());
+        let context = RequestContext::new(
+            RequestId::from_headers(&headers),
+            Ipv4Addr::LOCALHOST.into(),
+        );
         let writer = ProblemWriter::new(
             &"https://locks.example.com/".parse().unwrap(),
             upgrade_url.map(|url| url.parse().unwrap()),
@@ -443,8 +500,17 @@ mod tests {
         let (parts, body) = response.into_parts();
         let body: serde_json::Value =
             serde_json::from_slice(&axum::body::to_bytes(body, 10_000).await.unwrap()).unwrap();
-        let headers: Vec<_> = parts.headers.iter().map(|(n, v)| format!("{n}: {}", v.to_str().unwrap())).collect();
-        format!("{}\n{}\n\n{}", parts.status, headers.join("\n"), serde_json::to_string_pretty(&body).unwrap())
+        let headers: Vec<_> = parts
+            .headers
+            .iter()
+            .map(|(n, v)| format!("{n}: {}", v.to_str().unwrap()))
+            .collect();
+        format!(
+            "{}\n{}\n\n{}",
+            parts.status,
+            headers.join("\n"),
+            serde_json::to_string_pretty(&body).unwrap()
+        )
     }
 
     fn answer(problem: Problem) -> Outcome {
@@ -458,20 +524,32 @@ mod tests {
             "bad_request",
             written(answer(Problem::new(Code::InvalidName, "Say a name.")), None).await
         );
-        insta::assert_snapshot!("unauthorized", written(answer(Problem::new(Code::TokenRefused, "No.")), None).await);
+        insta::assert_snapshot!(
+            "unauthorized",
+            written(answer(Problem::new(Code::TokenRefused, "No.")), None).await
+        );
         let forbidden = Problem::new(Code::PlanDoesNotAllow, "Your plan does not do this.");
         insta::assert_snapshot!("forbidden", written(answer(forbidden.clone()), None).await);
         insta::assert_snapshot!(
             "forbidden_with_a_way_up",
             written(answer(forbidden), Some("https://example.com/up")).await
         );
-        insta::assert_snapshot!("internal", written(answer(Problem::internal(&nothing)), None).await);
-        insta::assert_snapshot!("unavailable", written(answer(Problem::unavailable(&nothing)), None).await);
+        insta::assert_snapshot!(
+            "internal",
+            written(answer(Problem::internal(&nothing)), None).await
+        );
+        insta::assert_snapshot!(
+            "unavailable",
+            written(answer(Problem::unavailable(&nothing)), None).await
+        );
         insta::assert_snapshot!("panicked", written(Outcome::Panicked, None).await);
         insta::assert_snapshot!("timed_out", written(Outcome::TimedOut, None).await);
         let limited = Problem::new(Code::TooManyRequests, "Slow down.")
             .retry_after_s(7)
-            .with_header(HeaderName::from_static("ratelimit"), HeaderValue::from_static("\"requests\";r=0;t=7"));
+            .with_header(
+                HeaderName::from_static("ratelimit"),
+                HeaderValue::from_static("\"requests\";r=0;t=7"),
+            );
         insta::assert_snapshot!("limited", written(answer(limited), None).await);
     }
 
@@ -480,8 +558,15 @@ mod tests {
         let mut seen = std::collections::HashSet::new();
         for code in Code::ALL {
             assert!(seen.insert(code.as_str()), "{code:?}");
-            assert!(code.as_str().bytes().all(|b| b.is_ascii_lowercase() || b == b'-'));
-            assert!(code.meaning().ends_with('.') && !code.title().is_empty(), "{code:?}");
+            assert!(
+                code.as_str()
+                    .bytes()
+                    .all(|b| b.is_ascii_lowercase() || b == b'-')
+            );
+            assert!(
+                code.meaning().ends_with('.') && !code.title().is_empty(),
+                "{code:?}"
+            );
         }
         assert!(Code::ALL.is_sorted_by_key(|code| code.status()));
     }

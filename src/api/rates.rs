@@ -33,7 +33,10 @@ struct Bucket {
 impl Bucket {
     fn new(per_second: NonZeroU32) -> Arc<Self> {
         let quota = Quota::per_second(per_second).allow_burst(per_second.saturating_mul(TWICE));
-        Arc::new(Self { per_second, limiter: RateLimiter::direct(quota) })
+        Arc::new(Self {
+            per_second,
+            limiter: RateLimiter::direct(quota),
+        })
     }
 }
 
@@ -42,20 +45,27 @@ const TWICE: NonZeroU32 = NonZeroU32::new(2).expect("two is not zero");
 impl Default for RequestRates {
     fn default() -> Self {
         Self {
-            accounts: Cache::builder().max_capacity(MAX_ACCOUNTS).time_to_idle(FORGOTTEN_AFTER).build(),
+            accounts: Cache::builder()
+                .max_capacity(MAX_ACCOUNTS)
+                .time_to_idle(FORGOTTEN_AFTER)
+                .build(),
             clock: DefaultClock::default(),
         }
     }
 }
 
 impl RequestRates {
-    /// Counts one request of an account whose plan allows `per_second`. A plan's edit counts from the next request on.
+    /// Counts one request of an account whose plan allows `per_second`. A plan's edit counts from
+    /// the next request on.
     ///
     /// # Errors
     /// Where it is one too many: 429 with everything that a client needs to slow down.
     pub fn check(&self, account_id: AccountId, per_second: i32) -> Result<(), Problem> {
         // Plans with less than one are refused by the database.
-        let per_second = u32::try_from(per_second).ok().and_then(NonZeroU32::new).unwrap_or(NonZeroU32::MIN);
+        let per_second = u32::try_from(per_second)
+            .ok()
+            .and_then(NonZeroU32::new)
+            .unwrap_or(NonZeroU32::MIN);
         let bucket = match self.accounts.get(&account_id) {
             Some(bucket) if bucket.per_second == per_second => bucket,
             Some(_) => {
@@ -64,23 +74,36 @@ impl RequestRates {
                 bucket
             }
             // Of two first requests at once, both are counted in one bucket.
-            None => self.accounts.get_with(account_id, || Bucket::new(per_second)),
+            None => self
+                .accounts
+                .get_with(account_id, || Bucket::new(per_second)),
         };
-        bucket.limiter.check().map_err(|not_until| exceeded(per_second, not_until.wait_time_from(self.clock.now())))
+        bucket
+            .limiter
+            .check()
+            .map_err(|not_until| exceeded(per_second, not_until.wait_time_from(self.clock.now())))
     }
 }
 
 /// The headers follow the draft of the IETF's httpapi group, "RateLimit header fields for HTTP".
 fn exceeded(per_second: NonZeroU32, wait: Duration) -> Problem {
-    let retry_after_s = u32::try_from(wait.as_millis().div_ceil(1000)).unwrap_or(u32::MAX).max(1);
+    let retry_after_s = u32::try_from(wait.as_millis().div_ceil(1000))
+        .unwrap_or(u32::MAX)
+        .max(1);
     let text = |text: String| HeaderValue::from_str(&text).expect("digits and letters");
     let detail = format!(
         "Your plan allows {per_second} requests a second on each node, and this was more. Nothing was done; ask again after Retry-After."
     );
     Problem::new(Code::TooManyRequests, detail)
         .retry_after_s(retry_after_s)
-        .with_header(HeaderName::from_static("ratelimit-policy"), text(format!("\"requests\";q={per_second};w=1")))
-        .with_header(HeaderName::from_static("ratelimit"), text(format!("\"requests\";r=0;t={retry_after_s}")))
+        .with_header(
+            HeaderName::from_static("ratelimit-policy"),
+            text(format!("\"requests\";q={per_second};w=1")),
+        )
+        .with_header(
+            HeaderName::from_static("ratelimit"),
+            text(format!("\"requests\";r=0;t={retry_after_s}")),
+        )
 }
 
 #[cfg(test)]
@@ -90,7 +113,11 @@ mod tests {
     #[test]
     fn the_burst_is_twice_the_rate_and_each_account_has_its_own() {
         let rates = RequestRates::default();
-        let slow = |account| (0..10).filter(|_| rates.check(AccountId(account), 1).is_ok()).count();
+        let slow = |account| {
+            (0..10)
+                .filter(|_| rates.check(AccountId(account), 1).is_ok())
+                .count()
+        };
         // A third may come in if this machine stalls for a second.
         assert!((2..=3).contains(&slow(1)));
         assert!((2..=3).contains(&slow(2)));

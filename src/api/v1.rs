@@ -1,5 +1,5 @@
-//! Version 1: the contract that existing clients rely on. Three calls, two answers, and nothing is ever added to the
-//! bodies; what is new travels in headers. The reference is `docs/api-v1.md`.
+//! Version 1: the contract that existing clients rely on. Three calls, two answers, and nothing is
+//! ever added to the bodies; what is new travels in headers. The reference is `docs/api-v1.md`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +17,8 @@ use super::auth::authenticate;
 use super::parameters::{Operation, Parameters};
 use super::problem::{Code, Problem};
 use crate::locks::{
-    Acquire, AcquireOutcome, Heartbeat, HeartbeatOutcome, Lease, LockKey, LockName, Release, ReleaseOutcome,
+    Acquire, AcquireOutcome, Heartbeat, HeartbeatOutcome, Lease, LockKey, LockName, Release,
+    ReleaseOutcome,
 };
 use crate::tokens::Caller;
 use crate::transport::{DirectCalls, RequestContext};
@@ -36,7 +37,8 @@ pub const WAITED_MS: HeaderName = HeaderName::from_static("lockable-waited-ms");
 /// How long a body that was announced without a length may take to show whether it is empty.
 const BODY_PATIENCE: Duration = Duration::from_secs(2);
 
-/// Headers of an answer when the edge has put its own on it: room for them at once, rather than growing twice.
+/// Headers of an answer when the edge has put its own on it: room for them at once, rather than
+/// growing twice.
 const HEADERS: usize = 12;
 
 const SEC_PURPOSE: HeaderName = HeaderName::from_static("sec-purpose");
@@ -62,12 +64,21 @@ impl Call {
             _ => return None,
         };
         let is_one_segment = !name.is_empty() && !name.contains('/');
-        is_one_segment.then(|| (Self { operation, name_at: path.len() - name.len() }, template))
+        is_one_segment.then(|| {
+            (
+                Self {
+                    operation,
+                    name_at: path.len() - name.len(),
+                },
+                template,
+            )
+        })
     }
 }
 
-/// Each part of an answer has its deadline: the token's look-up, the engine, a body that is waited for.
-/// Methods are not looked at here: a wrong one is told which are right, and a HEAD must never take a lock.
+/// Each part of an answer has its deadline: the token's look-up, the engine, a body that is waited
+/// for. Methods are not looked at here: a wrong one is told which are right, and a HEAD must never
+/// take a lock.
 impl DirectCalls for Api {
     type Call = Call;
 
@@ -87,10 +98,19 @@ impl DirectCalls for Api {
 }
 
 /// Parse, one call, render.
-async fn answer(api: &Api, call: Call, request: Request, context: &RequestContext) -> Result<Response, Problem> {
-    // What is not needed any more is dropped before the wait: a head keeps the buffer that it was read into.
+async fn answer(
+    api: &Api,
+    call: Call,
+    request: Request,
+    context: &RequestContext,
+) -> Result<Response, Problem> {
+    // What is not needed any more is dropped before the wait: a head keeps the buffer that it was
+    // read into.
     let (caller, name, parameters) = read(api, call, request, context).await?;
-    let key = LockKey { namespace_id: caller.namespace_id, name };
+    let key = LockKey {
+        namespace_id: caller.namespace_id,
+        name,
+    };
     match call.operation {
         Operation::Acquire => acquire(api, &caller, key, &parameters).await,
         Operation::Heartbeat => heartbeat(api, &caller, key, &parameters).await,
@@ -116,7 +136,12 @@ async fn read(
     Ok((caller, name, parameters))
 }
 
-async fn acquire(api: &Api, caller: &Caller, key: LockKey, parameters: &Parameters) -> Result<Response, Problem> {
+async fn acquire(
+    api: &Api,
+    caller: &Caller,
+    key: LockKey,
+    parameters: &Parameters,
+) -> Result<Response, Problem> {
     if parameters.wait_ms > 0 {
         let detail = "Waiting in line is not built yet: leave wait_ms out, and ask again while the answer is false.";
         return Err(Problem::new(Code::NotImplemented, detail));
@@ -134,8 +159,11 @@ async fn acquire(api: &Api, caller: &Caller, key: LockKey, parameters: &Paramete
         key,
         account_id: caller.account_id,
         token_id: caller.token_id,
-        // Drawn as the service's own ids are: a version 4 UUID, but from the thread's generator, without a system call.
-        lease_id: parameters.lease_id.unwrap_or_else(|| uuid::Builder::from_random_bytes(rand::random()).into_uuid()),
+        // Drawn as the service's own ids are: a version 4 UUID, but from the thread's generator,
+        // without a system call.
+        lease_id: parameters
+            .lease_id
+            .unwrap_or_else(|| uuid::Builder::from_random_bytes(rand::random()).into_uuid()),
         needs_proof: parameters.lease_id.is_some(),
         lease_ms,
         requested_ms: parameters.lease_ms.map(|_| lease_ms),
@@ -149,17 +177,39 @@ async fn acquire(api: &Api, caller: &Caller, key: LockKey, parameters: &Paramete
     })
 }
 
-async fn heartbeat(api: &Api, caller: &Caller, key: LockKey, parameters: &Parameters) -> Result<Response, Problem> {
-    let lease_ms = parameters.lease_ms.map(|lease_ms| caller.limits.check_lease_ms(lease_ms)).transpose()?;
-    let wish = Heartbeat { key, account_id: caller.account_id, lease_id: parameters.lease_id, lease_ms };
+async fn heartbeat(
+    api: &Api,
+    caller: &Caller,
+    key: LockKey,
+    parameters: &Parameters,
+) -> Result<Response, Problem> {
+    let lease_ms = parameters
+        .lease_ms
+        .map(|lease_ms| caller.limits.check_lease_ms(lease_ms))
+        .transpose()?;
+    let wish = Heartbeat {
+        key,
+        account_id: caller.account_id,
+        lease_id: parameters.lease_id,
+        lease_ms,
+    };
     Ok(match api.app.locks.heartbeat(wish).await? {
         HeartbeatOutcome::Renewed(lease) => granted(&lease),
         HeartbeatOutcome::Lost(_) => says(false),
     })
 }
 
-async fn release(api: &Api, caller: &Caller, key: LockKey, lease_id: Option<Uuid>) -> Result<Response, Problem> {
-    let wish = Release { key, account_id: caller.account_id, lease_id };
+async fn release(
+    api: &Api,
+    caller: &Caller,
+    key: LockKey,
+    lease_id: Option<Uuid>,
+) -> Result<Response, Problem> {
+    let wish = Release {
+        key,
+        account_id: caller.account_id,
+        lease_id,
+    };
     Ok(match api.app.locks.release(wish).await? {
         ReleaseOutcome::Released => says(true),
         ReleaseOutcome::Lost(_) => says(false),
@@ -171,33 +221,37 @@ fn allow_method(method: &Method) -> Result<(), Problem> {
         return Ok(());
     }
     let detail = "Locks are taken, kept and given back with GET or POST; nothing was done.";
-    Err(Problem::new(Code::MethodNotAllowed, detail).with_header(header::ALLOW, HeaderValue::from_static("GET, POST")))
+    Err(Problem::new(Code::MethodNotAllowed, detail)
+        .with_header(header::ALLOW, HeaderValue::from_static("GET, POST")))
 }
 
-/// Browsers that only want to be quick, and pages of other sites that use a browser's stored credentials, do not get to
-/// take or release anybody's lock.
+/// Browsers that only want to be quick, and pages of other sites that use a browser's stored
+/// credentials, do not get to take or release anybody's lock.
 fn refuse_bystanders(headers: &HeaderMap) -> Result<(), Problem> {
     let says = |name: &HeaderName, words: &[&str]| {
         headers.get_all(name).iter().any(|value| {
             let value = value.as_bytes().to_ascii_lowercase();
-            words.iter().any(|word| value.windows(word.len()).any(|part| part == word.as_bytes()))
+            words.iter().any(|word| {
+                value
+                    .windows(word.len())
+                    .any(|part| part == word.as_bytes())
+            })
         })
     };
     let ahead_of_time = ["prefetch", "prerender", "preview"];
     if says(&SEC_PURPOSE, &ahead_of_time) || says(&PURPOSE, &ahead_of_time) {
-        let detail =
-            "This was announced as a prefetch, which must not take, keep or give back a lock; nothing was done.";
+        let detail = "This was announced as a prefetch, which must not take, keep or give back a lock; nothing was done.";
         return Err(Problem::new(Code::PrefetchRefused, detail));
     }
     if says(&SEC_FETCH_SITE, &["cross-site"]) {
-        let detail =
-            "A page of another site sent this through a browser; nothing was done. Call the API from a program.";
+        let detail = "A page of another site sent this through a browser; nothing was done. Call the API from a program.";
         return Err(Problem::new(Code::CrossSiteRefused, detail));
     }
     Ok(())
 }
 
-/// An empty body is fine, whatever the headers say of it. Of another one no more is read than its first bytes.
+/// An empty body is fine, whatever the headers say of it. Of another one no more is read than its
+/// first bytes.
 async fn refuse_body(body: Body) -> Result<(), Problem> {
     if body.is_end_stream() {
         return Ok(());
@@ -213,7 +267,10 @@ async fn refuse_body(body: Body) -> Result<(), Problem> {
     Box::pin(async move {
         let mut frames = body.into_data_stream();
         // A body that breaks off, or neither comes nor ends, is not an empty one.
-        while let Some(frame) = timeout(BODY_PATIENCE, frames.next()).await.map_err(|_| refuse())? {
+        while let Some(frame) = timeout(BODY_PATIENCE, frames.next())
+            .await
+            .map_err(|_| refuse())?
+        {
             if !frame.is_ok_and(|bytes| bytes.is_empty()) {
                 return Err(refuse());
             }
@@ -224,10 +281,17 @@ async fn refuse_body(body: Body) -> Result<(), Problem> {
 }
 
 fn says(response: bool) -> Response {
-    let mut answer = Response::new(Body::from(if response { "{\"response\": true}" } else { "{\"response\": false}" }));
+    let mut answer = Response::new(Body::from(if response {
+        "{\"response\": true}"
+    } else {
+        "{\"response\": false}"
+    }));
     let headers = answer.headers_mut();
     headers.reserve(HEADERS);
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/json"),
+    );
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     answer
 }
@@ -253,18 +317,36 @@ mod tests {
     /// What a request keeps while it waits for the engine; ten thousand may wait.
     #[test]
     fn a_waiting_request_is_small() {
-        fn size<F>(_: impl FnOnce(&'static Api, Call, Request, &'static RequestContext) -> F) -> usize {
+        fn size<F>(
+            _: impl FnOnce(&'static Api, Call, Request, &'static RequestContext) -> F,
+        ) -> usize {
             size_of::<F>()
         }
-        assert!(size(super::answer) <= 1536, "{} bytes: box what is seldom", size(super::answer));
+        assert!(
+            size(super::answer) <= 1536,
+            "{} bytes: box what is seldom",
+            size(super::answer)
+        );
     }
 
     #[test]
     fn calls_are_found_by_their_path() {
-        let found = |path| Call::find(path).map(|(call, template)| (call.operation, &path[call.name_at..], template));
-        assert_eq!(found("/v1/acquire/a"), Some((Operation::Acquire, "a", "/v1/acquire/{name}")));
-        assert_eq!(found("/v1/heartbeat/a%2Fb"), Some((Operation::Heartbeat, "a%2Fb", "/v1/heartbeat/{name}")));
-        assert_eq!(found("/v1/release/+"), Some((Operation::Release, "+", "/v1/release/{name}")));
+        let found = |path| {
+            Call::find(path)
+                .map(|(call, template)| (call.operation, &path[call.name_at..], template))
+        };
+        assert_eq!(
+            found("/v1/acquire/a"),
+            Some((Operation::Acquire, "a", "/v1/acquire/{name}"))
+        );
+        assert_eq!(
+            found("/v1/heartbeat/a%2Fb"),
+            Some((Operation::Heartbeat, "a%2Fb", "/v1/heartbeat/{name}"))
+        );
+        assert_eq!(
+            found("/v1/release/+"),
+            Some((Operation::Release, "+", "/v1/release/{name}"))
+        );
         for path in [
             "/",
             "/v1",

@@ -1,4 +1,5 @@
-//! The audit log: who did what, from what to what, when, from where. Written in the transaction that does it.
+//! The audit log: who did what, from what to what, when, from where. Written in the transaction
+//! that does it.
 
 pub mod store;
 
@@ -27,7 +28,12 @@ pub struct Actor {
 impl Actor {
     /// Somebody at the command line of the machine.
     pub fn command(os_user: &str) -> Self {
-        Self { account_id: None, name: format!("command:{os_user}"), address: None, request_id: None }
+        Self {
+            account_id: None,
+            name: format!("command:{os_user}"),
+            address: None,
+            request_id: None,
+        }
     }
 }
 

@@ -9,7 +9,11 @@ use crate::id::AccountId;
 ///
 /// # Errors
 /// Where the database cannot be asked.
-pub async fn record(connection: &mut PgConnection, actor: &Actor, act: Act<'_>) -> sqlx::Result<()> {
+pub async fn record(
+    connection: &mut PgConnection,
+    actor: &Actor,
+    act: Act<'_>,
+) -> sqlx::Result<()> {
     sqlx::query!(
         "/* audit.record */
         INSERT INTO audit_log (actor_account_id, actor, address, request_id, action, subject_account_id, subject, before, after, reason)

@@ -39,11 +39,17 @@ pub(super) fn backup(args: &BackupArgs) -> anyhow::Result<()> {
     if args.json {
         return output::json(&json!({ "file": args.file, "bytes": bytes }));
     }
-    Ok(output::line(&format!("{}: {bytes} bytes", args.file.display()))?)
+    Ok(output::line(&format!(
+        "{}: {bytes} bytes",
+        args.file.display()
+    ))?)
 }
 
 pub(super) fn restore(args: &RestoreArgs) -> anyhow::Result<()> {
     args.database.validate()?;
     on_runtime(backup::restore(&args.database, &args.file, args.replace))??;
-    Ok(output::line(&format!("restored from {}", args.file.display()))?)
+    Ok(output::line(&format!(
+        "restored from {}",
+        args.file.display()
+    ))?)
 }

@@ -1,5 +1,5 @@
-//! The commands. Exit codes: 0 done, 1 it failed (and standard error says why), 2 it was called wrongly; `lockable run`
-//! has more.
+//! The commands. Exit codes: 0 done, 1 it failed (and standard error says why), 2 it was called
+//! wrongly; `lockable run` has more.
 
 mod admin;
 mod backup;
@@ -17,7 +17,8 @@ use crate::db::{Source, migrate};
 
 /// A distributed lock service: flock for programs that share no file system
 ///
-/// `lockable serve` with no settings is a complete service on this machine: it runs a PostgreSQL of its own.
+/// `lockable serve` with no settings is a complete service on this machine: it runs a PostgreSQL of
+/// its own.
 #[derive(Parser, Debug)]
 #[command(name = "lockable", version, propagate_version = true)]
 pub struct Cli {
@@ -50,7 +51,8 @@ enum Command {
 }
 
 impl Cli {
-    /// Reads the command line and the environment. Ends the process where they cannot be read, or ask for help.
+    /// Reads the command line and the environment. Ends the process where they cannot be read, or
+    /// ask for help.
     #[must_use]
     pub fn from_command_line() -> Self {
         let mut command = without_empty_variables(Self::command());
@@ -60,9 +62,14 @@ impl Cli {
 
     /// Runs the command to its end.
     pub fn run(self) -> ExitCode {
-        // Two providers are compiled in by dependencies; this one is meant. Fails where a test has said so already.
+        // Two providers are compiled in by dependencies; this one is meant. Fails where a test has
+        // said so already.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let default_filter = if matches!(self.command, Command::Serve(_)) { "info,sqlx=warn" } else { "warn" };
+        let default_filter = if matches!(self.command, Command::Serve(_)) {
+            "info,sqlx=warn"
+        } else {
+            "warn"
+        };
         let _flush_at_end = match logging::start(&self.log, default_filter) {
             Ok(flush) => flush,
             Err(error) => return usage(&error),
@@ -93,12 +100,20 @@ impl Cli {
     }
 }
 
-/// Leaves out environment variables that are empty: service managers and compose files set them so where they mean none.
+/// Leaves out environment variables that are empty: service managers and compose files set them so
+/// where they mean none.
 fn without_empty_variables(command: clap::Command) -> clap::Command {
     command
         .mut_args(|arg| {
-            let empty = arg.get_env().and_then(std::env::var_os).is_some_and(|value| value.is_empty());
-            if empty { arg.env(Resettable::Reset) } else { arg }
+            let empty = arg
+                .get_env()
+                .and_then(std::env::var_os)
+                .is_some_and(|value| value.is_empty());
+            if empty {
+                arg.env(Resettable::Reset)
+            } else {
+                arg
+            }
         })
         .mut_subcommands(without_empty_variables)
 }
@@ -111,12 +126,18 @@ fn usage(sentence: &str) -> ExitCode {
 fn migrate(settings: &DatabaseSettings) -> anyhow::Result<()> {
     settings.validate()?;
     let source = Source::for_command(settings)?;
-    let outcome = on_runtime(migrate::prepare_with(source.options(), settings.unsafe_database));
+    let outcome = on_runtime(migrate::prepare_with(
+        source.options(),
+        settings.unsafe_database,
+    ));
     source.stop();
     Ok(outcome??)
 }
 
 /// Runs one command's work; a command has little to do at once.
 fn on_runtime<T>(work: impl Future<Output = T>) -> anyhow::Result<T> {
-    Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work))
+    Ok(tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?
+        .block_on(work))
 }

@@ -35,8 +35,11 @@ pub(super) fn table(heading: &[&str], rows: &[Vec<String>]) -> std::io::Result<(
         }
     }
     let print = |cells: &[String]| {
-        let padded: Vec<String> =
-            cells.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}", width = *width)).collect();
+        let padded: Vec<String> = cells
+            .iter()
+            .zip(&widths)
+            .map(|(cell, width)| format!("{cell:width$}", width = *width))
+            .collect();
         line(padded.join("  ").trim_end())
     };
     print(&heading.iter().map(ToString::to_string).collect::<Vec<_>>())?;
@@ -49,5 +52,7 @@ pub(super) fn table(heading: &[&str], rows: &[Vec<String>]) -> std::io::Result<(
 /// Where it cannot be written.
 pub(super) fn fields(pairs: &[(&str, String)]) -> std::io::Result<()> {
     let width = pairs.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
-    pairs.iter().try_for_each(|(name, value)| line(&format!("{name:width$}  {value}")))
+    pairs
+        .iter()
+        .try_for_each(|(name, value)| line(&format!("{name:width$}  {value}")))
 }

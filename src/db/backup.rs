@@ -1,7 +1,7 @@
 //! Backups: a file of `pg_dump`'s custom format, and the way back from it.
 //!
-//! The data of `database_identity` is left out, so that a restored database is always recognised as another one, and its
-//! fencing tokens move far ahead before anything is granted (P4).
+//! The data of `database_identity` is left out, so that a restored database is always recognised as
+//! another one, and its fencing tokens move far ahead before anything is granted (P4).
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -27,7 +27,9 @@ pub enum BackupError {
     #[error(transparent)]
     Database(#[from] sqlx::Error),
     /// `pg_dump` dumps servers of its own version and older ones.
-    #[error("the server is PostgreSQL {0}: this needs that version's {1}, or a newer one, on this machine (or PG_BIN)")]
+    #[error(
+        "the server is PostgreSQL {0}: this needs that version's {1}, or a newer one, on this machine (or PG_BIN)"
+    )]
     NoProgram(u32, &'static str),
     /// The file cannot be had.
     #[error("{}: {error}", path.display())]
@@ -51,7 +53,9 @@ pub enum BackupError {
     #[error("{0} connections of lockable use this database: stop all nodes before it is replaced")]
     InUse(i64),
     /// There is data that would be lost.
-    #[error("the database is not empty ({0} accounts): say --replace to have its contents replaced by the backup's")]
+    #[error(
+        "the database is not empty ({0} accounts): say --replace to have its contents replaced by the backup's"
+    )]
     NotEmpty(i64),
 }
 
@@ -60,14 +64,15 @@ fn file_error(path: &Path) -> impl FnOnce(io::Error) -> BackupError {
     move |error| BackupError::File { path, error }
 }
 
-/// Writes a backup to this file, which appears, or replaces an older one, when it is complete. Returns its size in bytes.
-/// The service may go on meanwhile.
+/// Writes a backup to this file, which appears, or replaces an older one, when it is complete.
+/// Returns its size in bytes. The service may go on meanwhile.
 ///
 /// # Errors
 /// Sentences that say what went wrong; there is no half-written file then.
 pub async fn backup(settings: &DatabaseSettings, file: &Path) -> Result<u64, BackupError> {
     let target = std::path::absolute(file).map_err(file_error(file))?;
-    // As root the process becomes another user for the embedded cluster: what needs root's rights on the file comes first.
+    // As root the process becomes another user for the embedded cluster: what needs root's rights
+    // on the file comes first.
     let output = Output::create(&target)?;
     let source = Source::for_command(settings)?;
     let outcome = dump(&source, settings, &output).await;
@@ -76,12 +81,25 @@ pub async fn backup(settings: &DatabaseSettings, file: &Path) -> Result<u64, Bac
     output.keep()
 }
 
-async fn dump(source: &Source, settings: &DatabaseSettings, output: &Output) -> Result<(), BackupError> {
+async fn dump(
+    source: &Source,
+    settings: &DatabaseSettings,
+    output: &Output,
+) -> Result<(), BackupError> {
     let programs = programs_for(source, "pg_dump").await?;
     let mut command = client(&programs, "pg_dump", source, settings);
     command
-        .args(["--format=custom", "--no-password", "--exclude-table-data=database_identity"])
-        .stdout(output.file.try_clone().map_err(file_error(&output.target))?);
+        .args([
+            "--format=custom",
+            "--no-password",
+            "--exclude-table-data=database_identity",
+        ])
+        .stdout(
+            output
+                .file
+                .try_clone()
+                .map_err(file_error(&output.target))?,
+        );
     run(command, "pg_dump", "no backup was written")
 }
 
@@ -89,7 +107,11 @@ async fn dump(source: &Source, settings: &DatabaseSettings, output: &Output) -> 
 ///
 /// # Errors
 /// Sentences that say what went wrong; the database is then as it was.
-pub async fn restore(settings: &DatabaseSettings, file: &Path, replace: bool) -> Result<(), BackupError> {
+pub async fn restore(
+    settings: &DatabaseSettings,
+    file: &Path,
+    replace: bool,
+) -> Result<(), BackupError> {
     // Opened first, for the same reason.
     let input = File::open(file).map_err(file_error(file))?;
     let source = Source::for_command(settings)?;
@@ -98,7 +120,12 @@ pub async fn restore(settings: &DatabaseSettings, file: &Path, replace: bool) ->
     outcome
 }
 
-async fn load(source: &Source, settings: &DatabaseSettings, input: File, replace: bool) -> Result<(), BackupError> {
+async fn load(
+    source: &Source,
+    settings: &DatabaseSettings,
+    input: File,
+    replace: bool,
+) -> Result<(), BackupError> {
     let mut connection = PgConnection::connect_with(source.options()).await?;
     let state = sqlx::query!(
         r#"/* backup.state */
@@ -112,9 +139,11 @@ async fn load(source: &Source, settings: &DatabaseSettings, input: File, replace
         return Err(BackupError::InUse(state.in_use));
     }
     if state.migrated && !replace {
-        let accounts = sqlx::query_scalar!(r#"/* backup.accounts */ SELECT count(*) AS "accounts!" FROM accounts"#)
-            .fetch_one(&mut connection)
-            .await?;
+        let accounts = sqlx::query_scalar!(
+            r#"/* backup.accounts */ SELECT count(*) AS "accounts!" FROM accounts"#
+        )
+        .fetch_one(&mut connection)
+        .await?;
         if accounts > 0 {
             return Err(BackupError::NotEmpty(accounts));
         }
@@ -123,11 +152,19 @@ async fn load(source: &Source, settings: &DatabaseSettings, input: File, replace
     let programs = programs_for(source, "pg_restore").await?;
     let mut command = client(&programs, "pg_restore", source, settings);
     command
-        .args(["--clean", "--if-exists", "--no-owner", "--no-privileges", "--single-transaction", "--exit-on-error"])
+        .args([
+            "--clean",
+            "--if-exists",
+            "--no-owner",
+            "--no-privileges",
+            "--single-transaction",
+            "--exit-on-error",
+        ])
         .arg("--no-password")
         .stdin(input);
     run(command, "pg_restore", "the database is as it was")?;
-    // A node that connected in spite of all while it was restored has looked at what was there before.
+    // A node that connected in spite of all while it was restored has looked at what was there
+    // before.
     let mut connection = super::connect(source.options(), super::Purpose::General).await?;
     super::identity::jump_ahead(&mut connection).await?;
     connection.close().await?;
@@ -146,11 +183,20 @@ async fn programs_for(source: &Source, program: &'static str) -> Result<Programs
     connection.close().await?;
     let mut installed = Programs::installed();
     installed.retain(|it| it.major >= major && it.path(program).is_file());
-    installed.into_iter().min_by_key(|it| it.major).ok_or(BackupError::NoProgram(major, program))
+    installed
+        .into_iter()
+        .min_by_key(|it| it.major)
+        .ok_or(BackupError::NoProgram(major, program))
 }
 
-/// One of PostgreSQL's clients, told where the database is. A password goes by the environment: command lines can be seen.
-fn client(programs: &Programs, program: &str, source: &Source, settings: &DatabaseSettings) -> Command {
+/// One of PostgreSQL's clients, told where the database is. A password goes by the environment:
+/// command lines can be seen.
+fn client(
+    programs: &Programs,
+    program: &str,
+    source: &Source,
+    settings: &DatabaseSettings,
+) -> Command {
     let mut command = Command::new(programs.path(program));
     command.stdin(Stdio::null());
     if let Some(url) = &settings.database_url {
@@ -171,18 +217,36 @@ fn client(programs: &Programs, program: &str, source: &Source, settings: &Databa
         // Also a folder that this user may be in: as root we came from somewhere else.
         command.current_dir(socket).arg("--host").arg(socket);
     }
-    command.args(["--port", &options.get_port().to_string(), "--username", options.get_username()]);
+    command.args([
+        "--port",
+        &options.get_port().to_string(),
+        "--username",
+        options.get_username(),
+    ]);
     command.args(["--dbname", options.get_database().unwrap_or("lockable")]);
     command
 }
 
 /// The address without its password and without what only our driver knows.
 fn for_libpq(url: &Url) -> (Url, Option<String>) {
-    const KNOWN: [&str; 10] =
-        ["host", "hostaddr", "port", "user", "dbname", "sslmode", "sslrootcert", "sslcert", "sslkey", "options"];
+    const KNOWN: [&str; 10] = [
+        "host",
+        "hostaddr",
+        "port",
+        "user",
+        "dbname",
+        "sslmode",
+        "sslrootcert",
+        "sslcert",
+        "sslkey",
+        "options",
+    ];
     let mut plain = url.clone();
-    let mut password =
-        url.password().map(|it| percent_encoding::percent_decode_str(it).decode_utf8_lossy().into_owned());
+    let mut password = url.password().map(|it| {
+        percent_encoding::percent_decode_str(it)
+            .decode_utf8_lossy()
+            .into_owned()
+    });
     // Fails only for URLs that cannot have a password.
     let _ = plain.set_password(None);
     plain.set_query(None);
@@ -196,16 +260,30 @@ fn for_libpq(url: &Url) -> (Url, Option<String>) {
     (plain, password)
 }
 
-fn run(mut command: Command, program: &'static str, outcome: &'static str) -> Result<(), BackupError> {
-    let failed = |status: String| BackupError::Failed { program, status, outcome };
-    let status = command.status().map_err(|error| failed(error.to_string()))?;
-    if status.success() { Ok(()) } else { Err(failed(status.to_string())) }
+fn run(
+    mut command: Command,
+    program: &'static str,
+    outcome: &'static str,
+) -> Result<(), BackupError> {
+    let failed = |status: String| BackupError::Failed {
+        program,
+        status,
+        outcome,
+    };
+    let status = command
+        .status()
+        .map_err(|error| failed(error.to_string()))?;
+    if status.success() {
+        Ok(())
+    } else {
+        Err(failed(status.to_string()))
+    }
 }
 
 /// A file that takes its name only when it is complete.
 ///
-/// A small shell waits beside this process to give it the name, with the rights that the command was started with; should
-/// this process fail or be killed, it removes what was written.
+/// A small shell waits beside this process to give it the name, with the rights that the command
+/// was started with; should this process fail or be killed, it removes what was written.
 struct Output {
     file: File,
     target: PathBuf,
@@ -214,22 +292,36 @@ struct Output {
 
 impl Output {
     fn create(target: &Path) -> Result<Self, BackupError> {
-        let name = target.file_name().ok_or_else(|| file_error(target)(io::ErrorKind::IsADirectory.into()))?;
+        let name = target
+            .file_name()
+            .ok_or_else(|| file_error(target)(io::ErrorKind::IsADirectory.into()))?;
         let mut unfinished = std::ffi::OsString::from(".");
         unfinished.push(name);
         unfinished.push(format!(".{}", std::process::id()));
         let unfinished = target.with_file_name(unfinished);
         // Holds everybody's password hashes.
-        let file =
-            File::options().write(true).create_new(true).mode(0o600).open(&unfinished).map_err(file_error(target))?;
+        let file = File::options()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&unfinished)
+            .map_err(file_error(target))?;
         let renamer = Command::new("/bin/sh")
-            .args(["-c", "if read line; then mv -f -- \"$1\" \"$2\"; else rm -f -- \"$1\"; fi", "lockable-backup"])
+            .args([
+                "-c",
+                "if read line; then mv -f -- \"$1\" \"$2\"; else rm -f -- \"$1\"; fi",
+                "lockable-backup",
+            ])
             .args([&unfinished, target])
             .process_group(0)
             .stdin(Stdio::piped())
             .spawn()
             .map_err(file_error(target))?;
-        Ok(Self { file, target: target.to_path_buf(), renamer })
+        Ok(Self {
+            file,
+            target: target.to_path_buf(),
+            renamer,
+        })
     }
 
     fn keep(mut self) -> Result<u64, BackupError> {
@@ -264,7 +356,10 @@ mod tests {
 
     #[test]
     fn passwords_stay_off_the_command_line() {
-        let url = Url::parse("postgres://me:p%40ss@db/lockable?sslmode=require&statement-cache-capacity=5").unwrap();
+        let url = Url::parse(
+            "postgres://me:p%40ss@db/lockable?sslmode=require&statement-cache-capacity=5",
+        )
+        .unwrap();
         let (plain, password) = for_libpq(&url);
         assert_eq!(plain.as_str(), "postgres://me@db/lockable?sslmode=require");
         assert_eq!(password.as_deref(), Some("p@ss"));
@@ -285,6 +380,9 @@ mod tests {
         (&output.file).write_all(b"data").unwrap();
         assert!(!target.exists());
         assert_eq!(output.keep().unwrap(), 4);
-        assert_eq!(std::fs::metadata(&target).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(
+            std::fs::metadata(&target).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
     }
 }

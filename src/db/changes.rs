@@ -1,8 +1,9 @@
 //! What the database announces of changed rows, told to everybody on this node who caches them.
 //!
-//! Triggers send `<kind>:<id>` on the channel `lockable_changes`. A notice can be missed only while the connection is away,
-//! and that is known: [`Changes::is_current`] is true only while the listener answered a ping within the last second, and
-//! [`Notice::Missed`] is sent before it can become true again.
+//! Triggers send `<kind>:<id>` on the channel `lockable_changes`. A notice can be missed only while
+//! the connection is away, and that is known: [`Changes::is_current`] is true only while the
+//! listener answered a ping within the last second, and [`Notice::Missed`] is sent before it can
+//! become true again.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -46,7 +47,10 @@ pub struct Changes {
 
 impl Default for Changes {
     fn default() -> Self {
-        Self { started: Instant::now(), alive_at_ms: Arc::new(AtomicU64::new(0)) }
+        Self {
+            started: Instant::now(),
+            alive_at_ms: Arc::new(AtomicU64::new(0)),
+        }
     }
 }
 
@@ -63,7 +67,12 @@ impl Changes {
     }
 
     /// Listens until `stop`, reconnecting with back-off.
-    pub async fn listen(self, options: PgConnectOptions, subscribers: Vec<Subscriber>, stop: CancellationToken) {
+    pub async fn listen(
+        self,
+        options: PgConnectOptions,
+        subscribers: Vec<Subscriber>,
+        stop: CancellationToken,
+    ) {
         let mut backoff = Duration::from_millis(100);
         loop {
             let outcome = tokio::select! {
@@ -117,7 +126,8 @@ impl Changes {
                     tokio::time::timeout(TRUSTED_FOR, listener.execute("/* changes.ping */ SELECT"))
                         .await
                         .map_err(|_| sqlx::Error::PoolTimedOut)??;
-                    // Notices that came with the answer are in the listener's buffer: told before the answer counts.
+                    // Notices that came with the answer are in the listener's buffer: told before
+                    // the answer counts.
                     while let Some(notification) = listener.next_buffered() {
                         tell(subscribers, parse(notification.payload()));
                     }

@@ -1,8 +1,9 @@
 //! Fencing tokens across restored backups and failovers (P4).
 //!
-//! A copy of the database can be older than the grants that were answered: a restored backup, or a standby that was
-//! promoted. Its sequence would issue the same fencing tokens again. A row remembers which cluster and timeline the tokens
-//! belong to; whoever connects to another one moves the sequence 2^32 ahead before anything can be granted.
+//! A copy of the database can be older than the grants that were answered: a restored backup, or a
+//! standby that was promoted. Its sequence would issue the same fencing tokens again. A row
+//! remembers which cluster and timeline the tokens belong to; whoever connects to another one moves
+//! the sequence 2^32 ahead before anything can be granted.
 
 use sqlx::{Acquire, PgConnection, PgPool};
 
@@ -10,8 +11,9 @@ use sqlx::{Acquire, PgConnection, PgPool};
 /// 2^53 / 2^32: two million restores before they run out.
 pub const FENCING_TOKEN_JUMP: i64 = 1 << 32;
 
-/// Compares the database with the one that it remembers to be, and moves the fencing tokens ahead where they differ.
-/// Called on every new connection, before it is used; does nothing on a database without our schema.
+/// Compares the database with the one that it remembers to be, and moves the fencing tokens ahead
+/// where they differ. Called on every new connection, before it is used; does nothing on a database
+/// without our schema.
 pub(super) async fn check(connection: &mut PgConnection) -> sqlx::Result<()> {
     let state = sqlx::query!(
         r#"/* identity.check */
@@ -20,8 +22,11 @@ pub(super) async fn check(connection: &mut PgConnection) -> sqlx::Result<()> {
     .fetch_one(&mut *connection)
     .await?;
     if state.standby {
-        // Promoted, it would be another database than it says now; whoever connected before that would never look again.
-        return Err(sqlx::Error::Protocol("this PostgreSQL is a standby: connect to the primary".into()));
+        // Promoted, it would be another database than it says now; whoever connected before that
+        // would never look again.
+        return Err(sqlx::Error::Protocol(
+            "this PostgreSQL is a standby: connect to the primary".into(),
+        ));
     }
     if !state.migrated {
         return Ok(());
@@ -32,15 +37,19 @@ pub(super) async fn check(connection: &mut PgConnection) -> sqlx::Result<()> {
         lock_identity(&mut transaction).await?;
         if !is_known(&mut transaction).await? {
             let next = jump(&mut transaction).await?;
-            tracing::warn!(next_fencing_token = next, "another database than before: fencing tokens moved ahead");
+            tracing::warn!(
+                next_fencing_token = next,
+                "another database than before: fencing tokens moved ahead"
+            );
         }
         transaction.commit().await?;
     }
     Ok(())
 }
 
-/// Moves the fencing tokens ahead whatever the database remembers: for snapshots that change neither system identifier nor
-/// timeline (a disk image, a copied volume). Returns the next fencing token.
+/// Moves the fencing tokens ahead whatever the database remembers: for snapshots that change
+/// neither system identifier nor timeline (a disk image, a copied volume). Returns the next fencing
+/// token.
 ///
 /// # Errors
 /// Where the database cannot be asked.
@@ -68,7 +77,9 @@ async fn is_known(connection: &mut PgConnection) -> sqlx::Result<bool> {
 }
 
 async fn lock_identity(connection: &mut PgConnection) -> sqlx::Result<()> {
-    sqlx::query!("/* identity.lock */ LOCK TABLE database_identity IN EXCLUSIVE MODE").execute(connection).await?;
+    sqlx::query!("/* identity.lock */ LOCK TABLE database_identity IN EXCLUSIVE MODE")
+        .execute(connection)
+        .await?;
     Ok(())
 }
 

@@ -1,4 +1,5 @@
-//! Bringing a database to the schema that this program needs, and refusing one that cannot keep the promises.
+//! Bringing a database to the schema that this program needs, and refusing one that cannot keep the
+//! promises.
 
 use sqlx::migrate::Migrator;
 use sqlx::postgres::PgConnectOptions;
@@ -9,7 +10,8 @@ use super::embedded::OLDEST_MAJOR;
 /// The migrations, embedded in the program.
 fn migrator() -> Migrator {
     let mut migrator = sqlx::migrate!();
-    // Newer nodes may have run migrations that this program does not know and works with nevertheless.
+    // Newer nodes may have run migrations that this program does not know and works with
+    // nevertheless.
     migrator.set_ignore_missing(true);
     migrator
 }
@@ -18,7 +20,9 @@ fn migrator() -> Migrator {
 #[derive(Debug, thiserror::Error)]
 pub enum MigrateError {
     /// Its schema is newer than this program knows how to work with.
-    #[error("this is lockable {this}, and the database has been migrated for {needed} or newer: upgrade this node")]
+    #[error(
+        "this is lockable {this}, and the database has been migrated for {needed} or newer: upgrade this node"
+    )]
     TooOld {
         /// This program's version.
         this: String,
@@ -50,14 +54,19 @@ pub enum MigrateError {
     Database(#[from] sqlx::Error),
 }
 
-/// Checks the server, then runs what is missing of the migrations. Several nodes may do this at once: they take turns
-/// under an advisory lock, and all but the first find nothing to do. `allow_unsafe`: see `--unsafe-database`.
+/// Checks the server, then runs what is missing of the migrations. Several nodes may do this at
+/// once: they take turns under an advisory lock, and all but the first find nothing to do.
+/// `allow_unsafe`: see `--unsafe-database`.
 ///
 /// # Errors
 /// Sentences that say why this database is not used.
-pub async fn prepare(connection: &mut PgConnection, allow_unsafe: bool) -> Result<(), MigrateError> {
+pub async fn prepare(
+    connection: &mut PgConnection,
+    allow_unsafe: bool,
+) -> Result<(), MigrateError> {
     check_server(connection, allow_unsafe).await?;
-    // Before, so that an old program changes nothing; and after, because another node may have migrated meanwhile.
+    // Before, so that an old program changes nothing; and after, because another node may have
+    // migrated meanwhile.
     check_compatibility(connection).await?;
     let before = applied(connection).await?;
     migrator().run(&mut *connection).await?;
@@ -97,7 +106,11 @@ pub async fn applied_with(options: &PgConnectOptions) -> Result<i64, sqlx::Error
 
 /// The number of the newest migration that this program has.
 pub fn newest() -> i64 {
-    migrator().iter().map(|migration| migration.version).max().unwrap_or(0)
+    migrator()
+        .iter()
+        .map(|migration| migration.version)
+        .max()
+        .unwrap_or(0)
 }
 
 async fn has_schema(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
@@ -112,24 +125,36 @@ async fn check_compatibility(connection: &mut PgConnection) -> Result<(), Migrat
     if !has_schema(connection).await? {
         return Ok(());
     }
-    let oldest = sqlx::query_scalar!("/* migrate.oldest_programs */ SELECT oldest_program FROM schema_compatibility")
-        .fetch_all(connection)
-        .await?;
+    let oldest = sqlx::query_scalar!(
+        "/* migrate.oldest_programs */ SELECT oldest_program FROM schema_compatibility"
+    )
+    .fetch_all(connection)
+    .await?;
     match oldest.into_iter().max_by_key(|version| numbers(version)) {
         Some(needed) if numbers(&needed) > numbers(env!("CARGO_PKG_VERSION")) => {
-            Err(MigrateError::TooOld { this: env!("CARGO_PKG_VERSION").to_owned(), needed })
+            Err(MigrateError::TooOld {
+                this: env!("CARGO_PKG_VERSION").to_owned(),
+                needed,
+            })
         }
         _ => Ok(()),
     }
 }
 
-/// The numbers of a version, for comparison: 0.10.0 is newer than 0.9.5. A part that is no number counts as 0.
+/// The numbers of a version, for comparison: 0.10.0 is newer than 0.9.5. A part that is no number
+/// counts as 0.
 fn numbers(version: &str) -> Vec<u64> {
     let plain = version.split(['-', '+']).next().unwrap_or_default();
-    plain.split('.').map(|part| part.parse().unwrap_or(0)).collect()
+    plain
+        .split('.')
+        .map(|part| part.parse().unwrap_or(0))
+        .collect()
 }
 
-async fn check_server(connection: &mut PgConnection, allow_unsafe: bool) -> Result<(), MigrateError> {
+async fn check_server(
+    connection: &mut PgConnection,
+    allow_unsafe: bool,
+) -> Result<(), MigrateError> {
     let server = sqlx::query!(
         r#"/* migrate.server */
         SELECT current_setting('server_version_num')::int AS "version!", current_setting('server_encoding') AS "encoding!",
@@ -149,12 +174,17 @@ async fn check_server(connection: &mut PgConnection, allow_unsafe: bool) -> Resu
     if server.standby {
         return Err(MigrateError::Standby);
     }
-    for (name, on) in [("fsync", server.fsync), ("full_page_writes", server.full_page_writes)] {
+    for (name, on) in [
+        ("fsync", server.fsync),
+        ("full_page_writes", server.full_page_writes),
+    ] {
         if !on && !allow_unsafe {
             return Err(MigrateError::Unsafe(name));
         }
         if !on {
-            tracing::warn!("this PostgreSQL runs with {name} off: a crash of it may forget locks that were granted");
+            tracing::warn!(
+                "this PostgreSQL runs with {name} off: a crash of it may forget locks that were granted"
+            );
         }
     }
     if server.receivers > 0 && !server.synchronous {
@@ -171,7 +201,10 @@ async fn check_server(connection: &mut PgConnection, allow_unsafe: bool) -> Resu
 ///
 /// # Errors
 /// As [`prepare`].
-pub async fn prepare_with(options: &PgConnectOptions, allow_unsafe: bool) -> Result<(), MigrateError> {
+pub async fn prepare_with(
+    options: &PgConnectOptions,
+    allow_unsafe: bool,
+) -> Result<(), MigrateError> {
     let mut connection = PgConnection::connect_with(options).await?;
     let outcome = prepare(&mut connection, allow_unsafe).await;
     // What it did is committed; a failure to say good-bye changes nothing.

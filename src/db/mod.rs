@@ -1,4 +1,5 @@
-//! The database: pools whose connections are set up and checked, and what the rest needs to know of its failures.
+//! The database: pools whose connections are set up and checked, and what the rest needs to know of
+//! its failures.
 
 pub mod backup;
 pub mod changes;
@@ -22,8 +23,9 @@ pub const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
 pub enum Purpose {
     /// Pages, commands and jobs.
     General,
-    /// The lock engine. Its few statements are known and all go by primary key; the planner is kept from ever
-    /// believing otherwise, whatever its statistics say (a sequential scan of ten million locks was seen otherwise).
+    /// The lock engine. Its few statements are known and all go by primary key; the planner is kept
+    /// from ever believing otherwise, whatever its statistics say (a sequential scan of ten million
+    /// locks was seen otherwise).
     LockEngine,
 }
 
@@ -52,7 +54,8 @@ async fn set_up(connection: &mut PgConnection, purpose: Purpose) -> sqlx::Result
     identity::check(connection).await
 }
 
-/// Sets what correctness depends on, whatever the server, database or role is configured to (ADR 2).
+/// Sets what correctness depends on, whatever the server, database or role is configured to (ADR
+/// 2).
 async fn prepare_session(connection: &mut PgConnection, purpose: Purpose) -> sqlx::Result<()> {
     connection
         .execute(
@@ -78,8 +81,8 @@ async fn prepare_session(connection: &mut PgConnection, purpose: Purpose) -> sql
     Ok(())
 }
 
-/// True where the error says that the database could not be asked or could not finish: the answer is "unknown", 503.
-/// False where it refused what we said, which is a bug of ours.
+/// True where the error says that the database could not be asked or could not finish: the answer
+/// is "unknown", 503. False where it refused what we said, which is a bug of ours.
 pub fn is_unavailable(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Io(_)
@@ -90,7 +93,8 @@ pub fn is_unavailable(error: &sqlx::Error) -> bool {
         | sqlx::Error::Protocol(_)
         | sqlx::Error::Configuration(_) => true,
         sqlx::Error::Database(database) => match database.code().as_deref() {
-            // 08: connection; 53: out of resources; 57: intervention, shut-down, starting up; 58: I/O; XX: internal.
+            // 08: connection; 53: out of resources; 57: intervention, shut-down, starting up; 58:
+            // I/O; XX: internal.
             Some(code) if matches!(&code[..2], "08" | "53" | "57" | "58" | "XX" | "28") => true,
             // A standby that was asked to write: routed there before it was promoted.
             Some("25006") => true,
@@ -101,7 +105,8 @@ pub fn is_unavailable(error: &sqlx::Error) -> bool {
     }
 }
 
-/// True where the statement lost against others and may simply be run again: serialization failure, deadlock, `lock_timeout`.
+/// True where the statement lost against others and may simply be run again: serialization failure,
+/// deadlock, `lock_timeout`.
 pub fn is_contention(error: &sqlx::Error) -> bool {
     error
         .as_database_error()
@@ -115,10 +120,13 @@ fn is_contention_code(code: &str) -> bool {
 
 /// The name of the constraint that refused a row, where one did.
 pub fn violated_constraint(error: &sqlx::Error) -> Option<&str> {
-    error.as_database_error().and_then(|database| database.constraint())
+    error
+        .as_database_error()
+        .and_then(|database| database.constraint())
 }
 
-/// Opens one connection outside a pool, set up and checked as a pool's would be, within [`ACQUIRE_TIMEOUT`].
+/// Opens one connection outside a pool, set up and checked as a pool's would be, within
+/// [`ACQUIRE_TIMEOUT`].
 ///
 /// # Errors
 /// Where the database cannot be reached or refuses the connection.
@@ -133,5 +141,7 @@ pub async fn connect(options: &PgConnectOptions, purpose: Purpose) -> sqlx::Resu
         set_up(&mut connection, purpose).await?;
         Ok(connection)
     };
-    tokio::time::timeout(ACQUIRE_TIMEOUT, open).await.map_err(|_| sqlx::Error::PoolTimedOut)?
+    tokio::time::timeout(ACQUIRE_TIMEOUT, open)
+        .await
+        .map_err(|_| sqlx::Error::PoolTimedOut)?
 }

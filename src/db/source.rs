@@ -7,7 +7,8 @@ use sqlx::postgres::PgConnectOptions;
 use super::embedded::{Access, Embedded, EmbeddedError, OwnerError, Purpose, settle_in};
 use crate::config::{DatabaseSettings, SettingsError};
 
-/// A database to connect to. Where this process runs it, it stops when this is stopped or dropped: keep it.
+/// A database to connect to. Where this process runs it, it stops when this is stopped or dropped:
+/// keep it.
 #[derive(Debug)]
 pub struct Source {
     options: PgConnectOptions,
@@ -32,7 +33,8 @@ pub enum SourceError {
 }
 
 impl Source {
-    /// For `lockable serve`: as root, the process becomes an unprivileged user here, so bind and read first.
+    /// For `lockable serve`: as root, the process becomes an unprivileged user here, so bind and
+    /// read first.
     ///
     /// # Errors
     /// Sentences that say what to do.
@@ -42,24 +44,50 @@ impl Source {
             if nix::unistd::geteuid().is_root() {
                 settle_in(&settings.data_dir()?)?;
             }
-            return Ok(Self { options, embedded: None });
+            return Ok(Self {
+                options,
+                embedded: None,
+            });
         }
-        let embedded = Embedded::start(&settings.data_dir()?, Purpose::Serve, server_connections(settings))?;
-        Ok(Self { options: embedded.places().connect_options(), embedded: Some(embedded) })
+        let embedded = Embedded::start(
+            &settings.data_dir()?,
+            Purpose::Serve,
+            server_connections(settings),
+        )?;
+        Ok(Self {
+            options: embedded.places().connect_options(),
+            embedded: Some(embedded),
+        })
     }
 
-    /// For any other command: uses the cluster of a service that runs, else starts it (as root, as an unprivileged user).
+    /// For any other command: uses the cluster of a service that runs, else starts it (as root, as
+    /// an unprivileged user).
     ///
     /// # Errors
     /// Sentences that say what to do.
     pub fn for_command(settings: &DatabaseSettings) -> Result<Self, SourceError> {
         if let Some(options) = from_url(settings)? {
-            return Ok(Self { options, embedded: None });
+            return Ok(Self {
+                options,
+                embedded: None,
+            });
         }
-        Ok(match Embedded::access(&settings.data_dir()?, Purpose::Command, server_connections(settings))? {
-            Access::Own(embedded) => Self { options: embedded.places().connect_options(), embedded: Some(embedded) },
-            Access::Running(places) => Self { options: places.connect_options(), embedded: None },
-        })
+        Ok(
+            match Embedded::access(
+                &settings.data_dir()?,
+                Purpose::Command,
+                server_connections(settings),
+            )? {
+                Access::Own(embedded) => Self {
+                    options: embedded.places().connect_options(),
+                    embedded: Some(embedded),
+                },
+                Access::Running(places) => Self {
+                    options: places.connect_options(),
+                    embedded: None,
+                },
+            },
+        )
     }
 
     /// Whether its server is ours, on this machine.
@@ -86,14 +114,16 @@ impl Source {
 }
 
 fn from_url(settings: &DatabaseSettings) -> Result<Option<PgConnectOptions>, SourceError> {
-    let Some(url) = &settings.database_url else { return Ok(None) };
+    let Some(url) = &settings.database_url else {
+        return Ok(None);
+    };
     PgConnectOptions::from_str(url.expose())
         .map(|options| Some(options.application_name("lockable")))
         .map_err(SourceError::Url)
 }
 
-/// What the embedded server allows: the pool twice, so that commands have one too; eight for each of sixteen lanes in a crowd, eight for locks
-/// that go alone, and room for a look with psql.
+/// What the embedded server allows: the pool twice, so that commands have one too; eight for each
+/// of sixteen lanes in a crowd, eight for locks that go alone, and room for a look with psql.
 fn server_connections(settings: &DatabaseSettings) -> u32 {
     2 * settings.database_connections + 152
 }

@@ -1,4 +1,5 @@
-//! What a node does by the clock, beside answering requests. Every job can run on every node at once.
+//! What a node does by the clock, beside answering requests. Every job can run on every node at
+//! once.
 
 use std::time::Duration;
 
@@ -15,23 +16,43 @@ use crate::{accounts, clock, db};
 pub fn spawn(app: &App, tasks: &TaskTracker) {
     let verifier = app.tokens.clone();
     let subscribers: Vec<Subscriber> = vec![Box::new(move |notice| verifier.forget(notice))];
-    tasks.spawn(app.changes.clone().listen(app.database.clone(), subscribers, app.drained.clone()));
+    tasks.spawn(
+        app.changes
+            .clone()
+            .listen(app.database.clone(), subscribers, app.drained.clone()),
+    );
 
     tasks.spawn(tick(app.clone()));
-    every(app, tasks, "count live locks", Duration::from_secs(1), |app| async move {
-        app.locks.usage().count(&app.db).await
-    });
-    every(app, tasks, "finish deletions", Duration::from_secs(60), |app| async move {
-        for account_id in accounts::deleting(&app.db).await? {
-            accounts::delete(&app.db, account_id).await?;
-        }
-        Ok(())
-    });
-    every(app, tasks, "sweep sessions and links", Duration::from_secs(600), |app| async move {
-        accounts::sessions::sweep(&app.db).await?;
-        accounts::links::sweep(&app.db).await?;
-        Ok(())
-    });
+    every(
+        app,
+        tasks,
+        "count live locks",
+        Duration::from_secs(1),
+        |app| async move { app.locks.usage().count(&app.db).await },
+    );
+    every(
+        app,
+        tasks,
+        "finish deletions",
+        Duration::from_secs(60),
+        |app| async move {
+            for account_id in accounts::deleting(&app.db).await? {
+                accounts::delete(&app.db, account_id).await?;
+            }
+            Ok(())
+        },
+    );
+    every(
+        app,
+        tasks,
+        "sweep sessions and links",
+        Duration::from_secs(600),
+        |app| async move {
+            accounts::sessions::sweep(&app.db).await?;
+            accounts::links::sweep(&app.db).await?;
+            Ok(())
+        },
+    );
     tasks.spawn(write_last_uses(app.clone()));
     let app = app.clone();
     tasks.spawn(async move {
@@ -52,7 +73,9 @@ async fn tick(app: App) {
     while next(&app, &mut interval).await {
         match tick_once(&app, &mut connection).await {
             Ok(true) => {
-                tracing::warn!("an outage has ended: its leases can be renewed before anybody else gets their locks");
+                tracing::warn!(
+                    "an outage has ended: its leases can be renewed before anybody else gets their locks"
+                );
             }
             Ok(false) => {}
             Err(error) => {
@@ -68,7 +91,8 @@ async fn tick_once(app: &App, connection: &mut Option<PgConnection>) -> sqlx::Re
         *connection = Some(db::connect(&app.database, db::Purpose::General).await?);
     }
     match connection {
-        // A tick that does not come back is no sign of life; the connection that it hangs on is given up.
+        // A tick that does not come back is no sign of life; the connection that it hangs on is
+        // given up.
         Some(connection) => tokio::time::timeout(db::ACQUIRE_TIMEOUT, clock::tick(connection))
             .await
             .map_err(|_| sqlx::Error::PoolTimedOut)?,
@@ -89,7 +113,8 @@ async fn write_last_uses(app: App) {
     }
 }
 
-/// Runs a job at once and then every `period`, until the app is drained. One that fails is tried again the next time.
+/// Runs a job at once and then every `period`, until the app is drained. One that fails is tried
+/// again the next time.
 fn every<F>(
     app: &App,
     tasks: &TaskTracker,

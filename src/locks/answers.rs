@@ -1,4 +1,5 @@
-//! How each kind of question is sent, and what its outcome means for whoever asked, for those who follow, and for the counts.
+//! How each kind of question is sent, and what its outcome means for whoever asked, for those who
+//! follow, and for the counts.
 
 use std::time::Duration;
 
@@ -8,7 +9,9 @@ use uuid::Uuid;
 use super::engine::EngineError;
 use super::queue::{self, Item, Pending, Question};
 use super::usage::Usage;
-use super::{Acquire, AcquireOutcome, Heartbeat, HeartbeatOutcome, Release, ReleaseOutcome, statements};
+use super::{
+    Acquire, AcquireOutcome, Heartbeat, HeartbeatOutcome, Release, ReleaseOutcome, statements,
+};
 
 /// How questions of one kind are put to the database.
 pub(super) trait Statement {
@@ -45,7 +48,8 @@ pub(super) trait Kind: Question + Sized {
     }
 }
 
-/// The outcomes of a batch, counted together: looking a counter up by its label for each question costs more than counting.
+/// The outcomes of a batch, counted together: looking a counter up by its label for each question
+/// costs more than counting.
 #[derive(Default)]
 pub(super) struct Tally(Vec<(&'static str, u64)>);
 
@@ -64,13 +68,17 @@ impl Tally {
     }
 }
 
-/// Whether an answer comes so late that it says too little about the lease (DESIGN: half of it, on the node's monotonic clock).
+/// Whether an answer comes so late that it says too little about the lease (DESIGN: half of it, on
+/// the node's monotonic clock).
 fn too_late(took: Duration, lease_ms: i32) -> bool {
     took.as_millis() * 2 > lease_ms.unsigned_abs().into()
 }
 
 /// Gives the answer; or gives it back, where nobody waits for it any more.
-fn reply<Q: Question>(pending: Pending<Q>, answer: Result<Q::Outcome, EngineError>) -> Result<(), Q> {
+fn reply<Q: Question>(
+    pending: Pending<Q>,
+    answer: Result<Q::Outcome, EngineError>,
+) -> Result<(), Q> {
     match pending.reply.map(|reply| reply.send(answer)) {
         Some(Err(_)) => Err(pending.question),
         _ => Ok(()),
@@ -81,7 +89,10 @@ impl Statement for Acquire {
     type Question = Self;
     const NAME: &'static str = "acquire";
 
-    async fn send(connection: &mut PgConnection, questions: &[&Self]) -> sqlx::Result<Vec<Option<AcquireOutcome>>> {
+    async fn send(
+        connection: &mut PgConnection,
+        questions: &[&Self],
+    ) -> sqlx::Result<Vec<Option<AcquireOutcome>>> {
         statements::acquire(connection, questions).await
     }
 }
@@ -94,7 +105,10 @@ impl Statement for AcquireNew {
     const NAME: &'static str = "acquire_new";
     const UNANSWERED: &'static str = "not_new";
 
-    async fn send(connection: &mut PgConnection, questions: &[&Acquire]) -> sqlx::Result<Vec<Option<AcquireOutcome>>> {
+    async fn send(
+        connection: &mut PgConnection,
+        questions: &[&Acquire],
+    ) -> sqlx::Result<Vec<Option<AcquireOutcome>>> {
         statements::acquire_new(connection, questions).await
     }
 }
@@ -116,7 +130,8 @@ impl Kind for Acquire {
         };
         tally.add(result, 1);
         if outcome == AcquireOutcome::LeaseEnded && !pending.question.needs_proof {
-            // It was granted, the answer was lost, and the lease has ended since: the id that we drew is used up, the wish is not.
+            // It was granted, the answer was lost, and the lease has ended since: the id that we
+            // drew is used up, the wish is not.
             pending.question.lease_id = Uuid::new_v4();
             pending.in_doubt = false;
             return Some(Item::Acquire(pending));
@@ -130,8 +145,10 @@ impl Kind for Acquire {
             return None;
         };
         usage.granted(pending.question.account_id, pending.question.max_live_locks);
-        // Whoever asked without an id of their own cannot ask for it again: a grant that they do not hear of is given back.
-        let give_back = (!pending.question.needs_proof).then(|| queue::give_back(&pending.question, lease.lease_id));
+        // Whoever asked without an id of their own cannot ask for it again: a grant that they do
+        // not hear of is given back.
+        let give_back = (!pending.question.needs_proof)
+            .then(|| queue::give_back(&pending.question, lease.lease_id));
         let heard = if too_late(took, lease.expires_in_ms) {
             let _ = reply(pending, Err(EngineError::Unknown));
             false
@@ -157,7 +174,10 @@ impl Statement for Heartbeat {
     type Question = Self;
     const NAME: &'static str = "heartbeat";
 
-    async fn send(connection: &mut PgConnection, questions: &[&Self]) -> sqlx::Result<Vec<Option<HeartbeatOutcome>>> {
+    async fn send(
+        connection: &mut PgConnection,
+        questions: &[&Self],
+    ) -> sqlx::Result<Vec<Option<HeartbeatOutcome>>> {
         statements::heartbeat(connection, questions).await
     }
 }
@@ -193,7 +213,10 @@ impl Statement for Release {
     type Question = Self;
     const NAME: &'static str = "release";
 
-    async fn send(connection: &mut PgConnection, questions: &[&Self]) -> sqlx::Result<Vec<Option<ReleaseOutcome>>> {
+    async fn send(
+        connection: &mut PgConnection,
+        questions: &[&Self],
+    ) -> sqlx::Result<Vec<Option<ReleaseOutcome>>> {
         statements::release(connection, questions).await
     }
 }

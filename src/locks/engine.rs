@@ -12,7 +12,9 @@ use tokio_util::task::TaskTracker;
 use super::lane::{ALONE_AT_ONCE, Lane};
 use super::queue::{Item, Pending, Question, Queue};
 use super::usage::Usage;
-use super::{Acquire, AcquireOutcome, Heartbeat, HeartbeatOutcome, LockKey, Release, ReleaseOutcome};
+use super::{
+    Acquire, AcquireOutcome, Heartbeat, HeartbeatOutcome, LockKey, Release, ReleaseOutcome,
+};
 
 /// How an engine is set up.
 #[derive(Clone, Copy, Debug)]
@@ -28,9 +30,15 @@ pub struct EngineSettings {
 }
 
 impl Default for EngineSettings {
-    /// One lane with large batches: fewer, larger commits are worth more than two of them at once (docs/performance.md).
+    /// One lane with large batches: fewer, larger commits are worth more than two of them at once
+    /// (docs/performance.md).
     fn default() -> Self {
-        Self { lanes: 1, largest_batch: 2048, queue_capacity: 8192, deadline: Duration::from_secs(5) }
+        Self {
+            lanes: 1,
+            largest_batch: 2048,
+            queue_capacity: 8192,
+            deadline: Duration::from_secs(5),
+        }
     }
 }
 
@@ -43,7 +51,8 @@ pub enum EngineError {
     /// The node is stopping. Nothing was done.
     #[error("the node is stopping")]
     ShuttingDown,
-    /// The database could not be asked, or its answer was lost or came too late: it may have been done or not.
+    /// The database could not be asked, or its answer was lost or came too late: it may have been
+    /// done or not.
     #[error("the outcome is unknown")]
     Unknown,
     /// The account holds as many locks as its plan allows. Nothing was done.
@@ -67,14 +76,15 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Starts the lanes, on the current tokio runtime. They connect when they have something to ask: four connections each (eight in a crowd), and a few
-    /// more for locks whose rows are busy.
+    /// Starts the lanes, on the current tokio runtime. They connect when they have something to
+    /// ask: four connections each (eight in a crowd), and a few more for locks whose rows are busy.
     pub fn start(database: &PgConnectOptions, settings: EngineSettings) -> Self {
         let usage = Usage::default();
         let alone = Arc::new(Semaphore::new(ALONE_AT_ONCE));
         let tasks = TaskTracker::new();
-        let lanes: Arc<[Arc<Queue>]> =
-            (0..settings.lanes.max(1)).map(|_| Arc::new(Queue::new(settings.queue_capacity))).collect();
+        let lanes: Arc<[Arc<Queue>]> = (0..settings.lanes.max(1))
+            .map(|_| Arc::new(Queue::new(settings.queue_capacity)))
+            .collect();
         for queue in lanes.iter() {
             let lane = Lane {
                 queue: Arc::clone(queue),
@@ -87,10 +97,16 @@ impl Engine {
             };
             tasks.spawn(lane.run());
         }
-        Self { lanes, tasks, usage, deadline: settings.deadline }
+        Self {
+            lanes,
+            tasks,
+            usage,
+            deadline: settings.deadline,
+        }
     }
 
-    /// Takes a lock that is free; or renews the lease, if the one that holds it is of this id and account.
+    /// Takes a lock that is free; or renews the lease, if the one that holds it is of this id and
+    /// account.
     ///
     /// # Errors
     /// Where the outcome cannot be known, or nothing was done.
@@ -103,8 +119,13 @@ impl Engine {
         self.ask(question, Item::Acquire).await
     }
 
-    /// An account at its limit takes nothing new, but may still be asking again for a lease that it has (P6).
-    async fn acquire_at_limit(&self, question: Acquire, max: i32) -> Result<AcquireOutcome, EngineError> {
+    /// An account at its limit takes nothing new, but may still be asking again for a lease that it
+    /// has (P6).
+    async fn acquire_at_limit(
+        &self,
+        question: Acquire,
+        max: i32,
+    ) -> Result<AcquireOutcome, EngineError> {
         if !question.needs_proof {
             return Err(EngineError::TooManyLocks { max });
         }
@@ -142,12 +163,17 @@ impl Engine {
         &self.usage
     }
 
-    /// Whether anything can be asked now: so that under overload a request is refused before it has cost anything.
+    /// Whether anything can be asked now: so that under overload a request is refused before it has
+    /// cost anything.
     ///
     /// # Errors
     /// [`EngineError::Overloaded`] where every lane is full.
     pub fn check_room(&self) -> Result<(), EngineError> {
-        if self.lanes.iter().any(|lane| lane.has_room()) { Ok(()) } else { Err(EngineError::Overloaded) }
+        if self.lanes.iter().any(|lane| lane.has_room()) {
+            Ok(())
+        } else {
+            Err(EngineError::Overloaded)
+        }
     }
 
     /// Questions that wait to be sent, in all lanes.

@@ -1,8 +1,9 @@
 //! A lane: sends what its queue holds to the database, as it comes together.
 //!
-//! There is no timer. A question that finds the lane idle goes out at once and alone; what arrives while it is under way is the next
-//! batch: one statement, one commit and one flush for all of a kind in it. This is group commit (DeWitt et al., "Implementation
-//! techniques for main memory database systems", 1984), carried up to the API.
+//! There is no timer. A question that finds the lane idle goes out at once and alone; what arrives
+//! while it is under way is the next batch: one statement, one commit and one flush for all of a
+//! kind in it. This is group commit (DeWitt et al., "Implementation techniques for main memory
+//! database systems", 1984), carried up to the API.
 
 use std::collections::HashMap;
 use std::pin::pin;
@@ -24,12 +25,14 @@ use super::usage::Usage;
 use super::{Acquire, Heartbeat, LockKey, Release};
 use crate::db;
 
-/// After this, a statement's connection is given up and its outcome is unknown. The statement is never cancelled: one that waits
-/// for a synchronous standby would then report success without being durable.
+/// After this, a statement's connection is given up and its outcome is unknown. The statement is
+/// never cancelled: one that waits for a synchronous standby would then report success without
+/// being durable.
 const STATEMENT_GIVEN_UP_AFTER: Duration = Duration::from_secs(10);
 const FIRST_BACKOFF: Duration = Duration::from_millis(20);
 const LONGEST_BACKOFF: Duration = Duration::from_millis(500);
-/// A lock whose row was busy goes alone for this long: whoever keeps it busy keeps nobody else waiting.
+/// A lock whose row was busy goes alone for this long: whoever keeps it busy keeps nobody else
+/// waiting.
 const ALONE_FOR: Duration = Duration::from_secs(10);
 /// Questions that go alone at once, in all lanes of a node; each has a connection of its own.
 pub(super) const ALONE_AT_ONCE: usize = 8;
@@ -59,7 +62,8 @@ impl Line {
         }
     }
 
-    /// Opens it ahead of the first question. One that cannot be opened now is tried again by that question.
+    /// Opens it ahead of the first question. One that cannot be opened now is tried again by that
+    /// question.
     async fn warm(&mut self, database: &PgConnectOptions) {
         self.0 = self.take(database).await.ok();
     }
@@ -86,10 +90,15 @@ impl Failure {
     }
 }
 
-/// What the database said to each part of what was sent: to all questions of a kind at once, or to each by itself.
-type Told<S> = Vec<(Vec<Pending<<S as Statement>::Question>>, Result<(Outcomes<S>, Duration), Failure>)>;
+/// What the database said to each part of what was sent: to all questions of a kind at once, or to
+/// each by itself.
+type Told<S> = Vec<(
+    Vec<Pending<<S as Statement>::Question>>,
+    Result<(Outcomes<S>, Duration), Failure>,
+)>;
 
-/// A batch as it is sent. Each kind has a line of its own: a batch has each lock once, so its kinds cannot wait for each other.
+/// A batch as it is sent. Each kind has a line of its own: a batch has each lock once, so its kinds
+/// cannot wait for each other.
 struct Outgoing {
     acquires_new: Vec<Pending<Acquire>>,
     acquires: Vec<Pending<Acquire>>,
@@ -109,15 +118,26 @@ impl Heard {
     /// To any of it: that the database could not be reached, or went away.
     fn is_away(&self) -> bool {
         fn any<Q, A>(told: &[(Q, Result<A, Failure>)]) -> bool {
-            told.iter().any(|(_, said)| said.as_ref().is_err_and(Failure::is_away))
+            told.iter()
+                .any(|(_, said)| said.as_ref().is_err_and(Failure::is_away))
         }
-        any(&self.acquires_new) || any(&self.acquires) || any(&self.heartbeats) || any(&self.releases)
+        any(&self.acquires_new)
+            || any(&self.acquires)
+            || any(&self.heartbeats)
+            || any(&self.releases)
     }
 
-    /// How many locks were taken for new, and how many of them wrongly. What the database said nothing to is neither.
+    /// How many locks were taken for new, and how many of them wrongly. What the database said
+    /// nothing to is neither.
     fn guesses(&self) -> (usize, usize) {
-        let outcomes = self.acquires_new.iter().filter_map(|(_, said)| said.as_ref().ok()).flat_map(|(all, _)| all);
-        outcomes.fold((0, 0), |(all, wrong), outcome| (all + 1, wrong + usize::from(outcome.is_none())))
+        let outcomes = self
+            .acquires_new
+            .iter()
+            .filter_map(|(_, said)| said.as_ref().ok())
+            .flat_map(|(all, _)| all);
+        outcomes.fold((0, 0), |(all, wrong), outcome| {
+            (all + 1, wrong + usize::from(outcome.is_none()))
+        })
     }
 }
 
@@ -160,7 +180,8 @@ impl Lane {
             if self.is_crowded() {
                 memory = self.run_aside(batch, memory).await;
             } else {
-                self.work(batch, &mut lines, &mut memory, || !self.is_crowded()).await;
+                self.work(batch, &mut lines, &mut memory, || !self.is_crowded())
+                    .await;
             }
         }
     }
@@ -170,15 +191,19 @@ impl Lane {
         self.queue.depth() > self.largest_batch
     }
 
-    /// Sends this batch, and others for as long as anything waits behind them, on a thread of its own.
+    /// Sends this batch, and others for as long as anything waits behind them, on a thread of its
+    /// own.
     ///
-    /// A lane is one task among those of all connections. Where thousands of them are ready, its turn comes round too seldom: the
-    /// database then waits for the lane, the queue stays full, and refused clients that ask again keep it so. A thread's turn does
-    /// not depend on how many tasks there are. It is not the rule because waking it costs more than waking a task.
+    /// A lane is one task among those of all connections. Where thousands of them are ready, its
+    /// turn comes round too seldom: the database then waits for the lane, the queue stays full, and
+    /// refused clients that ask again keep it so. A thread's turn does not depend on how many tasks
+    /// there are. It is not the rule because waking it costs more than waking a task.
     async fn run_aside(&self, batch: Batch, mut memory: Memory) -> Memory {
         let lane = self.clone();
         let work = move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build();
             runtime.expect("a thread has a runtime").block_on(async {
                 let mut lines = Lines::default();
                 let mut next = Some(batch);
@@ -200,11 +225,19 @@ impl Lane {
         }
     }
 
-    /// Sends a batch, and others for as long as they are ready when the one before was answered by the database, and `goes_on` says so.
+    /// Sends a batch, and others for as long as they are ready when the one before was answered by
+    /// the database, and `goes_on` says so.
     ///
-    /// The next batch goes out before the answers of the last one are given: the database works on it meanwhile. A lock of the last
-    /// one is not in the next, since the queue hands out what stands behind it only when its answer was given.
-    async fn work(&self, first: Batch, lines: &mut Lines, memory: &mut Memory, goes_on: impl Fn() -> bool) {
+    /// The next batch goes out before the answers of the last one are given: the database works on
+    /// it meanwhile. A lock of the last one is not in the next, since the queue hands out what
+    /// stands behind it only when its answer was given.
+    async fn work(
+        &self,
+        first: Batch,
+        lines: &mut Lines,
+        memory: &mut Memory,
+        goes_on: impl Fn() -> bool,
+    ) {
         let mut heard = self.ask(self.prepare(first, memory), lines).await;
         loop {
             let (guessed, wrong) = heard.guesses();
@@ -215,8 +248,14 @@ impl Lane {
                 return back_off(memory).await;
             }
             memory.backoff = None;
-            let next = if goes_on() { self.queue.ready_batch(self.largest_batch) } else { None };
-            let Some(next) = next else { return self.give(heard, memory) };
+            let next = if goes_on() {
+                self.queue.ready_batch(self.largest_batch)
+            } else {
+                None
+            };
+            let Some(next) = next else {
+                return self.give(heard, memory);
+            };
             let mut asking = pin!(self.ask(self.prepare(next, memory), lines));
             // Once, so that it is sent.
             let done = futures_util::poll!(asking.as_mut());
@@ -231,10 +270,23 @@ impl Lane {
     /// Divides a batch by what is sent.
     fn prepare(&self, batch: Batch, memory: &mut Memory) -> Outgoing {
         metrics::histogram!("lockable_batch_size").record(batch.len() as f64);
-        let batch = if memory.busy.is_empty() { batch } else { self.set_apart(batch, &mut memory.busy) };
-        let Batch { mut acquires, heartbeats, releases } = batch;
+        let batch = if memory.busy.is_empty() {
+            batch
+        } else {
+            self.set_apart(batch, &mut memory.busy)
+        };
+        let Batch {
+            mut acquires,
+            heartbeats,
+            releases,
+        } = batch;
         let acquires_new = memory.novelty.take_new(&mut acquires);
-        Outgoing { acquires_new, acquires, heartbeats, releases }
+        Outgoing {
+            acquires_new,
+            acquires,
+            heartbeats,
+            releases,
+        }
     }
 
     /// Asks the database.
@@ -245,7 +297,12 @@ impl Lane {
             self.execute::<Heartbeat>(&mut lines.heartbeats, batch.heartbeats),
             self.execute::<Release>(&mut lines.releases, batch.releases)
         );
-        Heard { acquires_new, acquires, heartbeats, releases }
+        Heard {
+            acquires_new,
+            acquires,
+            heartbeats,
+            releases,
+        }
     }
 
     /// Gives the answers; what has none goes back to the queue.
@@ -275,11 +332,19 @@ impl Lane {
         batch
     }
 
-    fn set_apart_of<Q: Kind>(&self, batch: Vec<Pending<Q>>, busy: &HashMap<LockKey, Instant>) -> Vec<Pending<Q>> {
+    fn set_apart_of<Q: Kind>(
+        &self,
+        batch: Vec<Pending<Q>>,
+        busy: &HashMap<LockKey, Instant>,
+    ) -> Vec<Pending<Q>> {
         let mut together = Vec::with_capacity(batch.len());
         for pending in batch {
             // Where too many go alone already, it goes with the others.
-            match busy.contains_key(pending.question.key()).then(|| self.may_go_alone()).flatten() {
+            match busy
+                .contains_key(pending.question.key())
+                .then(|| self.may_go_alone())
+                .flatten()
+            {
                 Some(permit) => self.send_alone(Q::into_item(pending), permit),
                 None => together.push(pending),
             }
@@ -291,7 +356,8 @@ impl Lane {
         Arc::clone(&self.alone).try_acquire_owned().ok()
     }
 
-    /// Sends a question on a connection of its own, so that only those who ask for the same lock wait for it.
+    /// Sends a question on a connection of its own, so that only those who ask for the same lock
+    /// wait for it.
     fn send_alone(&self, item: Item, permit: OwnedSemaphorePermit) {
         let lane = self.clone();
         let alone = async move {
@@ -299,13 +365,22 @@ impl Lane {
             let mut left = Left::default();
             match item {
                 Item::Acquire(pending) => {
-                    lane.answer::<Acquire>(lane.execute::<Acquire>(&mut line, vec![pending]).await, &mut left);
+                    lane.answer::<Acquire>(
+                        lane.execute::<Acquire>(&mut line, vec![pending]).await,
+                        &mut left,
+                    );
                 }
                 Item::Heartbeat(pending) => {
-                    lane.answer::<Heartbeat>(lane.execute::<Heartbeat>(&mut line, vec![pending]).await, &mut left);
+                    lane.answer::<Heartbeat>(
+                        lane.execute::<Heartbeat>(&mut line, vec![pending]).await,
+                        &mut left,
+                    );
                 }
                 Item::Release(pending) => {
-                    lane.answer::<Release>(lane.execute::<Release>(&mut line, vec![pending]).await, &mut left);
+                    lane.answer::<Release>(
+                        lane.execute::<Release>(&mut line, vec![pending]).await,
+                        &mut left,
+                    );
                 }
             }
             left.again.append(&mut left.busy);
@@ -316,8 +391,13 @@ impl Lane {
         self.tasks.spawn_on(alone, &self.runtime);
     }
 
-    /// Asks the questions of one kind: all at once, or, where one of them spoils it for the others, one by one.
-    async fn execute<S: Statement>(&self, line: &mut Line, batch: Vec<Pending<S::Question>>) -> Told<S> {
+    /// Asks the questions of one kind: all at once, or, where one of them spoils it for the others,
+    /// one by one.
+    async fn execute<S: Statement>(
+        &self,
+        line: &mut Line,
+        batch: Vec<Pending<S::Question>>,
+    ) -> Told<S> {
         if batch.is_empty() {
             return Vec::new();
         }
@@ -328,7 +408,11 @@ impl Lane {
                 for pending in batch {
                     let one = vec![pending];
                     // Once the database has gone there is no use in asking it for each.
-                    let said = if away { Err(Failure::NotSent) } else { self.send::<S>(line, &one).await };
+                    let said = if away {
+                        Err(Failure::NotSent)
+                    } else {
+                        self.send::<S>(line, &one).await
+                    };
                     away = said.as_ref().is_err_and(Failure::is_away);
                     told.push((one, said));
                 }
@@ -350,10 +434,16 @@ impl Lane {
         })?;
         let questions: Vec<&S::Question> = batch.iter().map(|pending| &pending.question).collect();
         let sent_at = Instant::now();
-        let answer = tokio::time::timeout(STATEMENT_GIVEN_UP_AFTER, S::send(&mut connection, &questions)).await;
+        let answer = tokio::time::timeout(
+            STATEMENT_GIVEN_UP_AFTER,
+            S::send(&mut connection, &questions),
+        )
+        .await;
         let took = sent_at.elapsed();
-        metrics::histogram!("lockable_database_seconds", "statement" => S::NAME).record(took.as_secs_f64());
-        // Where the answer is lost, the connection is dropped without a word: whatever the statement is doing, it is let do it.
+        metrics::histogram!("lockable_database_seconds", "statement" => S::NAME)
+            .record(took.as_secs_f64());
+        // Where the answer is lost, the connection is dropped without a word: whatever the
+        // statement is doing, it is let do it.
         match answer {
             Ok(Ok(outcomes)) => {
                 line.0 = Some(connection);
@@ -393,7 +483,13 @@ impl Lane {
                         match outcome {
                             Some(outcome) => {
                                 let key = pending.question.key().clone();
-                                match S::Question::answer(pending, outcome, took, &self.usage, &mut tally) {
+                                match S::Question::answer(
+                                    pending,
+                                    outcome,
+                                    took,
+                                    &self.usage,
+                                    &mut tally,
+                                ) {
                                     Some(item) => left.again.push(item),
                                     None => left.answered.push(key),
                                 }
@@ -405,7 +501,9 @@ impl Lane {
                         }
                     }
                 }
-                Err(failure) => batch.into_iter().for_each(|pending| failed(pending, &failure, left)),
+                Err(failure) => batch
+                    .into_iter()
+                    .for_each(|pending| failed(pending, &failure, left)),
             }
         }
         tally.count(S::Question::COUNTER);
@@ -422,7 +520,9 @@ async fn back_off(memory: &mut Memory) {
 fn failed<Q: Kind>(mut pending: Pending<Q>, failure: &Failure, left: &mut Left) {
     match failure {
         Failure::Refused => fail(pending, EngineError::Refused, left),
-        Failure::Contention if Instant::now() < pending.deadline => left.busy.push(Q::into_item(pending)),
+        Failure::Contention if Instant::now() < pending.deadline => {
+            left.busy.push(Q::into_item(pending))
+        }
         Failure::Contention => fail(pending, EngineError::Unknown, left),
         Failure::NotSent => again(pending, left),
         Failure::InDoubt => {

@@ -1,7 +1,8 @@
 //! Locks: taking, keeping and giving them back. Knows nothing of HTTP.
 //!
 //! * [`names`]: what a lock may be called;
-//! * [`engine`]: one question, one answer; behind it lanes that send what arrives together as one statement;
+//! * [`engine`]: one question, one answer; behind it lanes that send what arrives together as one
+//!   statement;
 //! * `queue`, `lane`, `answers`: what waits, who sends it, and what its outcome means;
 //! * `novelty`: which acquires are most likely of locks that have no row;
 //! * [`statements`]: the statements that decide, each about many locks at once;
@@ -29,7 +30,8 @@ use crate::id::{AccountId, NamespaceId, TokenId};
 pub use engine::{Engine, EngineError, EngineSettings};
 pub use names::{LockName, NameError};
 
-/// Which lock: every row, and every statement, goes by this key. Ordered as the statements order it.
+/// Which lock: every row, and every statement, goes by this key. Ordered as the statements order
+/// it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LockKey {
     /// Where.
@@ -47,14 +49,16 @@ pub struct Acquire {
     pub account_id: AccountId,
     /// With which API token.
     pub token_id: TokenId,
-    /// The id that the lease shall have: the client's own, so that it can ask again after a lost answer (P6), or one drawn for it.
+    /// The id that the lease shall have: the client's own, so that it can ask again after a lost
+    /// answer (P6), or one drawn for it.
     pub lease_id: Uuid,
-    /// Whether only the lease id shall renew and release it (P5). Must be so with a lease id of the client's own: an id is remembered
-    /// after its lease has ended only then.
+    /// Whether only the lease id shall renew and release it (P5). Must be so with a lease id of the
+    /// client's own: an id is remembered after its lease has ended only then.
     pub needs_proof: bool,
     /// How long the lease shall be, milliseconds.
     pub lease_ms: i32,
-    /// The same, if the request itself said so: what a repetition renews by instead of the length granted.
+    /// The same, if the request itself said so: what a repetition renews by instead of the length
+    /// granted.
     pub requested_ms: Option<i32>,
     /// A label for people, at most 256 bytes.
     pub holder: Option<String>,
@@ -69,7 +73,10 @@ impl Acquire {
     /// As version 1 asks without parameters.
     fn plain(name: &str) -> Self {
         Self {
-            key: LockKey { namespace_id: NamespaceId(1), name: LockName::new(name).unwrap() },
+            key: LockKey {
+                namespace_id: NamespaceId(1),
+                name: LockName::new(name).unwrap(),
+            },
             account_id: AccountId(1),
             token_id: TokenId(1),
             lease_id: Uuid::new_v4(),
@@ -114,7 +121,8 @@ pub struct Lease {
     pub lease_id: Uuid,
     /// Strictly increasing for one lock, in the order of grants (P4).
     pub fencing_token: i64,
-    /// How long it now lasts, milliseconds. The client's deadline is the instant before it asked, plus this.
+    /// How long it now lasts, milliseconds. The client's deadline is the instant before it asked,
+    /// plus this.
     pub expires_in_ms: i32,
     /// The length that it was granted with, milliseconds.
     pub lease_ms: i32,
@@ -144,7 +152,8 @@ pub enum Lost {
 /// The answer to [`Acquire`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AcquireOutcome {
-    /// The lock is held by this lease: granted now, or by an earlier request with the same lease id and renewed now.
+    /// The lock is held by this lease: granted now, or by an earlier request with the same lease id
+    /// and renewed now.
     Granted(Lease),
     /// Another lease holds the lock.
     Held,

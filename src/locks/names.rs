@@ -21,7 +21,9 @@ pub enum NameError {
     #[error("the lock's name is empty: give it 1 to {MAX_BYTES} bytes")]
     Empty,
     /// It is too long for an index, and for a person.
-    #[error("the lock's name has {bytes} bytes: {MAX_BYTES} are allowed, counted in UTF-8 after percent-decoding")]
+    #[error(
+        "the lock's name has {bytes} bytes: {MAX_BYTES} are allowed, counted in UTF-8 after percent-decoding"
+    )]
     TooLong {
         /// How long it is.
         bytes: usize,
@@ -30,13 +32,19 @@ pub enum NameError {
     #[error("a lock cannot be called `.` or `..`: choose another name")]
     Dots,
     /// NUL, line feed and the like.
-    #[error("the lock's name contains a control character (such as NUL or a line feed): leave it out")]
+    #[error(
+        "the lock's name contains a control character (such as NUL or a line feed): leave it out"
+    )]
     Control,
     /// A `%` without two hexadecimal digits behind it.
-    #[error("the lock's name contains a % that is not followed by two hexadecimal digits: write a literal % as %25")]
+    #[error(
+        "the lock's name contains a % that is not followed by two hexadecimal digits: write a literal % as %25"
+    )]
     Escape,
     /// The bytes are no text.
-    #[error("the lock's name is not UTF-8 after percent-decoding: encode it as UTF-8 before percent-encoding")]
+    #[error(
+        "the lock's name is not UTF-8 after percent-decoding: encode it as UTF-8 before percent-encoding"
+    )]
     NotUtf8,
     /// More than one segment of a path.
     #[error("the lock's name contains a bare slash: write it as %2F")]
@@ -53,7 +61,8 @@ impl LockName {
         Ok(Self(name.into()))
     }
 
-    /// From one segment of a URL's path as it was sent, still percent-encoded. A `+` is a plus, a `;` a semicolon.
+    /// From one segment of a URL's path as it was sent, still percent-encoded. A `+` is a plus, a
+    /// `;` a semicolon.
     ///
     /// # Errors
     /// Where it is badly encoded, or what it decodes to breaks a rule.
@@ -64,7 +73,9 @@ impl LockName {
         if has_broken_escape(raw.as_bytes()) {
             return Err(NameError::Escape);
         }
-        let name: Cow<'_, str> = percent_decode_str(raw).decode_utf8().map_err(|_| NameError::NotUtf8)?;
+        let name: Cow<'_, str> = percent_decode_str(raw)
+            .decode_utf8()
+            .map_err(|_| NameError::NotUtf8)?;
         check(&name)?;
         Ok(Self(name.into()))
     }
@@ -89,7 +100,9 @@ fn check(name: &str) -> Result<(), NameError> {
 /// The decoder passes a broken escape on as it is; then `%zz` and `%25zz` would be one lock.
 fn has_broken_escape(raw: &[u8]) -> bool {
     let is_hex = |at: usize| raw.get(at).is_some_and(u8::is_ascii_hexdigit);
-    raw.iter().enumerate().any(|(at, byte)| *byte == b'%' && !(is_hex(at + 1) && is_hex(at + 2)))
+    raw.iter()
+        .enumerate()
+        .any(|(at, byte)| *byte == b'%' && !(is_hex(at + 1) && is_hex(at + 2)))
 }
 
 impl AsRef<str> for LockName {
@@ -174,10 +187,16 @@ mod tests {
     #[test]
     fn the_limit_is_in_bytes_after_decoding() {
         assert!(parsed(&"a".repeat(255)).is_ok());
-        assert_eq!(parsed(&"a".repeat(256)), Err(NameError::TooLong { bytes: 256 }));
+        assert_eq!(
+            parsed(&"a".repeat(256)),
+            Err(NameError::TooLong { bytes: 256 })
+        );
         assert!(parsed(&"%61".repeat(255)).is_ok());
         assert!(parsed(&format!("{}a", "%C3%A4".repeat(127))).is_ok());
-        assert_eq!(parsed(&"%C3%A4".repeat(128)), Err(NameError::TooLong { bytes: 256 }));
+        assert_eq!(
+            parsed(&"%C3%A4".repeat(128)),
+            Err(NameError::TooLong { bytes: 256 })
+        );
     }
 
     proptest! {

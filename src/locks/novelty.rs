@@ -1,7 +1,9 @@
-//! A guess, for each acquire, whether its lock has a row: [`acquire_new`](super::statements::acquire_new) costs PostgreSQL two thirds
-//! of what [`acquire`](super::statements::acquire) does, but answers only where there is none.
+//! A guess, for each acquire, whether its lock has a row:
+//! [`acquire_new`](super::statements::acquire_new) costs PostgreSQL two thirds of what
+//! [`acquire`](super::statements::acquire) does, but answers only where there is none.
 //!
-//! A wrong guess is asked again and costs time, a fencing token and a commit; it never makes a wrong answer.
+//! A wrong guess is asked again and costs time, a fencing token and a commit; it never makes a
+//! wrong answer.
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
@@ -16,8 +18,9 @@ const WRONG_COSTS: i64 = 4;
 /// How far right guesses count ahead.
 const MOST_CREDIT: i64 = 1_000;
 
-/// Which names a lane was asked for lately, and how well it guessed. A name that it was asked for has most likely a row since;
-/// where other names have rows, too, as when many take turns with many locks, it soon stops guessing, and tries now and then.
+/// Which names a lane was asked for lately, and how well it guessed. A name that it was asked for
+/// has most likely a row since; where other names have rows, too, as when many take turns with many
+/// locks, it soon stops guessing, and tries now and then.
 #[derive(Default)]
 pub(super) struct Novelty {
     /// Of the last name with this place: what tells it from others. Made when it is first needed.
@@ -29,7 +32,10 @@ pub(super) struct Novelty {
 
 impl Novelty {
     /// Takes out the acquires that are most likely of locks without a row. Both keep their order.
-    pub(super) fn take_new(&mut self, acquires: &mut Vec<Pending<Acquire>>) -> Vec<Pending<Acquire>> {
+    pub(super) fn take_new(
+        &mut self,
+        acquires: &mut Vec<Pending<Acquire>>,
+    ) -> Vec<Pending<Acquire>> {
         let guesses = self.credit >= 0;
         if !guesses {
             self.credit += acquires.len() as i64;
@@ -46,7 +52,8 @@ impl Novelty {
     /// Of so many that were taken for new, so many were not granted.
     pub(super) fn learn(&mut self, guessed: usize, wrong: usize) {
         let change = guessed as i64 - (1 + WRONG_COSTS) * wrong as i64;
-        // A whole batch of wrong guesses is paid for whole, or large batches would be guessed wrong every other time.
+        // A whole batch of wrong guesses is paid for whole, or large batches would be guessed wrong
+        // every other time.
         self.credit = (self.credit + change).min(MOST_CREDIT);
     }
 
@@ -70,7 +77,10 @@ mod tests {
     use super::*;
 
     fn wishes(names: impl IntoIterator<Item = String>) -> Vec<Pending<Acquire>> {
-        names.into_iter().map(|name| Pending::new(Acquire::plain(&name), None, Instant::now())).collect()
+        names
+            .into_iter()
+            .map(|name| Pending::new(Acquire::plain(&name), None, Instant::now()))
+            .collect()
     }
 
     /// What is taken out, of so many names.
@@ -78,7 +88,9 @@ mod tests {
         let mut all = wishes(names.iter().map(ToString::to_string));
         let new = novelty.take_new(&mut all);
         assert_eq!(new.len() + all.len(), names.len());
-        new.into_iter().map(|pending| pending.question.key.name.as_str().to_owned()).collect()
+        new.into_iter()
+            .map(|pending| pending.question.key.name.as_str().to_owned())
+            .collect()
     }
 
     #[test]
@@ -99,11 +111,16 @@ mod tests {
         assert_eq!(again.len(), 1);
     }
 
-    /// Asks for names that it was never asked for, all of which have rows; how many of them it took for new.
+    /// Asks for names that it was never asked for, all of which have rows; how many of them it took
+    /// for new.
     fn wrong_guesses(novelty: &mut Novelty, batches: std::ops::Range<usize>, size: usize) -> usize {
         let mut wrong = 0;
         for batch in batches {
-            let guessed = novelty.take_new(&mut wishes((0..size).map(|number| format!("{batch}-{number}")))).len();
+            let guessed = novelty
+                .take_new(&mut wishes(
+                    (0..size).map(|number| format!("{batch}-{number}")),
+                ))
+                .len();
             novelty.learn(guessed, guessed);
             wrong += guessed;
         }
@@ -116,15 +133,25 @@ mod tests {
             let mut novelty = Novelty::default();
             let batches = 100_000 / size;
             let wrong = wrong_guesses(&mut novelty, 0..batches, size);
-            assert!(wrong > 0 && wrong <= 100_000 / 5 + size, "{wrong} of 100,000 in batches of {size}");
+            assert!(
+                wrong > 0 && wrong <= 100_000 / 5 + size,
+                "{wrong} of 100,000 in batches of {size}"
+            );
             let mut right = 0;
             for batch in batches..2 * batches {
-                let guessed = novelty.take_new(&mut wishes((0..size).map(|number| format!("{batch}-{number}")))).len();
+                let guessed = novelty
+                    .take_new(&mut wishes(
+                        (0..size).map(|number| format!("{batch}-{number}")),
+                    ))
+                    .len();
                 novelty.learn(guessed, 0);
                 right += guessed;
             }
             // But for those before it tried again, and a few that share their place with another.
-            assert!(right > 100_000 - 2_000 - 5 * size, "{right} of 100,000 in batches of {size}");
+            assert!(
+                right > 100_000 - 2_000 - 5 * size,
+                "{right} of 100,000 in batches of {size}"
+            );
         }
     }
 }

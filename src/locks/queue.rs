@@ -9,10 +9,13 @@ use tokio::sync::{Notify, oneshot};
 use uuid::Uuid;
 
 use super::engine::EngineError;
-use super::{Acquire, AcquireOutcome, Heartbeat, HeartbeatOutcome, LockKey, Release, ReleaseOutcome};
+use super::{
+    Acquire, AcquireOutcome, Heartbeat, HeartbeatOutcome, LockKey, Release, ReleaseOutcome,
+};
 use crate::id::AccountId;
 
-/// How long the engine tries to give back a lease that nobody hears of. A lease of a plan's usual length has lapsed by then.
+/// How long the engine tries to give back a lease that nobody hears of. A lease of a plan's usual
+/// length has lapsed by then.
 const GIVE_BACK_WITHIN: Duration = Duration::from_secs(60);
 
 /// What the three kinds of question have in common.
@@ -97,7 +100,14 @@ pub(super) struct Pending<Q: Question> {
 
 impl<Q: Question> Pending<Q> {
     pub(super) fn new(question: Q, reply: Option<Reply<Q>>, deadline: Instant) -> Self {
-        Self { question, reply, deadline, in_doubt: false, taken_for_new: false, followers: Vec::new() }
+        Self {
+            question,
+            reply,
+            deadline,
+            in_doubt: false,
+            taken_for_new: false,
+            followers: Vec::new(),
+        }
     }
 
     /// Whoever asked has gone away, and nobody shares the answer.
@@ -116,17 +126,26 @@ impl<Q: Question> Pending<Q> {
 }
 
 impl Pending<Acquire> {
-    /// What gives the lease back that this acquire may have been granted, where nobody can ask for it again: whoever asked sent no
-    /// id of their own, and was not told.
+    /// What gives the lease back that this acquire may have been granted, where nobody can ask for
+    /// it again: whoever asked sent no id of their own, and was not told.
     pub(super) fn give_back(&self) -> Option<Item> {
-        (self.in_doubt && !self.question.needs_proof).then(|| give_back(&self.question, self.question.lease_id))
+        (self.in_doubt && !self.question.needs_proof)
+            .then(|| give_back(&self.question, self.question.lease_id))
     }
 }
 
 /// The release of a lease that nobody hears of.
 pub(super) fn give_back(question: &Acquire, lease_id: Uuid) -> Item {
-    let question = Release { key: question.key.clone(), account_id: question.account_id, lease_id: Some(lease_id) };
-    Item::Release(Pending::new(question, None, Instant::now() + GIVE_BACK_WITHIN))
+    let question = Release {
+        key: question.key.clone(),
+        account_id: question.account_id,
+        lease_id: Some(lease_id),
+    };
+    Item::Release(Pending::new(
+        question,
+        None,
+        Instant::now() + GIVE_BACK_WITHIN,
+    ))
 }
 
 /// A pending question of any kind.
@@ -183,7 +202,8 @@ impl Item {
     }
 }
 
-/// What goes out together: each lock once, so that the three kinds cannot touch the same row; each kind in key order.
+/// What goes out together: each lock once, so that the three kinds cannot touch the same row; each
+/// kind in key order.
 #[derive(Debug, Default)]
 pub(super) struct Batch {
     pub(super) acquires: Vec<Pending<Acquire>>,
@@ -206,13 +226,17 @@ impl Batch {
     }
 
     fn sort(&mut self) {
-        self.acquires.sort_unstable_by(|a, b| a.question.key.cmp(&b.question.key));
-        self.heartbeats.sort_unstable_by(|a, b| a.question.key.cmp(&b.question.key));
-        self.releases.sort_unstable_by(|a, b| a.question.key.cmp(&b.question.key));
+        self.acquires
+            .sort_unstable_by(|a, b| a.question.key.cmp(&b.question.key));
+        self.heartbeats
+            .sort_unstable_by(|a, b| a.question.key.cmp(&b.question.key));
+        self.releases
+            .sort_unstable_by(|a, b| a.question.key.cmp(&b.question.key));
     }
 }
 
-/// The queue of a lane. Each operation holds its lock for as long as it takes to move a few pointers.
+/// The queue of a lane. Each operation holds its lock for as long as it takes to move a few
+/// pointers.
 #[derive(Debug)]
 pub(super) struct Queue {
     state: Mutex<State>,
@@ -220,7 +244,8 @@ pub(super) struct Queue {
     capacity: usize,
 }
 
-/// At most one question about a lock is ready or under way; the others of that lock stand behind it, in order.
+/// At most one question about a lock is ready or under way; the others of that lock stand behind
+/// it, in order.
 #[derive(Debug, Default)]
 struct State {
     ready: VecDeque<Item>,
@@ -232,8 +257,9 @@ struct State {
     closed: bool,
 }
 
-/// What stands behind one lock's question: each account's in the order they came, and the accounts by turns. Otherwise anybody
-/// could hold up the holder of a public lock until its lease lapses, by asking about it often.
+/// What stands behind one lock's question: each account's in the order they came, and the accounts
+/// by turns. Otherwise anybody could hold up the holder of a public lock until its lease lapses, by
+/// asking about it often.
 #[derive(Debug, Default)]
 struct Behind {
     lines: VecDeque<(AccountId, VecDeque<Item>)>,
@@ -274,19 +300,27 @@ impl Behind {
 
 impl Queue {
     pub(super) fn new(capacity: usize) -> Self {
-        Self { state: Mutex::default(), arrived: Notify::new(), capacity }
+        Self {
+            state: Mutex::default(),
+            arrived: Notify::new(),
+            capacity,
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Accepts an item, or answers it at once: a full queue is no better place to wait than the client's own. No account may fill
-    /// more than a quarter of it.
+    /// Accepts an item, or answers it at once: a full queue is no better place to wait than the
+    /// client's own. No account may fill more than a quarter of it.
     pub(super) fn push(&self, item: Item) {
         let refused = {
             let mut state = self.state();
-            let of_account = state.waiting_of.get(&item.account_id()).copied().unwrap_or(0);
+            let of_account = state
+                .waiting_of
+                .get(&item.account_id())
+                .copied()
+                .unwrap_or(0);
             if state.closed {
                 Some((item, EngineError::ShuttingDown))
             } else if state.waiting >= self.capacity || of_account >= self.capacity.div_ceil(4) {
@@ -342,8 +376,9 @@ impl Queue {
         (batch.len() > 0).then_some(batch)
     }
 
-    /// Ends what [`next_batch`](Self::next_batch) began: these locks' questions were answered, and the next ones are ready; these
-    /// items could not be answered yet, and are first to be tried again.
+    /// Ends what [`next_batch`](Self::next_batch) began: these locks' questions were answered, and
+    /// the next ones are ready; these items could not be answered yet, and are first to be tried
+    /// again.
     pub(super) fn settle(&self, answered: Vec<LockKey>, again: Vec<Item>) {
         let mut state = self.state();
         for key in answered {
@@ -373,7 +408,9 @@ impl State {
     fn take_batch(&mut self, most: usize) -> Batch {
         let mut batch = Batch::default();
         while batch.len() < most {
-            let Some(mut item) = self.ready.pop_front() else { break };
+            let Some(mut item) = self.ready.pop_front() else {
+                break;
+            };
             self.uncount(item.account_id());
             if let Item::Acquire(first) = &mut item
                 && !first.question.needs_proof
@@ -392,16 +429,20 @@ impl State {
         batch
     }
 
-    /// Plain acquires right behind a plain acquire that is about to be sent: whatever becomes of it, the lock is then held by somebody
-    /// else, and they came before that was decided.
+    /// Plain acquires right behind a plain acquire that is about to be sent: whatever becomes of
+    /// it, the lock is then held by somebody else, and they came before that was decided.
     fn take_followers(&mut self, first: &mut Pending<Acquire>) {
         if self.waiting == self.ready.len() {
             return; // Nothing stands behind any lock.
         }
-        let Some(behind) = self.behind.get_mut(&first.question.key) else { return };
+        let Some(behind) = self.behind.get_mut(&first.question.key) else {
+            return;
+        };
         for next in behind.take_plain_acquires() {
             self.uncount(next.question.account_id);
-            first.followers.extend(next.reply.into_iter().chain(next.followers));
+            first
+                .followers
+                .extend(next.reply.into_iter().chain(next.followers));
         }
     }
 
@@ -436,28 +477,55 @@ mod tests {
     use super::*;
 
     fn wish(name: &str, needs_proof: bool) -> Item {
-        let question = Acquire { needs_proof, ..Acquire::plain(name) };
+        let question = Acquire {
+            needs_proof,
+            ..Acquire::plain(name)
+        };
         // As long as the receiver lives, somebody waits.
         let (reply, answer) = oneshot::channel();
         std::mem::forget(answer);
-        Item::Acquire(Pending::new(question, Some(reply), Instant::now() + GIVE_BACK_WITHIN))
+        Item::Acquire(Pending::new(
+            question,
+            Some(reply),
+            Instant::now() + GIVE_BACK_WITHIN,
+        ))
     }
 
     #[tokio::test]
     async fn plain_acquires_of_one_lock_are_one_question_and_others_wait_their_turn() {
         let queue = Queue::new(100);
-        for item in
-            [wish("a", false), wish("b", false), wish("a", false), wish("a", false), wish("a", true), wish("a", false)]
-        {
+        for item in [
+            wish("a", false),
+            wish("b", false),
+            wish("a", false),
+            wish("a", false),
+            wish("a", true),
+            wish("a", false),
+        ] {
             queue.push(item);
         }
         let batch = queue.next_batch(10).await.unwrap();
-        let sent: Vec<_> = batch.acquires.iter().map(|p| (p.question.key.name.as_str(), p.followers.len())).collect();
+        let sent: Vec<_> = batch
+            .acquires
+            .iter()
+            .map(|p| (p.question.key.name.as_str(), p.followers.len()))
+            .collect();
         assert_eq!(sent, [("a", 2), ("b", 0)]);
-        assert_eq!(queue.depth(), 2, "the one with an id, and the one behind it");
-        let answered: Vec<_> = batch.acquires.iter().map(|pending| pending.question.key.clone()).collect();
+        assert_eq!(
+            queue.depth(),
+            2,
+            "the one with an id, and the one behind it"
+        );
+        let answered: Vec<_> = batch
+            .acquires
+            .iter()
+            .map(|pending| pending.question.key.clone())
+            .collect();
         queue.settle(answered, Vec::new());
         let batch = queue.next_batch(10).await.unwrap();
-        assert!(batch.acquires.len() == 1 && batch.acquires[0].question.needs_proof, "{batch:?}");
+        assert!(
+            batch.acquires.len() == 1 && batch.acquires[0].question.needs_proof,
+            "{batch:?}"
+        );
     }
 }

@@ -1,36 +1,49 @@
-//! The statements that decide about leases. Each is about many locks at once and is a transaction of its own.
+//! The statements that decide about leases. Each is about many locks at once and is a transaction
+//! of its own.
 //!
-//! [`acquire`], [`heartbeat`] and [`release`] have one shape, in four named steps, and every word of it is there because its absence went wrong (ADR 3):
+//! [`acquire`], [`heartbeat`] and [`release`] have one shape, in four named steps, and every word
+//! of it is there because its absence went wrong (ADR 3):
 //!
-//! 1. `asked`: look at the row of each key, by primary key whatever the statistics say (a lateral look that cannot be flattened
-//!    into another join: its `LIMIT 1` also keeps the planner from taking a batch for millions of rows), and say whether its
-//!    lease lives ([`lease_is_live`](../../migrations) is the one definition of that).
-//! 2. `judged`: refuse what cannot succeed, without writing: no row lock, no transaction id, no flush.
-//! 3. `written`: try the rest, in key order, by an upsert, which has no plan to choose and so cannot leave its index. It decides
-//!    *again*, under the row lock and on the clock of that instant, and only where the row still carries the grant that was
-//!    looked at: its `fencing_token` is the `seen_token`. Every grant draws a new one, so nothing that was decided on in step 1 (which
-//!    lease, whose, what is known to have ended) can have changed. The clock is read in `SET`, after the wait for the row. A row
-//!    that the sweeper deleted meanwhile is inserted anew, with a fencing token of its own.
-//! 4. `ended`: remember the leases with ids of their clients' choosing that this statement ended, in the same transaction. Which
-//!    keys were written is asked through `CASE WHEN … IN (SELECT …)`, which is hashed and looked at last: as a join it was planned
-//!    as one scan of the batch for each key of the batch once the statistics said so, and took most of the statement's time.
+//! 1. `asked`: look at the row of each key, by primary key whatever the statistics say (a lateral
+//!    look that cannot be flattened into another join: its `LIMIT 1` also keeps the planner from
+//!    taking a batch for millions of rows), and say whether its lease lives
+//!    ([`lease_is_live`](../../migrations) is the one definition of that).
+//! 2. `judged`: refuse what cannot succeed, without writing: no row lock, no transaction id, no
+//!    flush.
+//! 3. `written`: try the rest, in key order, by an upsert, which has no plan to choose and so
+//!    cannot leave its index. It decides *again*, under the row lock and on the clock of that
+//!    instant, and only where the row still carries the grant that was looked at: its
+//!    `fencing_token` is the `seen_token`. Every grant draws a new one, so nothing that was decided
+//!    on in step 1 (which lease, whose, what is known to have ended) can have changed. The clock is
+//!    read in `SET`, after the wait for the row. A row that the sweeper deleted meanwhile is
+//!    inserted anew, with a fencing token of its own.
+//! 4. `ended`: remember the leases with ids of their clients' choosing that this statement ended,
+//!    in the same transaction. Which keys were written is asked through `CASE WHEN … IN (SELECT
+//!    …)`, which is hashed and looked at last: as a join it was planned as one scan of the batch
+//!    for each key of the batch once the statistics said so, and took most of the statement's time.
 //!
-//! A key with no verdict lost a race between 2 and 3, and is asked again by the caller; it is never answered "no".
+//! A key with no verdict lost a race between 2 and 3, and is asked again by the caller; it is never
+//! answered "no".
 //!
-//! [`acquire_new`] stands beside [`acquire`], for locks that most likely have no row: without the look, and so for two thirds of its cost.
+//! [`acquire_new`] stands beside [`acquire`], for locks that most likely have no row: without the
+//! look, and so for two thirds of its cost.
 //!
-//! Callers give each key once, in ascending order: rows are locked in that order by every node. The arrays are unfolded in a `SELECT`: as functions
-//! in `FROM` each would be stored whole before the first row comes out, a twentieth of the time.
+//! Callers give each key once, in ascending order: rows are locked in that order by every node. The
+//! arrays are unfolded in a `SELECT`: as functions in `FROM` each would be stored whole before the
+//! first row comes out, a twentieth of the time.
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::{Acquire, AcquireOutcome, Heartbeat, HeartbeatOutcome, Lease, LockKey, Lost, Release, ReleaseOutcome};
+use super::{
+    Acquire, AcquireOutcome, Heartbeat, HeartbeatOutcome, Lease, LockKey, Lost, Release,
+    ReleaseOutcome,
+};
 
-/// A grant that waited for another transaction on a new row was written before the wait, not after it: asked again (and so
-/// renewed) if it is short by more than this, milliseconds.
+/// A grant that waited for another transaction on a new row was written before the wait, not after
+/// it: asked again (and so renewed) if it is short by more than this, milliseconds.
 const SHORT_BY_MS: i64 = 100;
 
 /// Whether a lease that was written then is as long as was asked for, milliseconds.
@@ -99,7 +112,8 @@ fn in_order<Q, A, T>(
             (key.namespace_id.0, key.name.as_str()).cmp(&of)
         });
         if let Ok(at) = found {
-            // Of a lock that was taken over there is a row about the lease before, too, which is no verdict.
+            // Of a lock that was taken over there is a row about the lease before, too, which is no
+            // verdict.
             verdicts[at] = read(questions[at], answer).or(verdicts[at].take());
         }
     }
@@ -222,7 +236,10 @@ pub async fn acquire(
     )
     .fetch_all(connection)
     .await?;
-    let expiries = answers.iter().filter(|answer| answer.verdict == "lapsed").count();
+    let expiries = answers
+        .iter()
+        .filter(|answer| answer.verdict == "lapsed")
+        .count();
     metrics::counter!("lockable_expiries_total").increment(expiries as u64);
     Ok(in_order(
         questions,
@@ -231,7 +248,8 @@ pub async fn acquire(
         Answer::key,
         |question, mut answer| match answer.verdict.as_str() {
             "granted" => {
-                // A grant is as long as was asked; a repetition renews by the length granted, unless the request has its own.
+                // A grant is as long as was asked; a repetition renews by the length granted,
+                // unless the request has its own.
                 let renewed_ms = question.requested_ms.or(answer.lease_ms)?;
                 answer.renewed_ms = Some(renewed_ms);
                 is_as_long(answer.expires_at?, answer.written_at?, renewed_ms)
@@ -244,11 +262,12 @@ pub async fn acquire(
     ))
 }
 
-/// Grants each lock that has no row, for two thirds of what [`acquire`] costs PostgreSQL: nothing is looked at first, and an insert that meets a row
-/// leaves it alone. Answers are in the order of the questions; none: there is a row, or there was one a moment ago, and [`acquire`]
-/// decides.
+/// Grants each lock that has no row, for two thirds of what [`acquire`] costs PostgreSQL: nothing
+/// is looked at first, and an insert that meets a row leaves it alone. Answers are in the order of
+/// the questions; none: there is a row, or there was one a moment ago, and [`acquire`] decides.
 ///
-/// Where [`acquire`] finds no row it does the same: a lock without one is free, unless the lease's id is known to have ended (P6).
+/// Where [`acquire`] finds no row it does the same: a lock without one is free, unless the lease's
+/// id is known to have ended (P6).
 ///
 /// # Errors
 /// As [`acquire`].
@@ -298,16 +317,18 @@ pub async fn acquire_new(
                 acquired_at: row.acquired_at,
                 expires_at: row.expires_at,
             };
-            is_as_long(row.expires_at, row.written_at, question.lease_ms).then_some(AcquireOutcome::Granted(lease))
+            is_as_long(row.expires_at, row.written_at, question.lease_ms)
+                .then_some(AcquireOutcome::Granted(lease))
         },
     ))
 }
 
-/// Renews each lease that lives and is the account's: by its id, or without one where it needs none.
-/// Answers are in the order of the questions; none: lost a race, ask again.
+/// Renews each lease that lives and is the account's: by its id, or without one where it needs
+/// none. Answers are in the order of the questions; none: lost a race, ask again.
 ///
 /// # Errors
-/// Where the database cannot be asked, or the answer is lost: then nothing is known, and asking again is safe.
+/// Where the database cannot be asked, or the answer is lost: then nothing is known, and asking
+/// again is safe.
 pub async fn heartbeat(
     connection: &mut PgConnection,
     questions: &[&Heartbeat],
@@ -381,11 +402,12 @@ pub async fn heartbeat(
     ))
 }
 
-/// Ends each lease that lives and is the account's: by its id, or without one where it needs none. The row stays.
-/// Answers are in the order of the questions; none: lost a race, ask again.
+/// Ends each lease that lives and is the account's: by its id, or without one where it needs none.
+/// The row stays. Answers are in the order of the questions; none: lost a race, ask again.
 ///
 /// # Errors
-/// Where the database cannot be asked, or the answer is lost: then nothing is known, and with a lease id asking again is safe.
+/// Where the database cannot be asked, or the answer is lost: then nothing is known, and with a
+/// lease id asking again is safe.
 pub async fn release(
     connection: &mut PgConnection,
     questions: &[&Release],

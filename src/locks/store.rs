@@ -30,8 +30,8 @@ pub struct LiveLock {
     pub remaining_ms: i64,
 }
 
-/// The locks that an account sees: those held in its private namespaces, and those it holds in the public one. By namespace and name,
-/// after `after`, at most `limit`.
+/// The locks that an account sees: those held in its private namespaces, and those it holds in the
+/// public one. By namespace and name, after `after`, at most `limit`.
 ///
 /// # Errors
 /// Where the database cannot be asked.
@@ -87,7 +87,10 @@ pub async fn count_live(pool: &PgPool, account_id: AccountId) -> sqlx::Result<i6
 ///
 /// # Errors
 /// Where the database cannot be asked.
-pub async fn any_live(connection: &mut PgConnection, namespace_id: NamespaceId) -> sqlx::Result<bool> {
+pub async fn any_live(
+    connection: &mut PgConnection,
+    namespace_id: NamespaceId,
+) -> sqlx::Result<bool> {
     sqlx::query_scalar!(
         r#"/* locks.any_live */
         SELECT EXISTS (SELECT FROM locks l CROSS JOIN lease_clock c
@@ -104,7 +107,8 @@ pub async fn any_live(connection: &mut PgConnection, namespace_id: NamespaceId) 
 pub struct Seen {
     /// Its fencing token; none: whichever holds the lock.
     pub fencing_token: Option<i64>,
-    /// Only if this account holds it: in the public namespace nobody but an administrator breaks another's.
+    /// Only if this account holds it: in the public namespace nobody but an administrator breaks
+    /// another's.
     pub account_id: Option<AccountId>,
 }
 
@@ -142,7 +146,9 @@ pub async fn break_lease(
     )
     .fetch_optional(&mut *transaction)
     .await?;
-    let Some(broken) = broken else { return Ok(false) };
+    let Some(broken) = broken else {
+        return Ok(false);
+    };
     let subject = format!("lock:{}/{}", namespace.1, name);
     let act = Act {
         action: "lock.break",
@@ -157,9 +163,12 @@ pub async fn break_lease(
     Ok(true)
 }
 
-/// Ends all leases of an account, and all leases in its namespaces are its own. A few at a time, in key order, each lot a
-/// transaction of its own: nobody waits long for a row of another's.
-pub(crate) async fn end_leases_of_account(pool: &PgPool, account_id: AccountId) -> sqlx::Result<()> {
+/// Ends all leases of an account, and all leases in its namespaces are its own. A few at a time, in
+/// key order, each lot a transaction of its own: nobody waits long for a row of another's.
+pub(crate) async fn end_leases_of_account(
+    pool: &PgPool,
+    account_id: AccountId,
+) -> sqlx::Result<()> {
     loop {
         let ended = sqlx::query!(
             "/* locks.end_leases_of_account */

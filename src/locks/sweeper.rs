@@ -1,9 +1,12 @@
-//! Removes what nobody needs any more: rows of locks that have been idle for an hour, and the memory of leases that ended two hours ago.
+//! Removes what nobody needs any more: rows of locks that have been idle for an hour, and the
+//! memory of leases that ended two hours ago.
 //!
-//! It walks the tables by physical blocks, a stretch at a time, so that it needs no index on what every heartbeat changes, and it
-//! skips rows that are locked. A statement that has looked at a row which is then deleted inserts it anew, with a new fencing token. What
-//! must not be deleted is a row that was touched after a statement drew the token of one that it believes to be new: it
-//! would insert the older token. So nothing is deleted that was touched after the oldest running transaction began.
+//! It walks the tables by physical blocks, a stretch at a time, so that it needs no index on what
+//! every heartbeat changes, and it skips rows that are locked. A statement that has looked at a row
+//! which is then deleted inserts it anew, with a new fencing token. What must not be deleted is a
+//! row that was touched after a statement drew the token of one that it believes to be new: it
+//! would insert the older token. So nothing is deleted that was touched after the oldest running
+//! transaction began.
 
 use std::time::Duration;
 
@@ -48,12 +51,17 @@ impl Sweeper {
 }
 
 fn stretches(blocks: i64) -> i64 {
-    let a_second = blocks.div_euclid(STRETCH_BLOCKS * i64::try_from(ROUND.as_secs()).unwrap_or(i64::MAX));
+    let a_second =
+        blocks.div_euclid(STRETCH_BLOCKS * i64::try_from(ROUND.as_secs()).unwrap_or(i64::MAX));
     (a_second + 1).min(20)
 }
 
 fn next(block: i64, blocks: i64) -> i64 {
-    if block + STRETCH_BLOCKS < blocks { block + STRETCH_BLOCKS } else { 0 }
+    if block + STRETCH_BLOCKS < blocks {
+        block + STRETCH_BLOCKS
+    } else {
+        0
+    }
 }
 
 async fn sweep_locks(pool: &PgPool, block: i64) -> sqlx::Result<u64> {

@@ -1,7 +1,7 @@
 //! How many locks each account holds, against its plan's limit (ADR 7).
 //!
-//! Counted once a second, never in the way of a request, for accounts that could have reached their limit since the last count; the
-//! limit may be overshot by what one second grants.
+//! Counted once a second, never in the way of a request, for accounts that could have reached their
+//! limit since the last count; the limit may be overshot by what one second grants.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
@@ -13,9 +13,11 @@ use sqlx::PgPool;
 use super::store;
 use crate::id::AccountId;
 
-/// A count that took long is repeated after this many times as long at the earliest, so that counting is never a load of its own.
+/// A count that took long is repeated after this many times as long at the earliest, so that
+/// counting is never a load of its own.
 const REST_AFTER_COUNT: u32 = 10;
-/// An account far from its limit is counted this often; it is forgotten when it did nothing in that time and holds nothing.
+/// An account far from its limit is counted this often; it is forgotten when it did nothing in that
+/// time and holds nothing.
 const ONCE_IN: Duration = Duration::from_secs(60);
 /// This node's grants stand for so many times as many: other nodes grant too.
 const NODES: i64 = 8;
@@ -70,7 +72,12 @@ impl Usage {
             entry.max.store(max.into(), Ordering::Relaxed);
             entry.changed.store(true, Ordering::Relaxed);
         };
-        if let Some(entry) = self.0.read().unwrap_or_else(PoisonError::into_inner).get(&account_id) {
+        if let Some(entry) = self
+            .0
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&account_id)
+        {
             note(entry);
             return;
         }
@@ -80,23 +87,35 @@ impl Usage {
 
     /// The account gave one back: of interest where it is counted already.
     pub(super) fn ended(&self, account_id: AccountId) {
-        if let Some(entry) = self.0.read().unwrap_or_else(PoisonError::into_inner).get(&account_id) {
+        if let Some(entry) = self
+            .0
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&account_id)
+        {
             entry.changed.store(true, Ordering::Relaxed);
         }
     }
 
-    /// Counts those who could be at their limit by now, and those who were: leases lapse without a word.
+    /// Counts those who could be at their limit by now, and those who were: leases lapse without a
+    /// word.
     ///
     /// # Errors
     /// Where the database cannot be asked: the counts stay as they were.
     pub async fn count(&self, pool: &PgPool) -> sqlx::Result<()> {
         let entries: Vec<(AccountId, Arc<Entry>)> = {
             let entries = self.0.read().unwrap_or_else(PoisonError::into_inner);
-            entries.iter().map(|(account_id, entry)| (*account_id, Arc::clone(entry))).collect()
+            entries
+                .iter()
+                .map(|(account_id, entry)| (*account_id, Arc::clone(entry)))
+                .collect()
         };
         for (account_id, entry) in entries {
             if entry.is_idle() {
-                self.0.write().unwrap_or_else(PoisonError::into_inner).remove(&account_id);
+                self.0
+                    .write()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .remove(&account_id);
             } else if entry.is_due() {
                 entry.count(pool, account_id).await?;
             }
@@ -112,7 +131,10 @@ impl Default for Entry {
             granted: AtomicI64::new(0),
             max: AtomicI64::new(0),
             changed: AtomicBool::new(false),
-            counted: Mutex::new(Counted { at: None, took: Duration::ZERO }),
+            counted: Mutex::new(Counted {
+                at: None,
+                took: Duration::ZERO,
+            }),
         }
     }
 }
@@ -130,9 +152,13 @@ impl Entry {
 
     fn is_due(&self) -> bool {
         let counted = self.counted();
-        let (live, granted) = (self.live.load(Ordering::Relaxed), self.granted.load(Ordering::Relaxed));
+        let (live, granted) = (
+            self.live.load(Ordering::Relaxed),
+            self.granted.load(Ordering::Relaxed),
+        );
         let could_be_at_limit = live + NODES * granted >= self.max.load(Ordering::Relaxed);
-        counted.is_older_than(counted.took * REST_AFTER_COUNT) && (could_be_at_limit || counted.is_older_than(ONCE_IN))
+        counted.is_older_than(counted.took * REST_AFTER_COUNT)
+            && (could_be_at_limit || counted.is_older_than(ONCE_IN))
     }
 
     async fn count(&self, pool: &PgPool, account_id: AccountId) -> sqlx::Result<()> {
@@ -140,11 +166,15 @@ impl Entry {
         // What is granted while the database counts is counted twice rather than not at all.
         let granted = self.granted.load(Ordering::Relaxed);
         self.changed.store(false, Ordering::Relaxed);
-        let live =
-            store::count_live(pool, account_id).await.inspect_err(|_| self.changed.store(true, Ordering::Relaxed))?;
+        let live = store::count_live(pool, account_id)
+            .await
+            .inspect_err(|_| self.changed.store(true, Ordering::Relaxed))?;
         self.live.store(live, Ordering::Relaxed);
         self.granted.fetch_sub(granted, Ordering::Relaxed);
-        let counted = Counted { at: Some(Instant::now()), took: began.elapsed() };
+        let counted = Counted {
+            at: Some(Instant::now()),
+            took: began.elapsed(),
+        };
         *self.counted.lock().unwrap_or_else(PoisonError::into_inner) = counted;
         Ok(())
     }

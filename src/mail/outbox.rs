@@ -19,10 +19,17 @@ impl Outbox {
         make_private_folder(&self.folder).await?;
         // The time in front sorts them; the identifier keeps two of one instant apart.
         let now = chrono::Utc::now().format("%Y%m%dT%H%M%S%3fZ");
-        let path = self.folder.join(format!("{now}-{}.eml", uuid::Uuid::new_v4().simple()));
+        let path = self
+            .folder
+            .join(format!("{now}-{}.eml", uuid::Uuid::new_v4().simple()));
         // Readers look for *.eml: they never see half a message.
         let unfinished = path.with_extension("part");
-        let mut file = tokio::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&unfinished).await?;
+        let mut file = tokio::fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&unfinished)
+            .await?;
         file.write_all(message).await?;
         file.sync_all().await?;
         tokio::fs::rename(&unfinished, &path).await?;

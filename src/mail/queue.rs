@@ -22,7 +22,10 @@ const RETRY_AFTER_S: [u64; 5] = [1, 5, 30, 120, 600];
 
 pub(super) enum Command {
     Deliver(Letter),
-    Flush { at_most: Duration, done: oneshot::Sender<()> },
+    Flush {
+        at_most: Duration,
+        done: oneshot::Sender<()>,
+    },
 }
 
 pub(super) struct Office {
@@ -64,12 +67,14 @@ pub(super) fn start(office: Arc<Office>) -> mpsc::Sender<Command> {
     sender
 }
 
-/// Sends one letter, trying again while that can help. `hurry`: the service stops, so one last try and then the outbox.
+/// Sends one letter, trying again while that can help. `hurry`: the service stops, so one last try
+/// and then the outbox.
 async fn deliver(office: Arc<Office>, letter: Letter, hurry: CancellationToken) {
     let message = match compose(&office, &letter) {
         Ok(message) => message,
         Err(error) => {
-            // The address passed the form's check and still is none for the mail library: nothing can be sent to it.
+            // The address passed the form's check and still is none for the mail library: nothing
+            // can be sent to it.
             tracing::error!(subject = letter.subject, %error, "mail cannot be written");
             return;
         }
@@ -82,7 +87,9 @@ async fn deliver(office: Arc<Office>, letter: Letter, hurry: CancellationToken) 
         let last_try = hurry.is_cancelled();
         // Past the deadline of a stop there is no time for the server's own time-out.
         let sent = if last_try {
-            tokio::time::timeout(Duration::from_secs(3), smtp.send(message.clone())).await.ok()
+            tokio::time::timeout(Duration::from_secs(3), smtp.send(message.clone()))
+                .await
+                .ok()
         } else {
             Some(smtp.send(message.clone()).await)
         };
@@ -92,12 +99,19 @@ async fn deliver(office: Arc<Office>, letter: Letter, hurry: CancellationToken) 
                 return;
             }
             Some(Err(error)) => {
-                tracing::warn!(subject = letter.subject, error = &error as &dyn std::error::Error, "mail not sent");
+                tracing::warn!(
+                    subject = letter.subject,
+                    error = &error as &dyn std::error::Error,
+                    "mail not sent"
+                );
                 if error.is_permanent() {
                     return;
                 }
             }
-            None => tracing::warn!(subject = letter.subject, "mail not sent: the mail server did not answer in time"),
+            None => tracing::warn!(
+                subject = letter.subject,
+                "mail not sent: the mail server did not answer in time"
+            ),
         }
         let Some(seconds) = waits.next().filter(|_| !last_try) else {
             return keep(&office, &letter, &message).await;
@@ -111,14 +125,19 @@ async fn deliver(office: Arc<Office>, letter: Letter, hurry: CancellationToken) 
 
 async fn keep(office: &Office, letter: &Letter, message: &Message) {
     match office.outbox.write(&message.formatted()).await {
-        Ok(file) => tracing::info!(subject = letter.subject, file = %file.display(), "mail written to the outbox"),
+        Ok(file) => {
+            tracing::info!(subject = letter.subject, file = %file.display(), "mail written to the outbox")
+        }
         Err(error) => {
             tracing::error!(subject = letter.subject, %error, "mail could not be written to the outbox");
         }
     }
 }
 
-fn compose(office: &Office, letter: &Letter) -> Result<Message, Box<dyn std::error::Error + Send + Sync>> {
+fn compose(
+    office: &Office,
+    letter: &Letter,
+) -> Result<Message, Box<dyn std::error::Error + Send + Sync>> {
     let message = Message::builder()
         .from(office.from.clone())
         .to(Mailbox::new(None, letter.to.parse()?))
@@ -129,8 +148,8 @@ fn compose(office: &Office, letter: &Letter) -> Result<Message, Box<dyn std::err
     Ok(message)
 }
 
-/// Plain text stays as it is, also in lines longer than a screen: the library would fold them at 76 characters, and a link
-/// out of a file in the outbox must be whole.
+/// Plain text stays as it is, also in lines longer than a screen: the library would fold them at 76
+/// characters, and a link out of a file in the outbox must be whole.
 fn encode(text: &str) -> Body {
     const LONGEST_LINE: usize = 998;
     if text.is_ascii() && text.lines().all(|line| line.len() <= LONGEST_LINE) {

@@ -33,15 +33,27 @@ pub async fn list(pool: &PgPool, account_id: AccountId) -> sqlx::Result<Vec<Name
 ///
 /// # Errors
 /// [`NamespaceError::Unknown`], or where the database cannot be asked.
-pub async fn find(pool: &PgPool, account_id: AccountId, name: &str) -> Result<Namespace, NamespaceError> {
-    list(pool, account_id).await?.into_iter().find(|namespace| namespace.name == name).ok_or(NamespaceError::Unknown)
+pub async fn find(
+    pool: &PgPool,
+    account_id: AccountId,
+    name: &str,
+) -> Result<Namespace, NamespaceError> {
+    list(pool, account_id)
+        .await?
+        .into_iter()
+        .find(|namespace| namespace.name == name)
+        .ok_or(NamespaceError::Unknown)
 }
 
 /// Makes a private namespace. Of two that are made at the limit at once, one succeeds.
 ///
 /// # Errors
 /// Where the name or the plan does not allow it, or the database cannot be asked.
-pub async fn create(pool: &PgPool, account: &Account, name: &str) -> Result<NamespaceId, NamespaceError> {
+pub async fn create(
+    pool: &PgPool,
+    account: &Account,
+    name: &str,
+) -> Result<NamespaceId, NamespaceError> {
     let max = account.limits.max_private_namespaces;
     if max == 0 {
         return Err(NamespaceError::NotInPlan);
@@ -80,7 +92,10 @@ pub async fn create(pool: &PgPool, account: &Account, name: &str) -> Result<Name
 }
 
 /// What is counted against a limit is counted under the account's row lock.
-async fn lock_account(connection: &mut PgConnection, account_id: AccountId) -> Result<(), NamespaceError> {
+async fn lock_account(
+    connection: &mut PgConnection,
+    account_id: AccountId,
+) -> Result<(), NamespaceError> {
     sqlx::query!(
         r#"/* namespaces.lock_account */
         SELECT account_id FROM accounts WHERE account_id = $1 AND deleting_since IS NULL FOR NO KEY UPDATE"#,
@@ -102,7 +117,9 @@ pub async fn set_lease_default(
     name: &str,
     lease_ms: Option<i64>,
 ) -> Result<(), NamespaceError> {
-    let lease_ms = lease_ms.map(|lease_ms| account.limits.check_lease_ms(lease_ms)).transpose()?;
+    let lease_ms = lease_ms
+        .map(|lease_ms| account.limits.check_lease_ms(lease_ms))
+        .transpose()?;
     let changed = sqlx::query!(
         "/* namespaces.set_lease_default */
         UPDATE namespaces SET lease_default_ms = $3 WHERE account_id = $1 AND name = $2",
@@ -112,17 +129,25 @@ pub async fn set_lease_default(
     )
     .execute(pool)
     .await?;
-    if changed.rows_affected() == 1 { Ok(()) } else { Err(NamespaceError::Unknown) }
+    if changed.rows_affected() == 1 {
+        Ok(())
+    } else {
+        Err(NamespaceError::Unknown)
+    }
 }
 
 /// Deletes a private namespace in which nothing is held, and its tokens with it.
 ///
-/// A lock that is taken at the same moment by a node that has not heard of it yet is in nobody's way: the namespace's id is
-/// never used again, and the sweeper removes the row.
+/// A lock that is taken at the same moment by a node that has not heard of it yet is in nobody's
+/// way: the namespace's id is never used again, and the sweeper removes the row.
 ///
 /// # Errors
 /// [`NamespaceError::InUse`], [`NamespaceError::Unknown`], or where the database cannot be asked.
-pub async fn delete(pool: &PgPool, account_id: AccountId, name: &str) -> Result<(), NamespaceError> {
+pub async fn delete(
+    pool: &PgPool,
+    account_id: AccountId,
+    name: &str,
+) -> Result<(), NamespaceError> {
     let mut transaction = pool.begin().await?;
     // As those who make a token for it do, so that they find it or do not.
     lock_account(&mut transaction, account_id).await?;
@@ -138,9 +163,12 @@ pub async fn delete(pool: &PgPool, account_id: AccountId, name: &str) -> Result<
     if locks::store::any_live(&mut transaction, namespace_id).await? {
         return Err(NamespaceError::InUse);
     }
-    sqlx::query!("/* namespaces.delete */ DELETE FROM namespaces WHERE namespace_id = $1", namespace_id.0)
-        .execute(&mut *transaction)
-        .await?;
+    sqlx::query!(
+        "/* namespaces.delete */ DELETE FROM namespaces WHERE namespace_id = $1",
+        namespace_id.0
+    )
+    .execute(&mut *transaction)
+    .await?;
     transaction.commit().await?;
     Ok(())
 }

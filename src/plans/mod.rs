@@ -13,7 +13,8 @@ pub const DEFAULT_PLAN: &str = "hobbyist";
 
 /// The longest lease that any plan may allow, milliseconds: a day.
 pub const LEASE_CEILING_MS: i32 = 24 * 60 * 60 * 1000;
-/// The shortest lease that any plan may allow, milliseconds. Under it, an ordinary pause of a client or of the network ends the lease.
+/// The shortest lease that any plan may allow, milliseconds. Under it, an ordinary pause of a
+/// client or of the network ends the lease.
 pub const LEASE_FLOOR_MS: i32 = 1000;
 
 /// What a plan allows.
@@ -45,8 +46,9 @@ impl Limits {
         self.lease_min_ms < self.lease_max_ms
     }
 
-    /// The lease for a request: what it asks for, else the namespace's, else the account's, else the plan's.
-    /// A stored setting that a smaller plan no longer allows is brought into its bounds; a request's is refused.
+    /// The lease for a request: what it asks for, else the namespace's, else the account's, else
+    /// the plan's. A stored setting that a smaller plan no longer allows is brought into its
+    /// bounds; a request's is refused.
     ///
     /// # Errors
     /// Where the request asks for a lease that the plan does not allow.
@@ -59,7 +61,9 @@ impl Limits {
         if let Some(requested_ms) = requested_ms {
             return self.check_lease_ms(requested_ms);
         }
-        let lease_ms = namespace_default_ms.or(account_default_ms).unwrap_or(self.lease_default_ms);
+        let lease_ms = namespace_default_ms
+            .or(account_default_ms)
+            .unwrap_or(self.lease_default_ms);
         Ok(lease_ms.clamp(self.lease_min_ms, self.lease_max_ms))
     }
 
@@ -69,12 +73,17 @@ impl Limits {
     /// Where the lease is fixed, or out of bounds.
     pub fn check_lease_ms(&self, lease_ms: i64) -> Result<i32, LeaseRefused> {
         if !self.lease_is_configurable() {
-            return Err(LeaseRefused::Fixed { lease_ms: self.lease_default_ms });
+            return Err(LeaseRefused::Fixed {
+                lease_ms: self.lease_default_ms,
+            });
         }
         i32::try_from(lease_ms)
             .ok()
             .filter(|lease_ms| (self.lease_min_ms..=self.lease_max_ms).contains(lease_ms))
-            .ok_or(LeaseRefused::OutOfBounds { min_ms: self.lease_min_ms, max_ms: self.lease_max_ms })
+            .ok_or(LeaseRefused::OutOfBounds {
+                min_ms: self.lease_min_ms,
+                max_ms: self.lease_max_ms,
+            })
     }
 
     /// Finds the first rule that these limits break, as (field, what to do).
@@ -83,7 +92,10 @@ impl Limits {
     /// Where one is broken.
     pub fn validate(&self) -> Result<(), InvalidLimits> {
         let refuse = |field, problem: String| Err(InvalidLimits { field, problem });
-        if self.name.trim().is_empty() || self.name.chars().count() > 100 || self.name.chars().any(char::is_control) {
+        if self.name.trim().is_empty()
+            || self.name.chars().count() > 100
+            || self.name.chars().any(char::is_control)
+        {
             return refuse("name", "give the plan a name of 1 to 100 characters".into());
         }
         for (field, value) in [
@@ -94,12 +106,17 @@ impl Limits {
             if !(LEASE_FLOOR_MS..=LEASE_CEILING_MS).contains(&value) {
                 return refuse(
                     field,
-                    format!("give a number of milliseconds from {LEASE_FLOOR_MS} to {LEASE_CEILING_MS}"),
+                    format!(
+                        "give a number of milliseconds from {LEASE_FLOOR_MS} to {LEASE_CEILING_MS}"
+                    ),
                 );
             }
         }
         if self.lease_min_ms > self.lease_max_ms {
-            return refuse("lease_max_ms", "the longest lease must not be shorter than the shortest".into());
+            return refuse(
+                "lease_max_ms",
+                "the longest lease must not be shorter than the shortest".into(),
+            );
         }
         if !(self.lease_min_ms..=self.lease_max_ms).contains(&self.lease_default_ms) {
             return refuse(
@@ -108,11 +125,21 @@ impl Limits {
             );
         }
         for (field, value, least, most) in [
-            ("max_private_namespaces", self.max_private_namespaces, 0, 100_000),
+            (
+                "max_private_namespaces",
+                self.max_private_namespaces,
+                0,
+                100_000,
+            ),
             ("max_tokens", self.max_tokens, 1, 100_000),
             ("max_live_locks", self.max_live_locks, 0, 100_000_000),
             ("max_waiters", self.max_waiters, 0, 1_000_000),
-            ("requests_per_second", self.requests_per_second, 1, 1_000_000),
+            (
+                "requests_per_second",
+                self.requests_per_second,
+                1,
+                1_000_000,
+            ),
         ] {
             if !(least..=most).contains(&value) {
                 return refuse(field, format!("give a whole number from {least} to {most}"));
@@ -185,9 +212,13 @@ pub enum PlanError {
     Database(#[from] sqlx::Error),
 }
 
-/// Whether a text is 1 to 63 of a-z, 0-9 and `-`: the rule for plan codes and names of private namespaces.
+/// Whether a text is 1 to 63 of a-z, 0-9 and `-`: the rule for plan codes and names of private
+/// namespaces.
 pub fn is_slug(text: &str) -> bool {
-    (1..=63).contains(&text.len()) && text.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-'))
+    (1..=63).contains(&text.len())
+        && text
+            .bytes()
+            .all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-'))
 }
 
 #[cfg(test)]
@@ -209,7 +240,12 @@ mod tests {
     }
 
     fn hobbyist() -> Limits {
-        Limits { lease_min_ms: 60_000, lease_max_ms: 60_000, max_private_namespaces: 0, ..business() }
+        Limits {
+            lease_min_ms: 60_000,
+            lease_max_ms: 60_000,
+            max_private_namespaces: 0,
+            ..business()
+        }
     }
 
     #[test]
@@ -227,20 +263,63 @@ mod tests {
         for absurd in [0, -1, 999, 86_400_001, i64::MAX, i64::MIN] {
             assert!(plan.lease_ms(Some(absurd), None, None).is_err(), "{absurd}");
         }
-        assert_eq!(hobbyist().lease_ms(None, Some(7000), Some(9000)), Ok(60_000));
-        assert_eq!(hobbyist().lease_ms(Some(60_000), None, None), Err(LeaseRefused::Fixed { lease_ms: 60_000 }));
+        assert_eq!(
+            hobbyist().lease_ms(None, Some(7000), Some(9000)),
+            Ok(60_000)
+        );
+        assert_eq!(
+            hobbyist().lease_ms(Some(60_000), None, None),
+            Err(LeaseRefused::Fixed { lease_ms: 60_000 })
+        );
     }
 
     #[test]
     fn limits_are_validated_field_by_field() {
         assert_eq!(business().validate(), Ok(()));
         let field = |limits: Limits| limits.validate().map_err(|invalid| invalid.field);
-        assert_eq!(field(Limits { name: " ".into(), ..business() }), Err("name"));
-        assert_eq!(field(Limits { lease_min_ms: 0, ..business() }), Err("lease_min_ms"));
-        assert_eq!(field(Limits { lease_max_ms: 86_400_001, ..business() }), Err("lease_max_ms"));
-        assert_eq!(field(Limits { lease_default_ms: 1000, lease_min_ms: 2000, ..business() }), Err("lease_default_ms"));
-        assert_eq!(field(Limits { max_tokens: 0, ..business() }), Err("max_tokens"));
-        assert_eq!(field(Limits { requests_per_second: -5, ..business() }), Err("requests_per_second"));
+        assert_eq!(
+            field(Limits {
+                name: " ".into(),
+                ..business()
+            }),
+            Err("name")
+        );
+        assert_eq!(
+            field(Limits {
+                lease_min_ms: 0,
+                ..business()
+            }),
+            Err("lease_min_ms")
+        );
+        assert_eq!(
+            field(Limits {
+                lease_max_ms: 86_400_001,
+                ..business()
+            }),
+            Err("lease_max_ms")
+        );
+        assert_eq!(
+            field(Limits {
+                lease_default_ms: 1000,
+                lease_min_ms: 2000,
+                ..business()
+            }),
+            Err("lease_default_ms")
+        );
+        assert_eq!(
+            field(Limits {
+                max_tokens: 0,
+                ..business()
+            }),
+            Err("max_tokens")
+        );
+        assert_eq!(
+            field(Limits {
+                requests_per_second: -5,
+                ..business()
+            }),
+            Err("requests_per_second")
+        );
     }
 
     #[test]

@@ -78,14 +78,20 @@ pub async fn find(pool: &PgPool, code: &str) -> Result<Plan, PlanError> {
     )
     .fetch_optional(pool)
     .await?;
-    row.map(Plan::from).ok_or_else(|| PlanError::Unknown(code.to_owned()))
+    row.map(Plan::from)
+        .ok_or_else(|| PlanError::Unknown(code.to_owned()))
 }
 
 /// Makes a plan.
 ///
 /// # Errors
 /// Where a rule is broken, the code is taken, or the database cannot be asked.
-pub async fn create(pool: &PgPool, actor: &Actor, code: &str, limits: &Limits) -> Result<(), PlanError> {
+pub async fn create(
+    pool: &PgPool,
+    actor: &Actor,
+    code: &str,
+    limits: &Limits,
+) -> Result<(), PlanError> {
     if !is_slug(code) {
         return Err(PlanError::InvalidCode);
     }
@@ -118,8 +124,9 @@ pub async fn create(pool: &PgPool, actor: &Actor, code: &str, limits: &Limits) -
     Ok(())
 }
 
-/// Edits a plan: `edit` is given what it allows now. Every node follows within a second. Leases that run are
-/// kept and can be renewed by the length that they were granted with; what is over a new limit can only not grow.
+/// Edits a plan: `edit` is given what it allows now. Every node follows within a second. Leases
+/// that run are kept and can be renewed by the length that they were granted with; what is over a
+/// new limit can only not grow.
 ///
 /// # Errors
 /// Where a rule would be broken, there is no such plan, or the database cannot be asked.
@@ -164,7 +171,15 @@ pub async fn update(
     )
     .execute(&mut *transaction)
     .await?;
-    record(&mut transaction, actor, "plan.update", code, Some(&before), &limits).await?;
+    record(
+        &mut transaction,
+        actor,
+        "plan.update",
+        code,
+        Some(&before),
+        &limits,
+    )
+    .await?;
     transaction.commit().await?;
     Ok(limits)
 }

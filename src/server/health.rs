@@ -1,4 +1,5 @@
-//! `/healthz`: the process lives. `/readyz`: it can do its work, and a load balancer may send it some.
+//! `/healthz`: the process lives. `/readyz`: it can do its work, and a load balancer may send it
+//! some.
 
 use std::time::Duration;
 
@@ -34,14 +35,20 @@ pub(super) fn router(readiness: Readiness) -> Router {
 
 async fn ready(State(readiness): State<Readiness>) -> Response {
     let not = |reason: &str| {
-        (StatusCode::SERVICE_UNAVAILABLE, Json(json!({ "status": "not ready", "reason": reason }))).into_response()
+        (
+            StatusCode::SERVICE_UNAVAILABLE,
+            Json(json!({ "status": "not ready", "reason": reason })),
+        )
+            .into_response()
     };
     if readiness.stopping.is_cancelled() {
         return not("stopping");
     }
     let applied = async { migrate::applied(&mut *readiness.db.acquire().await?).await };
     match tokio::time::timeout(PATIENCE, applied).await {
-        Ok(Ok(applied)) if applied >= migrate::newest() => Json(json!({ "status": "ready" })).into_response(),
+        Ok(Ok(applied)) if applied >= migrate::newest() => {
+            Json(json!({ "status": "ready" })).into_response()
+        }
         Ok(Ok(_)) => not("the database has not been migrated"),
         Ok(Err(_)) | Err(_) => not("the database does not answer"),
     }

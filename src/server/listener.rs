@@ -17,8 +17,8 @@ use tower::Service;
 
 /// For a new connection to send its first request, and for its TLS handshake before that.
 const FIRST_REQUEST: Duration = Duration::from_secs(10);
-/// For a kept connection to send the head of its next request; so also how long an idle one is kept. Longer than the minute
-/// that load balancers keep theirs, so that it is they who close.
+/// For a kept connection to send the head of its next request; so also how long an idle one is
+/// kept. Longer than the minute that load balancers keep theirs, so that it is they who close.
 const NEXT_REQUEST: Duration = Duration::from_secs(75);
 /// All headers of a request together, bytes; beyond it the answer is 431.
 const HEADER_BYTES: usize = 32 * 1024;
@@ -34,8 +34,8 @@ const HTTP2_PING: Duration = Duration::from_secs(30);
 pub(super) fn bind(setting: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
     let open = || {
         let listener = TcpListener::bind(address)?;
-        // Once more, for a longer line: a connection that finds it full is not refused but tries again a second later, and the
-        // standard library asks for 128 places.
+        // Once more, for a longer line: a connection that finds it full is not refused but tries
+        // again a second later, and the standard library asks for 128 places.
         listen(&listener, Backlog::MAXCONN)?;
         Ok::<_, io::Error>(listener)
     };
@@ -58,10 +58,17 @@ where
     S: Service<Request<Incoming>, Response = Response, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send,
 {
-    let mut server = axum_server::from_tcp(listener)?.handle(handle).first_request_timeout(FIRST_REQUEST);
+    let mut server = axum_server::from_tcp(listener)?
+        .handle(handle)
+        .first_request_timeout(FIRST_REQUEST);
     let builder = server.http_builder();
-    // Answers are short: copying a body behind its head costs less than telling the kernel of two pieces.
-    builder.http1().header_read_timeout(NEXT_REQUEST).max_buf_size(HEADER_BYTES).writev(false);
+    // Answers are short: copying a body behind its head costs less than telling the kernel of two
+    // pieces.
+    builder
+        .http1()
+        .header_read_timeout(NEXT_REQUEST)
+        .max_buf_size(HEADER_BYTES)
+        .writev(false);
     builder
         .http2()
         .max_header_list_size(HEADER_BYTES as u32)
@@ -70,11 +77,17 @@ where
         .keep_alive_timeout(HTTP2_PING);
     match tls {
         Some(config) => {
-            let acceptor =
-                RustlsAcceptor::new(config).handshake_timeout(FIRST_REQUEST).acceptor(NoDelayAcceptor::new());
+            let acceptor = RustlsAcceptor::new(config)
+                .handshake_timeout(FIRST_REQUEST)
+                .acceptor(NoDelayAcceptor::new());
             server.acceptor(acceptor).serve(make_service).await
         }
-        None => server.acceptor(NoDelayAcceptor::new()).serve(make_service).await,
+        None => {
+            server
+                .acceptor(NoDelayAcceptor::new())
+                .serve(make_service)
+                .await
+        }
     }
 }
 

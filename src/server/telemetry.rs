@@ -19,7 +19,9 @@ const CONNECTIONS: &str = "lockable_database_connections";
 const UPKEEP: Duration = Duration::from_secs(5);
 
 /// Buckets for how many requests one statement carried.
-const BATCH_SIZES: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0];
+const BATCH_SIZES: &[f64] = &[
+    1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0,
+];
 
 /// Starts recording, once a process.
 ///
@@ -43,13 +45,24 @@ pub(super) fn record() -> anyhow::Result<PrometheusHandle> {
 
 /// `GET /metrics`, in Prometheus' text format.
 pub(super) fn router(handle: PrometheusHandle) -> Router {
-    let show = async move || ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], handle.render());
+    let show = async move || {
+        (
+            [(
+                header::CONTENT_TYPE,
+                "text/plain; version=0.0.4; charset=utf-8",
+            )],
+            handle.render(),
+        )
+    };
     Router::new().route("/metrics", get(show))
 }
 
 /// Puts together what was recorded, and looks at the pool, for as long as it runs.
 pub(super) async fn upkeep(handle: PrometheusHandle, pool: PgPool) {
-    metrics::describe_gauge!(CONNECTIONS, "Connections to the database for pages, commands and jobs, open and idle");
+    metrics::describe_gauge!(
+        CONNECTIONS,
+        "Connections to the database for pages, commands and jobs, open and idle"
+    );
     let mut ticks = tokio::time::interval(UPKEEP);
     loop {
         ticks.tick().await;

@@ -36,7 +36,12 @@ impl Tls {
         let (cert, key) = (std::path::absolute(cert)?, std::path::absolute(key)?);
         let stamp = stamp(&cert, &key);
         let config = RustlsConfig::from_config(read(&cert, &key)?);
-        Ok(Self { cert, key, stamp, config })
+        Ok(Self {
+            cert,
+            key,
+            stamp,
+            config,
+        })
     }
 
     /// Whether this process, which may have been root when it read the key, could read it again.
@@ -59,7 +64,9 @@ impl Tls {
                     self.config.reload_from_config(config);
                     tracing::info!(cert = %self.cert.display(), "the renewed TLS certificate is in use");
                 }
-                Err(error) => tracing::error!("the changed TLS certificate is not used, the old one stays: {error:#}"),
+                Err(error) => tracing::error!(
+                    "the changed TLS certificate is not used, the old one stays: {error:#}"
+                ),
             }
         }
     }
@@ -77,14 +84,25 @@ fn read(cert: &Path, key: &Path) -> anyhow::Result<Arc<ServerConfig>> {
         .and_then(Iterator::collect)
         .map_err(|error| anyhow!("--tls-cert {}: {error}", cert.display()))?;
     if chain.is_empty() {
-        return Err(anyhow!("--tls-cert {}: there is no certificate in it", cert.display()));
+        return Err(anyhow!(
+            "--tls-cert {}: there is no certificate in it",
+            cert.display()
+        ));
     }
-    let private = PrivateKeyDer::from_pem_file(key).map_err(|error| anyhow!("--tls-key {}: {error}", key.display()))?;
-    let mut config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()?
-        .with_no_client_auth()
-        .with_single_cert(chain, private)
-        .with_context(|| format!("the certificate {} and the key {}", cert.display(), key.display()))?;
+    let private = PrivateKeyDer::from_pem_file(key)
+        .map_err(|error| anyhow!("--tls-key {}: {error}", key.display()))?;
+    let mut config =
+        ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()?
+            .with_no_client_auth()
+            .with_single_cert(chain, private)
+            .with_context(|| {
+                format!(
+                    "the certificate {} and the key {}",
+                    cert.display(),
+                    key.display()
+                )
+            })?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(Arc::new(config))
 }

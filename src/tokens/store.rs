@@ -14,7 +14,8 @@ use crate::id::{AccountId, NamespaceId, TokenId};
 use crate::plans::Limits;
 use crate::secret::{Secret, Sha256Digest};
 
-/// The account's tokens that were not revoked, newest first. Expired ones are shown until their owner removes them.
+/// The account's tokens that were not revoked, newest first. Expired ones are shown until their
+/// owner removes them.
 ///
 /// # Errors
 /// Where the database cannot be asked.
@@ -34,11 +35,16 @@ pub async fn list(pool: &PgPool, account_id: AccountId) -> sqlx::Result<Vec<Toke
     .await
 }
 
-/// Makes a token. The secret is returned this once; only its digest is kept. Of two that are made at the limit at once, one succeeds.
+/// Makes a token. The secret is returned this once; only its digest is kept. Of two that are made
+/// at the limit at once, one succeeds.
 ///
 /// # Errors
 /// Where a rule or the plan does not allow it, or the database cannot be asked.
-pub async fn create(pool: &PgPool, account: &Account, new: &NewToken<'_>) -> Result<(TokenId, Secret), TokenError> {
+pub async fn create(
+    pool: &PgPool,
+    account: &Account,
+    new: &NewToken<'_>,
+) -> Result<(TokenId, Secret), TokenError> {
     insert_within_limits(pool, None, account, new).await
 }
 
@@ -94,8 +100,10 @@ async fn insert_within_limits(
             subject_account_id: Some(account.account_id),
             subject: &account.email,
             before: None,
-            after: Some(json!({"token_id": token.0, "label": label, "namespace": new.namespace, "scope": new.scope,
-                               "expires_at": new.expires_at})),
+            after: Some(
+                json!({"token_id": token.0, "label": label, "namespace": new.namespace, "scope": new.scope,
+                               "expires_at": new.expires_at}),
+            ),
             reason: None,
         };
         audit::record(&mut transaction, actor, act).await?;
@@ -104,9 +112,9 @@ async fn insert_within_limits(
     Ok(token)
 }
 
-/// Gives a token another secret: a new token of the same label, namespace, scope and expiry, while the old one works for `overlap`
-/// longer (none: it stops at once), so that its users can be moved over one by one. While it does, the account may have one token more
-/// than its plan allows.
+/// Gives a token another secret: a new token of the same label, namespace, scope and expiry, while
+/// the old one works for `overlap` longer (none: it stops at once), so that its users can be moved
+/// over one by one. While it does, the account may have one token more than its plan allows.
 ///
 /// # Errors
 /// [`TokenError::Unknown`], [`TokenError::TooMany`], or where the database cannot be asked.
@@ -141,9 +149,15 @@ pub async fn rotate(
     .fetch_optional(&mut *transaction)
     .await?
     .ok_or(TokenError::Unknown)?;
-    let token =
-        insert(&mut transaction, account_id, NamespaceId(old.namespace_id), &old.label, &old.scope, old.expires_at)
-            .await?;
+    let token = insert(
+        &mut transaction,
+        account_id,
+        NamespaceId(old.namespace_id),
+        &old.label,
+        &old.scope,
+        old.expires_at,
+    )
+    .await?;
     transaction.commit().await?;
     Ok(token)
 }
@@ -180,7 +194,10 @@ async fn insert(
 }
 
 /// What is counted against a limit is counted under the account's row lock.
-async fn lock_account(connection: &mut PgConnection, account_id: AccountId) -> Result<(), TokenError> {
+async fn lock_account(
+    connection: &mut PgConnection,
+    account_id: AccountId,
+) -> Result<(), TokenError> {
     sqlx::query!(
         r#"/* tokens.lock_account */
         SELECT account_id FROM accounts WHERE account_id = $1 AND deleting_since IS NULL FOR NO KEY UPDATE"#,
@@ -207,7 +224,11 @@ async fn count_live(connection: &mut PgConnection, account_id: AccountId) -> sql
 ///
 /// # Errors
 /// [`TokenError::Unknown`], or where the database cannot be asked.
-pub async fn revoke(pool: &PgPool, account_id: AccountId, token_id: TokenId) -> Result<(), TokenError> {
+pub async fn revoke(
+    pool: &PgPool,
+    account_id: AccountId,
+    token_id: TokenId,
+) -> Result<(), TokenError> {
     let changed = sqlx::query!(
         "/* tokens.revoke */
         UPDATE api_tokens SET revoked_at = clock_timestamp() WHERE token_id = $2 AND account_id = $1 AND revoked_at IS NULL",
@@ -216,7 +237,11 @@ pub async fn revoke(pool: &PgPool, account_id: AccountId, token_id: TokenId) -> 
     )
     .execute(pool)
     .await?;
-    if changed.rows_affected() == 1 { Ok(()) } else { Err(TokenError::Unknown) }
+    if changed.rows_affected() == 1 {
+        Ok(())
+    } else {
+        Err(TokenError::Unknown)
+    }
 }
 
 /// Revokes all tokens of an account: somebody else may have made them.
@@ -233,8 +258,12 @@ pub async fn revoke_all(connection: &mut PgConnection, account_id: AccountId) ->
     Ok(changed.rows_affected())
 }
 
-/// Whose token this is, if it works: not revoked, not expired, its account neither suspended nor being deleted.
-pub(super) async fn find_caller(pool: &PgPool, digest: &Sha256Digest) -> sqlx::Result<Option<Caller>> {
+/// Whose token this is, if it works: not revoked, not expired, its account neither suspended nor
+/// being deleted.
+pub(super) async fn find_caller(
+    pool: &PgPool,
+    digest: &Sha256Digest,
+) -> sqlx::Result<Option<Caller>> {
     let asked_at = Instant::now();
     let row = sqlx::query!(
         r#"/* tokens.find_caller */
@@ -263,13 +292,17 @@ pub(super) async fn find_caller(pool: &PgPool, digest: &Sha256Digest) -> sqlx::R
         namespace_id: NamespaceId(row.namespace_id),
         namespace: row.namespace,
         namespace_in_plan: row.namespace_in_plan,
-        scope: if row.scope == Scope::Manage.as_str() { Scope::Manage } else { Scope::Locks },
+        scope: if row.scope == Scope::Manage.as_str() {
+            Scope::Manage
+        } else {
+            Scope::Locks
+        },
         namespace_lease_default_ms: row.namespace_lease_default_ms,
         account_lease_default_ms: row.account_lease_default_ms,
         // Counted from before the question, so that it never works longer than the database says.
-        expires_at: row
-            .expires_in_ms
-            .and_then(|ms| asked_at.checked_add(Duration::from_secs_f64((ms / 1000.0).clamp(0.0, 1e9)))),
+        expires_at: row.expires_in_ms.and_then(|ms| {
+            asked_at.checked_add(Duration::from_secs_f64((ms / 1000.0).clamp(0.0, 1e9)))
+        }),
         limits: Arc::new(Limits {
             name: row.name,
             lease_min_ms: row.lease_min_ms,
@@ -285,7 +318,8 @@ pub(super) async fn find_caller(pool: &PgPool, digest: &Sha256Digest) -> sqlx::R
     }))
 }
 
-/// Notes that these tokens were used. Rows are locked in order and busy ones skipped: nodes write the same rows.
+/// Notes that these tokens were used. Rows are locked in order and busy ones skipped: nodes write
+/// the same rows.
 pub(super) async fn touch(pool: &PgPool, token_ids: &[i64]) -> sqlx::Result<()> {
     sqlx::query!(
         "/* tokens.touch */

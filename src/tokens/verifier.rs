@@ -1,7 +1,8 @@
-//! Whose token is this? Answered from memory for tokens that were seen lately, so that a request costs no query.
+//! Whose token is this? Answered from memory for tokens that were seen lately, so that a request
+//! costs no query.
 //!
-//! What is remembered is true because every change is announced ([`crate::db::changes`]): a notice drops what it may concern,
-//! and while notices cannot be heard, nothing remembered is used.
+//! What is remembered is true because every change is announced ([`crate::db::changes`]): a notice
+//! drops what it may concern, and while notices cannot be heard, nothing remembered is used.
 
 use std::net::IpAddr;
 use std::num::NonZeroU32;
@@ -28,7 +29,8 @@ const ASK_WITHIN: Duration = Duration::from_secs(10);
 const REMEMBERED: u64 = 100_000;
 /// How long at most, whatever is heard: a bound on what a lost notice could do.
 const REMEMBERED_FOR: Duration = Duration::from_secs(60);
-/// Questions to the database about tokens that never worked, a second and address; with a burst of ten times as many.
+/// Questions to the database about tokens that never worked, a second and address; with a burst of
+/// ten times as many.
 const UNKNOWN_PER_SECOND: NonZeroU32 = NonZeroU32::new(10).expect("not zero");
 
 /// Who a request acts for, and what the plan allows them.
@@ -46,7 +48,8 @@ pub struct Caller {
     pub namespace_id: NamespaceId,
     /// That namespace's name.
     pub namespace: String,
-    /// False: the plan no longer covers this private namespace. What is held can be kept and given back, nothing new taken.
+    /// False: the plan no longer covers this private namespace. What is held can be kept and given
+    /// back, nothing new taken.
     pub namespace_in_plan: bool,
     /// What the token may do.
     pub scope: Scope,
@@ -68,7 +71,11 @@ impl Caller {
     /// # Errors
     /// Where the request asks for a lease that the plan does not allow.
     pub fn lease_ms(&self, requested_ms: Option<i64>) -> Result<i32, LeaseRefused> {
-        self.limits.lease_ms(requested_ms, self.namespace_lease_default_ms, self.account_lease_default_ms)
+        self.limits.lease_ms(
+            requested_ms,
+            self.namespace_lease_default_ms,
+            self.account_lease_default_ms,
+        )
     }
 }
 
@@ -105,12 +112,14 @@ struct Inner {
     bad: Cache<Sha256Digest, ()>,
     /// Digests that worked once: not throttled when the database must be asked again.
     worked: Cache<Sha256Digest, ()>,
-    /// Charged for tokens that turned out not to work, so that a node which has just started asks about all that do.
+    /// Charged for tokens that turned out not to work, so that a node which has just started asks
+    /// about all that do.
     unknown_per_address: DefaultKeyedRateLimiter<IpAddr>,
     /// Addresses that used theirs up, and until when.
     throttled: Cache<IpAddr, Instant>,
     used: Mutex<Vec<Arc<Caller>>>,
-    /// How often each kind of answer was given. Held, because looking a counter up by its labels costs more than counting.
+    /// How often each kind of answer was given. Held, because looking a counter up by its labels
+    /// costs more than counting.
     hits: metrics::Counter,
     unknown_hits: metrics::Counter,
     misses: metrics::Counter,
@@ -118,12 +127,15 @@ struct Inner {
 
 impl std::fmt::Debug for Verifier {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Verifier").field("remembered", &self.0.good.entry_count()).finish_non_exhaustive()
+        f.debug_struct("Verifier")
+            .field("remembered", &self.0.good.entry_count())
+            .finish_non_exhaustive()
     }
 }
 
 impl Verifier {
-    /// Asks `pool`, and trusts its memory while `changes` is current. Pass every notice to [`Self::forget`].
+    /// Asks `pool`, and trusts its memory while `changes` is current. Pass every notice to
+    /// [`Self::forget`].
     pub fn new(pool: PgPool, changes: Changes) -> Self {
         let burst = UNKNOWN_PER_SECOND.saturating_mul(NonZeroU32::new(10).expect("not zero"));
         Self(Arc::new(Inner {
@@ -135,10 +147,21 @@ impl Verifier {
                 .time_to_live(REMEMBERED_FOR)
                 .support_invalidation_closures()
                 .build(),
-            bad: Cache::builder().max_capacity(REMEMBERED).time_to_live(REMEMBERED_FOR).build(),
-            worked: Cache::builder().max_capacity(REMEMBERED).time_to_idle(Duration::from_secs(3600)).build(),
-            throttled: Cache::builder().max_capacity(REMEMBERED).time_to_live(REMEMBERED_FOR).build(),
-            unknown_per_address: RateLimiter::keyed(Quota::per_second(UNKNOWN_PER_SECOND).allow_burst(burst)),
+            bad: Cache::builder()
+                .max_capacity(REMEMBERED)
+                .time_to_live(REMEMBERED_FOR)
+                .build(),
+            worked: Cache::builder()
+                .max_capacity(REMEMBERED)
+                .time_to_idle(Duration::from_secs(3600))
+                .build(),
+            throttled: Cache::builder()
+                .max_capacity(REMEMBERED)
+                .time_to_live(REMEMBERED_FOR)
+                .build(),
+            unknown_per_address: RateLimiter::keyed(
+                Quota::per_second(UNKNOWN_PER_SECOND).allow_burst(burst),
+            ),
             used: Mutex::new(Vec::new()),
             hits: metrics::counter!("lockable_auth_cache_total", "result" => "hit"),
             unknown_hits: metrics::counter!("lockable_auth_cache_total", "result" => "hit_unknown"),
@@ -251,24 +274,37 @@ impl Inner {
     }
 
     fn admit(&self, caller: Arc<Caller>) -> Result<Arc<Caller>, VerifyError> {
-        if caller.expires_at.is_some_and(|expires_at| Instant::now() >= expires_at) {
+        if caller
+            .expires_at
+            .is_some_and(|expires_at| Instant::now() >= expires_at)
+        {
             return Err(VerifyError::Refused);
         }
         if !caller.used.load(Ordering::Relaxed) && !caller.used.swap(true, Ordering::Relaxed) {
-            self.used.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&caller));
+            self.used
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(Arc::clone(&caller));
         }
         Ok(caller)
     }
 
     fn charge(&self, address: IpAddr) {
         if let Err(not_until) = self.unknown_per_address.check_key(&address) {
-            self.throttled.insert(address, Instant::now() + not_until.wait_time_from(DefaultClock::default().now()));
+            self.throttled.insert(
+                address,
+                Instant::now() + not_until.wait_time_from(DefaultClock::default().now()),
+            );
         }
     }
 
     fn drop_where(&self, concerned: impl Fn(&Caller) -> bool + Send + Sync + 'static) {
         // Refused only where closures are not supported, and they are.
-        if self.good.invalidate_entries_if(move |_, caller| concerned(caller)).is_err() {
+        if self
+            .good
+            .invalidate_entries_if(move |_, caller| concerned(caller))
+            .is_err()
+        {
             self.good.invalidate_all();
         }
     }

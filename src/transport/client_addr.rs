@@ -1,7 +1,8 @@
 //! Whose address counts: the peer's, or what trusted proxies in front of us say.
 //!
-//! Only `X-Forwarded-For` is read. A proxy sets one of the two headers and passes the other on as the client sent it,
-//! so reading `Forwarded` as well would let a client choose its own address behind a proxy that sets only one.
+//! Only `X-Forwarded-For` is read. A proxy sets one of the two headers and passes the other on as
+//! the client sent it, so reading `Forwarded` as well would let a client choose its own address
+//! behind a proxy that sets only one.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
@@ -22,10 +23,11 @@ impl TrustedProxies {
         self.0.iter().any(|network| network.contains(&address))
     }
 
-    /// The client's address: walking from the peer towards the client, the first that is no trusted proxy.
+    /// The client's address: walking from the peer towards the client, the first that is no trusted
+    /// proxy.
     ///
-    /// An entry that is no address ends the walk at the proxy that wrote it: what stands further left was written by
-    /// somebody who is not known.
+    /// An entry that is no address ends the walk at the proxy that wrote it: what stands further
+    /// left was written by somebody who is not known.
     pub fn client_address(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
         let mut address = peer.to_canonical();
         if self.0.is_empty() || !self.contains(address) {
@@ -55,11 +57,18 @@ fn parse_hop(hop: &str) -> Option<IpAddr> {
         .parse::<IpAddr>()
         .ok()
         .or_else(|| hop.parse::<SocketAddr>().ok().map(|a| a.ip()))
-        .or_else(|| hop.strip_prefix('[')?.strip_suffix(']')?.parse::<Ipv6Addr>().ok().map(IpAddr::V6))?;
+        .or_else(|| {
+            hop.strip_prefix('[')?
+                .strip_suffix(']')?
+                .parse::<Ipv6Addr>()
+                .ok()
+                .map(IpAddr::V6)
+        })?;
     Some(address.to_canonical())
 }
 
-/// What throttles count by: the address itself, or for IPv6 the /64 it is in, since one subscriber gets at least that.
+/// What throttles count by: the address itself, or for IPv6 the /64 it is in, since one subscriber
+/// gets at least that.
 pub fn throttle_key(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(v4) => IpAddr::V4(v4),
@@ -77,34 +86,69 @@ mod tests {
         for line in forwarded {
             headers.append("x-forwarded-for", line.parse().unwrap());
         }
-        proxies.client_address(peer.parse().unwrap(), &headers).to_string()
+        proxies
+            .client_address(peer.parse().unwrap(), &headers)
+            .to_string()
     }
 
     #[test]
     fn without_trusted_proxies_the_peer_counts_whatever_it_says() {
         assert_eq!(client(&[], "192.0.2.1", &["198.51.100.7"]), "192.0.2.1");
-        assert_eq!(client(&["10.0.0.0/8"], "192.0.2.1", &["198.51.100.7"]), "192.0.2.1");
+        assert_eq!(
+            client(&["10.0.0.0/8"], "192.0.2.1", &["198.51.100.7"]),
+            "192.0.2.1"
+        );
     }
 
     #[test]
     fn the_right_most_untrusted_hop_counts() {
         let trusted = &["10.0.0.0/8", "fd00::/8"];
-        assert_eq!(client(trusted, "10.0.0.1", &["1.1.1.1, 198.51.100.7"]), "198.51.100.7");
-        assert_eq!(client(trusted, "10.0.0.1", &["1.1.1.1, 198.51.100.7, 10.2.2.2"]), "198.51.100.7");
-        assert_eq!(client(trusted, "10.0.0.1", &["1.1.1.1", "198.51.100.7", "fd00::1"]), "198.51.100.7");
-        assert_eq!(client(trusted, "::ffff:10.0.0.1", &["198.51.100.7"]), "198.51.100.7");
-        assert_eq!(client(trusted, "10.0.0.1", &["198.51.100.7:4711"]), "198.51.100.7");
-        assert_eq!(client(trusted, "10.0.0.1", &["[2001:db8::1]:4711"]), "2001:db8::1");
-        assert_eq!(client(trusted, "10.0.0.1", &["[2001:db8::1]"]), "2001:db8::1");
+        assert_eq!(
+            client(trusted, "10.0.0.1", &["1.1.1.1, 198.51.100.7"]),
+            "198.51.100.7"
+        );
+        assert_eq!(
+            client(trusted, "10.0.0.1", &["1.1.1.1, 198.51.100.7, 10.2.2.2"]),
+            "198.51.100.7"
+        );
+        assert_eq!(
+            client(trusted, "10.0.0.1", &["1.1.1.1", "198.51.100.7", "fd00::1"]),
+            "198.51.100.7"
+        );
+        assert_eq!(
+            client(trusted, "::ffff:10.0.0.1", &["198.51.100.7"]),
+            "198.51.100.7"
+        );
+        assert_eq!(
+            client(trusted, "10.0.0.1", &["198.51.100.7:4711"]),
+            "198.51.100.7"
+        );
+        assert_eq!(
+            client(trusted, "10.0.0.1", &["[2001:db8::1]:4711"]),
+            "2001:db8::1"
+        );
+        assert_eq!(
+            client(trusted, "10.0.0.1", &["[2001:db8::1]"]),
+            "2001:db8::1"
+        );
     }
 
     #[test]
     fn nonsense_ends_the_walk_at_the_last_address_that_is_known() {
         let trusted = &["10.0.0.0/8"];
         assert_eq!(client(trusted, "10.0.0.1", &[]), "10.0.0.1");
-        assert_eq!(client(trusted, "10.0.0.1", &["1.1.1.1, unknown"]), "10.0.0.1");
-        assert_eq!(client(trusted, "10.0.0.1", &["1.1.1.1, unknown, 10.0.0.2"]), "10.0.0.2");
-        assert_eq!(client(trusted, "10.0.0.1", &["10.0.0.3, 10.0.0.2"]), "10.0.0.3");
+        assert_eq!(
+            client(trusted, "10.0.0.1", &["1.1.1.1, unknown"]),
+            "10.0.0.1"
+        );
+        assert_eq!(
+            client(trusted, "10.0.0.1", &["1.1.1.1, unknown, 10.0.0.2"]),
+            "10.0.0.2"
+        );
+        assert_eq!(
+            client(trusted, "10.0.0.1", &["10.0.0.3, 10.0.0.2"]),
+            "10.0.0.3"
+        );
         assert_eq!(client(trusted, "10.0.0.1", &[",,"]), "10.0.0.1");
     }
 

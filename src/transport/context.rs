@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use super::RequestId;
 
-/// What is known of a request besides its message. Cheap to clone: an extension of the request, also an extractor
-/// (`Extension<RequestContext>`).
+/// What is known of a request besides its message. Cheap to clone: an extension of the request,
+/// also an extractor (`Extension<RequestContext>`).
 #[derive(Clone, Debug)]
 pub struct RequestContext(Arc<Inner>);
 
@@ -22,7 +22,11 @@ struct Inner {
 impl RequestContext {
     /// A request from this address.
     pub fn new(id: RequestId, client_address: IpAddr) -> Self {
-        Self(Arc::new(Inner { id, client_address, account_id: AtomicI64::new(0) }))
+        Self(Arc::new(Inner {
+            id,
+            client_address,
+            account_id: AtomicI64::new(0),
+        }))
     }
 
     /// The request's id.

@@ -1,8 +1,9 @@
-//! The outer layer: gives a request its id and its client's address, and when the answer is there writes the log
-//! line, counts, and adds the headers that every answer of the service has.
+//! The outer layer: gives a request its id and its client's address, and when the answer is there
+//! writes the log line, counts, and adds the headers that every answer of the service has.
 //!
-//! One layer rather than five: each would clone and box the service once more per request, and this stands on the
-//! path of every acquire. Who does not need a layer calls [`EdgeLayer::enter`] and [`Passing::leave`].
+//! One layer rather than five: each would clone and box the service once more per request, and this
+//! stands on the path of every acquire. Who does not need a layer calls [`EdgeLayer::enter`] and
+//! [`Passing::leave`].
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -30,19 +31,25 @@ pub mod metric {
     pub const IN_FLIGHT: &str = "lockable_http_requests_in_flight";
 
     /// Sensible histogram buckets for [`DURATION`], seconds.
-    pub const DURATION_BUCKETS: &[f64] =
-        &[0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+    pub const DURATION_BUCKETS: &[f64] = &[
+        0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0,
+        10.0, 30.0,
+    ];
 
     /// Tells the exporter what each of them is.
     pub fn describe() {
         metrics::describe_counter!(REQUESTS, "Requests answered, by route, method and status");
-        metrics::describe_histogram!(DURATION, metrics::Unit::Seconds, "From a request's head to its answer's head");
+        metrics::describe_histogram!(
+            DURATION,
+            metrics::Unit::Seconds,
+            "From a request's head to its answer's head"
+        );
         metrics::describe_gauge!(IN_FLIGHT, "Requests that are being answered now");
     }
 }
 
-/// Puts [`Edge`] around a service. Apply it with `Router::layer`, which runs it after routing: the log line and the
-/// metrics need the route's template.
+/// Puts [`Edge`] around a service. Apply it with `Router::layer`, which runs it after routing: the
+/// log line and the metrics need the route's template.
 #[derive(Clone)]
 pub struct EdgeLayer(Arc<Shared>);
 
@@ -72,7 +79,10 @@ impl EdgeLayer {
         Passing {
             route,
             method: request.method().clone(),
-            context: RequestContext::new(RequestId::from_headers(request.headers()), client_address),
+            context: RequestContext::new(
+                RequestId::from_headers(request.headers()),
+                client_address,
+            ),
             started,
             shared: self.0.clone(),
             answered: None,
@@ -105,7 +115,10 @@ impl<S> Layer<S> for EdgeLayer {
     type Service = Edge<S>;
 
     fn layer(&self, inner: S) -> Edge<S> {
-        Edge { inner, layer: self.clone() }
+        Edge {
+            inner,
+            layer: self.clone(),
+        }
     }
 }
 
@@ -133,8 +146,14 @@ where
         let peer = request
             .extensions()
             .get::<ConnectInfo<SocketAddr>>()
-            .map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |connection| connection.0.ip());
-        let route = request.extensions().get::<MatchedPath>().cloned().map_or(Route::Unmatched, Route::Matched);
+            .map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |connection| {
+                connection.0.ip()
+            });
+        let route = request
+            .extensions()
+            .get::<MatchedPath>()
+            .cloned()
+            .map_or(Route::Unmatched, Route::Matched);
         let passing = self.layer.enter(peer, route, &request);
         request.extensions_mut().insert(passing.context().clone());
         let handler = self.inner.call(request);
@@ -146,12 +165,12 @@ where
     }
 }
 
-/// What is said of a request whose client went away before there was an answer. No registered status; the one that proxies
-/// have used for it for long.
+/// What is said of a request whose client went away before there was an answer. No registered
+/// status; the one that proxies have used for it for long.
 const CLIENT_GONE: u16 = 499;
 
-/// A request that is being answered. Its end is logged and counted when this is dropped: also where the client has gone away
-/// and nobody polls for the answer any more.
+/// A request that is being answered. Its end is logged and counted when this is dropped: also where
+/// the client has gone away and nobody polls for the answer any more.
 pub struct Passing {
     route: Route,
     method: Method,
@@ -163,7 +182,9 @@ pub struct Passing {
 
 impl std::fmt::Debug for Passing {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Passing").field("context", &self.context).finish_non_exhaustive()
+        f.debug_struct("Passing")
+            .field("context", &self.context)
+            .finish_non_exhaustive()
     }
 }
 
@@ -187,7 +208,9 @@ impl Drop for Passing {
         let route = self.route.as_str();
         let status = self.answered.map_or(CLIENT_GONE, |status| status.as_u16());
         self.shared.in_flight.decrement(1);
-        self.shared.metrics.record(route, &self.method, status, duration);
+        self.shared
+            .metrics
+            .record(route, &self.method, status, duration);
         tracing::info!(
             target: "lockable::request",
             method = self.method.as_str(),
@@ -212,7 +235,9 @@ fn dress(headers: &mut HeaderMap, context: &RequestContext, hsts: bool) {
     headers.insert(request_id::HEADER, context.id().header_value());
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, NOSNIFF);
     headers.entry(header::CACHE_CONTROL).or_insert(NO_STORE);
-    headers.entry(header::REFERRER_POLICY).or_insert(SAME_ORIGIN);
+    headers
+        .entry(header::REFERRER_POLICY)
+        .or_insert(SAME_ORIGIN);
     if hsts {
         headers.insert(header::STRICT_TRANSPORT_SECURITY, A_YEAR);
     }
@@ -229,15 +254,24 @@ struct RouteHandles {
 
 impl RouteHandles {
     fn count(&self, method: &'static str, status: u16) -> bool {
-        let counter = self.requests.iter().find(|(s, m, _)| *s == status && *m == method);
-        counter.inspect(|(_, _, counter)| counter.increment(1)).is_some()
+        let counter = self
+            .requests
+            .iter()
+            .find(|(s, m, _)| *s == status && *m == method);
+        counter
+            .inspect(|(_, _, counter)| counter.increment(1))
+            .is_some()
     }
 }
 
 impl RouteMetrics {
     fn record(&self, route: &str, method: &Method, status: u16, duration: Duration) {
         let method = method_label(method);
-        if let Some(handles) = self.0.read().unwrap_or_else(PoisonError::into_inner).get(route)
+        if let Some(handles) = self
+            .0
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(route)
             && handles.count(method, status)
         {
             handles.duration.record(duration);
@@ -287,12 +321,20 @@ mod tests {
     fn service() -> Router {
         let finish = |outcome, context: &RequestContext| match outcome {
             Outcome::Answer(response) => response,
-            Outcome::Panicked => (StatusCode::INTERNAL_SERVER_ERROR, context.id().to_string()).into_response(),
+            Outcome::Panicked => {
+                (StatusCode::INTERNAL_SERVER_ERROR, context.id().to_string()).into_response()
+            }
             Outcome::TimedOut => StatusCode::SERVICE_UNAVAILABLE.into_response(),
         };
         Router::new()
-            .route("/ok/{x}", get(async || ([(header::CACHE_CONTROL, "max-age=5")], "fine")))
-            .route("/panic", get(async || -> &'static str { panic!("on purpose") }))
+            .route(
+                "/ok/{x}",
+                get(async || ([(header::CACHE_CONTROL, "max-age=5")], "fine")),
+            )
+            .route(
+                "/panic",
+                get(async || -> &'static str { panic!("on purpose") }),
+            )
             .route("/slow", get(std::future::pending::<()>))
             .layer((
                 EdgeLayer::new(TrustedProxies::default(), true),
@@ -301,7 +343,10 @@ mod tests {
     }
 
     async fn ask(path: &str) -> Response {
-        let request = Request::get(path).header("x-request-id", "mine").body(Body::empty()).unwrap();
+        let request = Request::get(path)
+            .header("x-request-id", "mine")
+            .body(Body::empty())
+            .unwrap();
         service().oneshot(request).await.unwrap()
     }
 
@@ -314,7 +359,14 @@ mod tests {
             assert_eq!(headers["x-content-type-options"], "nosniff");
             assert_eq!(headers["referrer-policy"], "same-origin");
             assert_eq!(headers["strict-transport-security"], "max-age=31536000");
-            assert_eq!(headers["cache-control"], if path == "/ok/1" { "max-age=5" } else { "no-store" });
+            assert_eq!(
+                headers["cache-control"],
+                if path == "/ok/1" {
+                    "max-age=5"
+                } else {
+                    "no-store"
+                }
+            );
         }
     }
 
@@ -322,20 +374,32 @@ mod tests {
     async fn a_panic_and_a_missed_deadline_are_answers() {
         let panicked = ask("/panic").await;
         assert_eq!(panicked.status(), StatusCode::INTERNAL_SERVER_ERROR);
-        assert_eq!(axum::body::to_bytes(panicked.into_body(), 100).await.unwrap(), "mine");
+        assert_eq!(
+            axum::body::to_bytes(panicked.into_body(), 100)
+                .await
+                .unwrap(),
+            "mine"
+        );
         assert_eq!(ask("/slow").await.status(), StatusCode::SERVICE_UNAVAILABLE);
     }
 
     #[test]
     fn a_request_is_counted_also_where_its_client_goes_away() {
         let recorder = PrometheusBuilder::new().build_recorder();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
         metrics::with_local_recorder(&recorder, || {
             let service = Router::new()
                 .route("/slow", get(std::future::pending::<()>))
                 .route("/fast", get(async || "done"))
                 .layer(EdgeLayer::new(TrustedProxies::default(), false));
-            let ask = |path: &str| service.clone().oneshot(Request::get(path).body(Body::empty()).unwrap());
+            let ask = |path: &str| {
+                service
+                    .clone()
+                    .oneshot(Request::get(path).body(Body::empty()).unwrap())
+            };
             runtime.block_on(async {
                 ask("/fast").await.unwrap();
                 let gone = tokio::time::timeout(Duration::from_millis(1), ask("/slow")).await;
@@ -343,7 +407,12 @@ mod tests {
             });
         });
         let counted = recorder.handle().render();
-        let has = |line: &str| assert!(counted.lines().any(|it| it == line), "{line} in:\n{counted}");
+        let has = |line: &str| {
+            assert!(
+                counted.lines().any(|it| it == line),
+                "{line} in:\n{counted}"
+            )
+        };
         has("lockable_http_requests_total{route=\"/fast\",method=\"GET\",status=\"200\"} 1");
         has("lockable_http_requests_total{route=\"/slow\",method=\"GET\",status=\"499\"} 1");
         has("lockable_http_requests_in_flight 0");

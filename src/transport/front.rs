@@ -1,7 +1,8 @@
 //! What stands at each connection: answers some calls directly, everything else through the router.
 //!
-//! A router looks a path up, then clones and boxes a service and a few extensions for each layer of each request. For the calls that
-//! this service exists for, that was a fifth of the instructions of the HTTP side (docs/performance.md).
+//! A router looks a path up, then clones and boxes a service and a few extensions for each layer of
+//! each request. For the calls that this service exists for, that was a fifth of the instructions
+//! of the HTTP side (docs/performance.md).
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -60,12 +61,20 @@ impl<D> Clone for Front<D> {
 impl<D: DirectCalls> Front<D> {
     /// `direct` inside `edge` and `guard`, and beside them `router`, which has its own layers.
     pub fn new(direct: D, edge: EdgeLayer, guard: GuardLayer, router: Router) -> Self {
-        Self(Arc::new(Shared { direct, edge, guard, router }))
+        Self(Arc::new(Shared {
+            direct,
+            edge,
+            guard,
+            router,
+        }))
     }
 
     /// The service for the connection of this peer.
     pub fn at(&self, peer: SocketAddr) -> Connection<D> {
-        Connection { front: self.clone(), peer }
+        Connection {
+            front: self.clone(),
+            peer,
+        }
     }
 }
 
@@ -92,13 +101,18 @@ pub struct Connection<D> {
 
 impl<D> std::fmt::Debug for Connection<D> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Connection").field("peer", &self.peer).finish_non_exhaustive()
+        f.debug_struct("Connection")
+            .field("peer", &self.peer)
+            .finish_non_exhaustive()
     }
 }
 
 impl<D> Clone for Connection<D> {
     fn clone(&self) -> Self {
-        Self { front: self.front.clone(), peer: self.peer }
+        Self {
+            front: self.front.clone(),
+            peer: self.peer,
+        }
     }
 }
 
@@ -117,11 +131,20 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let mut request = request.map(|body| if body.is_end_stream() { Body::empty() } else { Body::new(body) });
+        let mut request = request.map(|body| {
+            if body.is_end_stream() {
+                Body::empty()
+            } else {
+                Body::new(body)
+            }
+        });
         let shared = &self.front.0;
         match shared.direct.find(request.uri().path()) {
             Some((call, template)) => {
-                let passing = shared.edge.enter(self.peer.ip(), Route::Template(template), &request);
+                let passing =
+                    shared
+                        .edge
+                        .enter(self.peer.ip(), Route::Template(template), &request);
                 let shared = Arc::clone(shared);
                 Box::pin(async move {
                     // Moved in whole: its fields by themselves would be no guard.
@@ -155,10 +178,16 @@ mod tests {
         type Call = bool;
 
         fn find(&self, path: &str) -> Option<(bool, &'static str)> {
-            path.strip_prefix("/call/").map(|name| (name == "panic", "/call/{name}"))
+            path.strip_prefix("/call/")
+                .map(|name| (name == "panic", "/call/{name}"))
         }
 
-        async fn answer(&self, panics: bool, request: Request<Body>, context: &RequestContext) -> Response {
+        async fn answer(
+            &self,
+            panics: bool,
+            request: Request<Body>,
+            context: &RequestContext,
+        ) -> Response {
             assert!(!panics, "on purpose");
             format!("{} from {}", request.uri().path(), context.client_address()).into_response()
         }
@@ -167,28 +196,56 @@ mod tests {
     async fn ask(path: &str) -> (StatusCode, String, String) {
         let finish = |outcome, context: &RequestContext| match outcome {
             Outcome::Answer(response) => response,
-            Outcome::Panicked => (StatusCode::INTERNAL_SERVER_ERROR, context.id().to_string()).into_response(),
+            Outcome::Panicked => {
+                (StatusCode::INTERNAL_SERVER_ERROR, context.id().to_string()).into_response()
+            }
             Outcome::TimedOut => unreachable!("a direct call has its own deadlines"),
         };
         let edge = EdgeLayer::new(TrustedProxies::default(), false);
         let guard = GuardLayer::new(std::time::Duration::from_secs(1), finish);
-        let peer = async |ConnectInfo(peer): ConnectInfo<SocketAddr>| format!("routed from {}", peer.ip());
+        let peer =
+            async |ConnectInfo(peer): ConnectInfo<SocketAddr>| format!("routed from {}", peer.ip());
         let router = Router::new().route("/page", get(peer)).layer(edge.clone());
         let front = Front::new(Calls, edge, guard, router);
-        let request = Request::get(path).header("x-request-id", "mine").body(Body::empty()).unwrap();
-        let answer = front.at(([192, 0, 2, 7], 50_000).into()).oneshot(request).await.unwrap();
-        let request_id = answer.headers()["x-request-id"].to_str().unwrap().to_owned();
+        let request = Request::get(path)
+            .header("x-request-id", "mine")
+            .body(Body::empty())
+            .unwrap();
+        let answer = front
+            .at(([192, 0, 2, 7], 50_000).into())
+            .oneshot(request)
+            .await
+            .unwrap();
+        let request_id = answer.headers()["x-request-id"]
+            .to_str()
+            .unwrap()
+            .to_owned();
         let status = answer.status();
-        let body = axum::body::to_bytes(answer.into_body(), 1000).await.unwrap();
-        (status, String::from_utf8(body.to_vec()).unwrap(), request_id)
+        let body = axum::body::to_bytes(answer.into_body(), 1000)
+            .await
+            .unwrap();
+        (
+            status,
+            String::from_utf8(body.to_vec()).unwrap(),
+            request_id,
+        )
     }
 
     #[tokio::test]
     async fn calls_go_directly_and_everything_else_through_the_router() {
         let mine = || "mine".to_owned();
-        assert_eq!(ask("/call/a").await, (StatusCode::OK, "/call/a from 192.0.2.7".to_owned(), mine()));
-        assert_eq!(ask("/page").await, (StatusCode::OK, "routed from 192.0.2.7".to_owned(), mine()));
+        assert_eq!(
+            ask("/call/a").await,
+            (StatusCode::OK, "/call/a from 192.0.2.7".to_owned(), mine())
+        );
+        assert_eq!(
+            ask("/page").await,
+            (StatusCode::OK, "routed from 192.0.2.7".to_owned(), mine())
+        );
         assert_eq!(ask("/nowhere").await.0, StatusCode::NOT_FOUND);
-        assert_eq!(ask("/call/panic").await, (StatusCode::INTERNAL_SERVER_ERROR, mine(), mine()));
+        assert_eq!(
+            ask("/call/panic").await,
+            (StatusCode::INTERNAL_SERVER_ERROR, mine(), mine())
+        );
     }
 }

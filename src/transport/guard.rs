@@ -1,5 +1,6 @@
-//! The inner layer: a handler that panics or takes too long becomes an answer, and each side of the house puts the
-//! last touch on its answers (the API writes problem documents, the pages their error page).
+//! The inner layer: a handler that panics or takes too long becomes an answer, and each side of the
+//! house puts the last touch on its answers (the API writes problem documents, the pages their
+//! error page).
 
 use std::any::Any;
 use std::convert::Infallible;
@@ -43,14 +44,22 @@ impl GuardLayer {
         deadline: Duration,
         finish: impl Fn(Outcome, &RequestContext) -> Response + Send + Sync + 'static,
     ) -> Self {
-        Self { finish: Arc::new(finish), deadline }
+        Self {
+            finish: Arc::new(finish),
+            deadline,
+        }
     }
 }
 
 impl GuardLayer {
     /// The answer of a handler that keeps to a deadline by itself: only its panics are caught.
-    pub async fn catch(&self, handler: impl Future<Output = Response>, context: &RequestContext) -> Response {
-        // Nothing that the handler leaves half done is looked at after a panic but through locks that know of it.
+    pub async fn catch(
+        &self,
+        handler: impl Future<Output = Response>,
+        context: &RequestContext,
+    ) -> Response {
+        // Nothing that the handler leaves half done is looked at after a panic but through locks
+        // that know of it.
         let outcome = match AssertUnwindSafe(handler).catch_unwind().await {
             Ok(response) => Outcome::Answer(response),
             Err(panic) => {
@@ -62,7 +71,11 @@ impl GuardLayer {
     }
 
     /// The answer of a handler within the deadline.
-    pub async fn run(&self, handler: impl Future<Output = Response>, context: &RequestContext) -> Response {
+    pub async fn run(
+        &self,
+        handler: impl Future<Output = Response>,
+        context: &RequestContext,
+    ) -> Response {
         match tokio::time::timeout(self.deadline, self.catch(handler, context)).await {
             Ok(response) => response,
             Err(_) => (self.finish)(Outcome::TimedOut, context),
@@ -74,7 +87,10 @@ impl<S> Layer<S> for GuardLayer {
     type Service = Guard<S>;
 
     fn layer(&self, inner: S) -> Guard<S> {
-        Guard { inner, layer: self.clone() }
+        Guard {
+            inner,
+            layer: self.clone(),
+        }
     }
 }
 
@@ -99,7 +115,11 @@ where
     }
 
     fn call(&mut self, request: Request) -> Self::Future {
-        let context = request.extensions().get::<RequestContext>().cloned().unwrap_or_else(nobody);
+        let context = request
+            .extensions()
+            .get::<RequestContext>()
+            .cloned()
+            .unwrap_or_else(nobody);
         let layer = self.layer.clone();
         let handler = self.inner.call(request);
         Box::pin(async move {
@@ -114,7 +134,10 @@ where
 
 /// For a service that is called without the edge around it, as some tests do.
 fn nobody() -> RequestContext {
-    RequestContext::new(RequestId::generate(), std::net::Ipv4Addr::UNSPECIFIED.into())
+    RequestContext::new(
+        RequestId::generate(),
+        std::net::Ipv4Addr::UNSPECIFIED.into(),
+    )
 }
 
 fn message(panic: &(dyn Any + Send)) -> &str {

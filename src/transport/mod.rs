@@ -1,8 +1,8 @@
-//! What the API and the pages share of HTTP, and nothing of either: who asks ([`client_addr`]), under which request id
-//! ([`request_id`]), what one request is as it passes through ([`context`]), and the two layers of the middleware
-//! stack that every request runs through, [`edge`] (id, log line, metrics, security headers) and [`guard`] (panics,
-//! deadline, last touch on the answer), and [`front`], which answers some calls without a router. They are put together in
-//! `server`.
+//! What the API and the pages share of HTTP, and nothing of either: who asks ([`client_addr`]),
+//! under which request id ([`request_id`]), what one request is as it passes through ([`context`]),
+//! and the two layers of the middleware stack that every request runs through, [`edge`] (id, log
+//! line, metrics, security headers) and [`guard`] (panics, deadline, last touch on the answer), and
+//! [`front`], which answers some calls without a router. They are put together in `server`.
 //!
 //! `api` and `web` import this; this imports neither, nor any noun but the ids.
 

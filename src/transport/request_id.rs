@@ -16,7 +16,8 @@ const MAX_LEN: usize = 128;
 pub struct RequestId(HeaderValue);
 
 impl RequestId {
-    /// The incoming id if it is a sane one (1 to 128 characters that are harmless in logs and headers), else a new one.
+    /// The incoming id if it is a sane one (1 to 128 characters that are harmless in logs and
+    /// headers), else a new one.
     pub fn from_headers(headers: &HeaderMap) -> Self {
         match headers.get(&HEADER) {
             Some(value) if is_sane(value.as_bytes()) => Self(value.clone()),
@@ -24,10 +25,12 @@ impl RequestId {
         }
     }
 
-    /// A new id. Time-ordered, so that log lines sort; its random part comes from the thread's generator, since an id
-    /// is no secret and a system call per request would be felt.
+    /// A new id. Time-ordered, so that log lines sort; its random part comes from the thread's
+    /// generator, since an id is no secret and a system call per request would be felt.
     pub fn generate() -> Self {
-        let millis = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64);
+        let millis = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |d| d.as_millis() as u64);
         let uuid = Builder::from_unix_timestamp_millis(millis, &rand::random()).into_uuid();
         let mut text = uuid::Uuid::encode_buffer();
         let text = uuid.hyphenated().encode_lower(&mut text);
@@ -53,7 +56,9 @@ impl std::fmt::Display for RequestId {
 
 fn is_sane(id: &[u8]) -> bool {
     (1..=MAX_LEN).contains(&id.len())
-        && id.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b':' | b'=' | b'+' | b'/'))
+        && id.iter().all(|b| {
+            b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b':' | b'=' | b'+' | b'/')
+        })
 }
 
 #[cfg(test)]
@@ -69,7 +74,12 @@ mod tests {
     #[test]
     fn a_new_id_is_a_uuid_of_version_7() {
         let id = RequestId::generate();
-        assert_eq!(uuid::Uuid::parse_str(id.as_str()).unwrap().get_version_num(), 7);
+        assert_eq!(
+            uuid::Uuid::parse_str(id.as_str())
+                .unwrap()
+                .get_version_num(),
+            7
+        );
         assert_ne!(id, RequestId::generate());
     }
 

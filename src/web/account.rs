@@ -54,8 +54,15 @@ impl PlanFacts {
     fn of(account: &Account) -> Self {
         let limits = &account.limits;
         let lease = if limits.lease_is_configurable() {
-            let own = limits.lease_ms(None, None, account.lease_default_ms).unwrap_or(limits.lease_default_ms);
-            format!("{} ({} to {})", duration(own), duration(limits.lease_min_ms), duration(limits.lease_max_ms))
+            let own = limits
+                .lease_ms(None, None, account.lease_default_ms)
+                .unwrap_or(limits.lease_default_ms);
+            format!(
+                "{} ({} to {})",
+                duration(own),
+                duration(limits.lease_min_ms),
+                duration(limits.lease_max_ms)
+            )
         } else {
             format!("{}, fixed", duration(limits.lease_default_ms))
         };
@@ -84,21 +91,41 @@ pub(super) struct CameBack {
     pub(super) lease_problems: Option<Problems>,
 }
 
-pub(super) async fn show(State(web): State<Web>, current: CurrentAccount) -> Result<Response, WebError> {
+pub(super) async fn show(
+    State(web): State<Web>,
+    current: CurrentAccount,
+) -> Result<Response, WebError> {
     show_with(&web, &current, CameBack::default()).await
 }
 
-pub(super) async fn show_with(web: &Web, current: &CurrentAccount, back: CameBack) -> Result<Response, WebError> {
+pub(super) async fn show_with(
+    web: &Web,
+    current: &CurrentAccount,
+    back: CameBack,
+) -> Result<Response, WebError> {
     let account = &current.account;
     let db = &web.app.db;
     let namespaces = namespaces::list(db, account.account_id).await?;
     let tokens = tokens::list(db, account.account_id).await?;
-    let token_problems = back.token_problems.unwrap_or_else(|| Problems::of("token-"));
-    let lease_problems = back.lease_problems.unwrap_or_else(|| Problems::of("lease-"));
-    let title = if back.status == StatusCode::OK { "Your account" } else { "Error: Your account" };
+    let token_problems = back
+        .token_problems
+        .unwrap_or_else(|| Problems::of("token-"));
+    let lease_problems = back
+        .lease_problems
+        .unwrap_or_else(|| Problems::of("lease-"));
+    let title = if back.status == StatusCode::OK {
+        "Your account"
+    } else {
+        "Error: Your account"
+    };
     let limits = &account.limits;
     let lease_field = limits.lease_is_configurable().then(|| {
-        let value = back.lease.unwrap_or_else(|| account.lease_default_ms.map(|ms| ms.to_string()).unwrap_or_default());
+        let value = back.lease.unwrap_or_else(|| {
+            account
+                .lease_default_ms
+                .map(|ms| ms.to_string())
+                .unwrap_or_default()
+        });
         Field::number("lease_ms", "Milliseconds")
             .value(value)
             .optional()
@@ -118,7 +145,12 @@ pub(super) async fn show_with(web: &Web, current: &CurrentAccount, back: CameBac
             must_verify: web.app.mail.is_by_smtp(),
         },
         plan: PlanFacts::of(account),
-        upgrade_url: web.app.settings.upgrade_url.as_ref().map(ToString::to_string),
+        upgrade_url: web
+            .app
+            .settings
+            .upgrade_url
+            .as_ref()
+            .map(ToString::to_string),
         tokens: tokens.into_iter().map(TokenRow::from).collect(),
         once: once::form_id(),
         token: NewTokenForm::new(&back.token, &namespaces, &token_problems),
@@ -137,11 +169,16 @@ pub(super) struct LeaseForm {
 
 /// Reads a length in milliseconds from a form. Empty: none.
 pub(super) fn milliseconds(text: &str) -> Result<Option<i64>, &'static str> {
-    let text: String = text.chars().filter(|c| !matches!(c, ',' | ' ' | '\u{a0}')).collect();
+    let text: String = text
+        .chars()
+        .filter(|c| !matches!(c, ',' | ' ' | '\u{a0}'))
+        .collect();
     if text.is_empty() {
         return Ok(None);
     }
-    text.parse().map(Some).map_err(|_| "Enter a whole number of milliseconds, or nothing.")
+    text.parse()
+        .map(Some)
+        .map_err(|_| "Enter a whole number of milliseconds, or nothing.")
 }
 
 pub(super) async fn set_lease(
@@ -150,18 +187,25 @@ pub(super) async fn set_lease(
     Form(form): Form<LeaseForm>,
 ) -> Result<Response, WebError> {
     if !current.account.limits.lease_is_configurable() {
-        return Err(WebError::needs_plan("Leases of your own choice", web.app.settings.upgrade_url.as_ref()));
+        return Err(WebError::needs_plan(
+            "Leases of your own choice",
+            web.app.settings.upgrade_url.as_ref(),
+        ));
     }
     let problem = match milliseconds(&form.lease_ms) {
         Err(problem) => problem.to_owned(),
-        Ok(lease_ms) => match accounts::set_lease_default(&web.app.db, &current.account, lease_ms).await {
-            Ok(()) => {
-                current.flash(Flash::ok("Saved. New leases have this length.")).await?;
-                return Ok(Redirect::to("/account").into_response());
+        Ok(lease_ms) => {
+            match accounts::set_lease_default(&web.app.db, &current.account, lease_ms).await {
+                Ok(()) => {
+                    current
+                        .flash(Flash::ok("Saved. New leases have this length."))
+                        .await?;
+                    return Ok(Redirect::to("/account").into_response());
+                }
+                Err(AccountError::Lease(refused)) => sentence(&refused),
+                Err(error) => return Err(error.into()),
             }
-            Err(AccountError::Lease(refused)) => sentence(&refused),
-            Err(error) => return Err(error.into()),
-        },
+        }
     };
     let back = CameBack {
         status: StatusCode::UNPROCESSABLE_ENTITY,
@@ -180,9 +224,15 @@ pub(super) async fn send_verification_again(
 ) -> Result<Response, WebError> {
     let account = &current.account;
     if account.email_verified_at.is_none() {
-        web.throttles.mail(context.client_address(), &account.email.to_lowercase())?;
+        web.throttles
+            .mail(context.client_address(), &account.email.to_lowercase())?;
         send_verification(&web, account.account_id, &account.email).await?;
-        current.flash(Flash::ok(format!("The link is on its way to {}.", account.email))).await?;
+        current
+            .flash(Flash::ok(format!(
+                "The link is on its way to {}.",
+                account.email
+            )))
+            .await?;
     }
     Ok(Redirect::to("/account").into_response())
 }

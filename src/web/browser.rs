@@ -1,10 +1,17 @@
-//! Which browser a session is of, in words that its owner recognizes. Never decides anything: browsers say what they like.
+//! Which browser a session is of, in words that its owner recognizes. Never decides anything:
+//! browsers say what they like.
 
 /// `Firefox on Linux`, from what a browser says it is.
 pub(super) fn name(user_agent: Option<&str>) -> String {
-    let Some(text) = user_agent else { return "Unknown browser".to_owned() };
-    let first =
-        |table: &[(&str, &'static str)]| table.iter().find(|(mark, _)| text.contains(mark)).map(|(_, name)| *name);
+    let Some(text) = user_agent else {
+        return "Unknown browser".to_owned();
+    };
+    let first = |table: &[(&str, &'static str)]| {
+        table
+            .iter()
+            .find(|(mark, _)| text.contains(mark))
+            .map(|(_, name)| *name)
+    };
     // The order matters: each of these also names those after it.
     let browser = first(&[
         ("Edg/", "Edge"),
@@ -36,11 +43,12 @@ mod tests {
 
     #[test]
     fn browsers_are_recognized_and_others_shown_as_they_are() {
-        let chrome =
-            "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/131.0.0.0 Safari/537.36";
+        let chrome = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/131.0.0.0 Safari/537.36";
         assert_eq!(name(Some(chrome)), "Chrome on Linux");
         assert_eq!(
-            name(Some("Mozilla/5.0 (iPhone; CPU iPhone OS 18_0 like Mac OS X) Version/18.0 Safari/604.1")),
+            name(Some(
+                "Mozilla/5.0 (iPhone; CPU iPhone OS 18_0 like Mac OS X) Version/18.0 Safari/604.1"
+            )),
             "Safari on iPhone"
         );
         assert_eq!(name(Some("my-script/1.0")), "my-script/1.0");

@@ -26,7 +26,10 @@ pub struct ApiError {
 impl ApiError {
     /// The text in pieces, each with whether it is code.
     fn pieces(&self) -> impl Iterator<Item = (bool, &'static str)> {
-        self.meaning.split('`').enumerate().map(|(place, piece)| (place % 2 == 1, piece))
+        self.meaning
+            .split('`')
+            .enumerate()
+            .map(|(place, piece)| (place % 2 == 1, piece))
     }
 }
 
@@ -48,7 +51,10 @@ struct Docs<'a> {
     errors: &'a [ApiError],
 }
 
-pub(super) async fn show(State(web): State<Web>, current: Option<CurrentAccount>) -> Result<Response, WebError> {
+pub(super) async fn show(
+    State(web): State<Web>,
+    current: Option<CurrentAccount>,
+) -> Result<Response, WebError> {
     let url = base(&web);
     let page = match &current {
         Some(current) => current.page("Using Lockable", Tab::Docs).await?,
@@ -68,10 +74,18 @@ pub(super) async fn show(State(web): State<Web>, current: Option<CurrentAccount>
         shell: Snippet::new("code-shell", "nightly.sh", fill(SHELL)),
         run: Snippet::new("code-run", "With the program", fill(RUN)),
         python: Snippet::new("code-python", "nightly.py", fill(PYTHON)),
-        python_client: Snippet::new("code-python-client", "With the public client", fill(PYTHON_CLIENT)),
+        python_client: Snippet::new(
+            "code-python-client",
+            "With the public client",
+            fill(PYTHON_CLIENT),
+        ),
         is_https: public_url.scheme() == "https",
         fencing_sql: Snippet::new("code-fencing-sql", "SQL", fill(FENCING_SQL)),
-        fencing_object: Snippet::new("code-fencing-object", "Python, with an S3 client", fill(FENCING_OBJECT)),
+        fencing_object: Snippet::new(
+            "code-fencing-object",
+            "Python, with an S3 client",
+            fill(FENCING_OBJECT),
+        ),
         problem: Snippet::new("code-problem", "A problem document", fill(PROBLEM)),
         limits: rows(&plans.iter().map(|plan| &plan.limits).collect::<Vec<_>>()),
         plans: plans.into_iter().map(|plan| plan.limits.name).collect(),
@@ -84,22 +98,38 @@ fn rows(plans: &[&Limits]) -> Vec<(&'static str, Vec<(String, String)>)> {
     let lines: [(&'static str, Value); 6] = [
         ("Lease", |limits| {
             if limits.lease_is_configurable() {
-                format!("{} to {}", duration(limits.lease_min_ms), duration(limits.lease_max_ms))
+                format!(
+                    "{} to {}",
+                    duration(limits.lease_min_ms),
+                    duration(limits.lease_max_ms)
+                )
             } else {
                 format!("{}, fixed", duration(limits.lease_default_ms))
             }
         }),
-        ("Private namespaces", |limits| match limits.max_private_namespaces {
-            0 => "none".to_owned(),
-            number => grouped(number),
+        ("Private namespaces", |limits| {
+            match limits.max_private_namespaces {
+                0 => "none".to_owned(),
+                number => grouped(number),
+            }
         }),
         ("API tokens", |limits| grouped(limits.max_tokens)),
         ("Live locks", |limits| grouped(limits.max_live_locks)),
         ("Waiting requests", |limits| grouped(limits.max_waiters)),
-        ("Requests per second", |limits| grouped(limits.requests_per_second)),
+        ("Requests per second", |limits| {
+            grouped(limits.requests_per_second)
+        }),
     ];
-    let row = |value: Value| plans.iter().map(|limits| (limits.name.clone(), value(limits))).collect();
-    lines.into_iter().map(|(label, value)| (label, row(value))).collect()
+    let row = |value: Value| {
+        plans
+            .iter()
+            .map(|limits| (limits.name.clone(), value(limits)))
+            .collect()
+    };
+    lines
+        .into_iter()
+        .map(|(label, value)| (label, row(value)))
+        .collect()
 }
 
 const FIRST: &str = r#"

@@ -1,4 +1,5 @@
-//! What goes wrong in the browser, and the page that says so. The one place where pages map errors to HTTP.
+//! What goes wrong in the browser, and the page that says so. The one place where pages map errors
+//! to HTTP.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -69,7 +70,9 @@ impl From<sqlx::Error> for WebError {
     fn from(error: sqlx::Error) -> Self {
         if db::is_unavailable(&error) {
             Self::Unavailable
-        } else if db::violated_constraint(&error).is_some_and(|constraint| constraint.ends_with("_account_fk")) {
+        } else if db::violated_constraint(&error)
+            .is_some_and(|constraint| constraint.ends_with("_account_fk"))
+        {
             // The account was deleted while this request ran.
             Self::NotFound
         } else {
@@ -145,7 +148,9 @@ impl WebError {
     pub fn needs_plan(what: &str, upgrade_url: Option<&url::Url>) -> Self {
         let sentence = match upgrade_url {
             Some(_) => format!("{what} come with the Business plan."),
-            None => format!("{what} come with the Business plan. Ask whoever runs this service for it."),
+            None => {
+                format!("{what} come with the Business plan. Ask whoever runs this service for it.")
+            }
         };
         Self::Forbidden {
             sentence,
@@ -232,7 +237,9 @@ impl IntoResponse for WebError {
                 Some(back) => {
                     format!(
                         "/login?{}",
-                        url::form_urlencoded::Serializer::new(String::new()).append_pair("next", back).finish()
+                        url::form_urlencoded::Serializer::new(String::new())
+                            .append_pair("next", back)
+                            .finish()
                     )
                 }
                 None => "/login".to_owned(),
@@ -246,11 +253,15 @@ impl IntoResponse for WebError {
     }
 }
 
-/// The last touch on every answer of the pages: errors become pages, and the headers that pages have are set.
+/// The last touch on every answer of the pages: errors become pages, and the headers that pages
+/// have are set.
 pub(super) fn finish(outcome: Outcome, context: &RequestContext) -> Response {
     let mut response = match outcome {
         Outcome::Answer(response) => dress(response, context),
-        Outcome::Panicked => page_of(&WebError::Bug(anyhow::anyhow!("a handler panicked")), context),
+        Outcome::Panicked => page_of(
+            &WebError::Bug(anyhow::anyhow!("a handler panicked")),
+            context,
+        ),
         Outcome::TimedOut => page_of(&WebError::TookTooLong, context),
     };
     security::headers(response.headers_mut());
@@ -262,19 +273,22 @@ fn dress(mut response: Response, context: &RequestContext) -> Response {
     if let Some(error) = response.extensions_mut().remove::<Arc<WebError>>() {
         return page_of(&error, context);
     }
-    let is_page =
-        response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/html"));
+    let is_page = response
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|kind| kind.as_bytes().starts_with(b"text/html"));
     if is_page {
         return response;
     }
-    // What extractors and the router answer by themselves, and the session layer where it cannot write.
+    // What extractors and the router answer by themselves, and the session layer where it cannot
+    // write.
     let error = match response.status() {
         StatusCode::NOT_FOUND => WebError::NotFound,
         StatusCode::METHOD_NOT_ALLOWED => WebError::MethodNotAllowed,
         StatusCode::PAYLOAD_TOO_LARGE => WebError::TooLarge,
-        StatusCode::BAD_REQUEST | StatusCode::UNSUPPORTED_MEDIA_TYPE | StatusCode::UNPROCESSABLE_ENTITY => {
-            WebError::BadRequest
-        }
+        StatusCode::BAD_REQUEST
+        | StatusCode::UNSUPPORTED_MEDIA_TYPE
+        | StatusCode::UNPROCESSABLE_ENTITY => WebError::BadRequest,
         StatusCode::INTERNAL_SERVER_ERROR => WebError::Unavailable,
         _ => return response,
     };
@@ -320,7 +334,9 @@ fn page_of(error: &WebError, context: &RequestContext) -> Response {
         _ => None,
     };
     if let Some(after) = retry_after {
-        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(after.as_secs()));
+        response
+            .headers_mut()
+            .insert(header::RETRY_AFTER, HeaderValue::from(after.as_secs()));
     }
     response
 }
@@ -332,12 +348,18 @@ mod tests {
 
     #[tokio::test]
     async fn what_took_too_long_is_not_blamed_on_the_database() {
-        let context = RequestContext::new(RequestId::generate(), std::net::Ipv4Addr::LOCALHOST.into());
+        let context =
+            RequestContext::new(RequestId::generate(), std::net::Ipv4Addr::LOCALHOST.into());
         let response = finish(Outcome::TimedOut, &context);
         assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
         assert!(response.headers().contains_key(header::RETRY_AFTER));
-        let body = axum::body::to_bytes(response.into_body(), usize::MAX).await.unwrap();
+        let body = axum::body::to_bytes(response.into_body(), usize::MAX)
+            .await
+            .unwrap();
         let text = std::str::from_utf8(&body).unwrap();
-        assert!(text.contains("not known whether it was done") && !text.contains("database"), "{text}");
+        assert!(
+            text.contains("not known whether it was done") && !text.contains("database"),
+            "{text}"
+        );
     }
 }

@@ -1,6 +1,8 @@
-//! Form fields as pages show them: label, input, hint and message belong together for everybody, screen readers included.
+//! Form fields as pages show them: label, input, hint and message belong together for everybody,
+//! screen readers included.
 //!
-//! A [`Field`] writes itself: `{{ email }}` in a template. What is wrong with a form is in [`Problems`], by field.
+//! A [`Field`] writes itself: `{{ email }}` in a template. What is wrong with a form is in
+//! [`Problems`], by field.
 
 use askama::Template;
 
@@ -15,7 +17,10 @@ pub struct Problems {
 impl Problems {
     /// None yet, in the form whose field ids begin with `form` (`"token-"`).
     pub fn of(form: &'static str) -> Self {
-        Self { form, found: Vec::new() }
+        Self {
+            form,
+            found: Vec::new(),
+        }
     }
 
     /// Adds one. The sentence says what to do.
@@ -37,7 +42,10 @@ impl Problems {
 
     /// The message of one field.
     pub fn at(&self, field: &str) -> Option<&str> {
-        self.found.iter().find(|(name, _)| *name == field).map(|(_, sentence)| sentence.as_str())
+        self.found
+            .iter()
+            .find(|(name, _)| *name == field)
+            .map(|(_, sentence)| sentence.as_str())
     }
 
     /// The list on top of the form, empty where nothing is wrong: `{{ problems.summary() }}`.
@@ -47,7 +55,11 @@ impl Problems {
 
     /// Prefix for the page's title, which a screen reader reads first.
     pub fn title(&self, title: &str) -> String {
-        if self.is_empty() { title.to_owned() } else { format!("Error: {title}") }
+        if self.is_empty() {
+            title.to_owned()
+        } else {
+            format!("Error: {title}")
+        }
     }
 }
 
@@ -73,7 +85,11 @@ pub struct Choice {
 impl Choice {
     /// A choice without more about it.
     pub fn new(value: impl Into<String>, label: impl Into<String>) -> Self {
-        Self { value: value.into(), label: label.into(), hint: String::new() }
+        Self {
+            value: value.into(),
+            label: label.into(),
+            hint: String::new(),
+        }
     }
 
     /// With more about it, shown with radio buttons.
@@ -152,24 +168,38 @@ impl Field {
             .attribute("autocapitalize", "none")
     }
 
-    /// A password; what was typed never comes back. `autocomplete`: `current-password` or `new-password`.
-    pub fn password(name: &'static str, label: impl Into<String>, autocomplete: &'static str) -> Self {
+    /// A password; what was typed never comes back. `autocomplete`: `current-password` or
+    /// `new-password`.
+    pub fn password(
+        name: &'static str,
+        label: impl Into<String>,
+        autocomplete: &'static str,
+    ) -> Self {
         Self::new(Kind::Input("password"), name, label).autocomplete(autocomplete)
     }
 
-    /// A whole number. Its bounds are checked where the form is read: the browser's own message says less.
+    /// A whole number. Its bounds are checked where the form is read: the browser's own message
+    /// says less.
     pub fn number(name: &'static str, label: impl Into<String>) -> Self {
-        Self::new(Kind::Input("text"), name, label).attribute("inputmode", "numeric").autocomplete("off")
+        Self::new(Kind::Input("text"), name, label)
+            .attribute("inputmode", "numeric")
+            .autocomplete("off")
     }
 
     /// One of several, in a list that opens.
     pub fn select(name: &'static str, label: impl Into<String>, choices: Vec<Choice>) -> Self {
-        Self { choices, ..Self::new(Kind::Select, name, label) }
+        Self {
+            choices,
+            ..Self::new(Kind::Select, name, label)
+        }
     }
 
     /// One of several, all to be seen.
     pub fn radio(name: &'static str, label: impl Into<String>, choices: Vec<Choice>) -> Self {
-        Self { choices, ..Self::new(Kind::Radio, name, label) }
+        Self {
+            choices,
+            ..Self::new(Kind::Radio, name, label)
+        }
     }
 
     /// Yes or no; sends `yes` where it is ticked.
@@ -250,20 +280,35 @@ mod tests {
     #[test]
     fn a_message_is_tied_to_its_input_and_nothing_typed_becomes_markup() {
         let problems = Problems::one("x-", "label", "Say <something> else.");
-        let html = Field::text("label", "Label").value("\"><script>").of(&problems).to_string();
+        let html = Field::text("label", "Label")
+            .value("\"><script>")
+            .of(&problems)
+            .to_string();
         assert!(html.contains(r#"id="x-label""#), "{html}");
         assert!(
-            html.contains(r#"aria-invalid="true""#) && html.contains(r#"aria-describedby="x-label-error""#),
+            html.contains(r#"aria-invalid="true""#)
+                && html.contains(r#"aria-describedby="x-label-error""#),
             "{html}"
         );
-        assert!(html.contains(r#"id="x-label-error""#) && !html.contains("<something>") && !html.contains("<script>"));
-        assert!(problems.summary().to_string().contains(r##"href="#x-label""##));
+        assert!(
+            html.contains(r#"id="x-label-error""#)
+                && !html.contains("<something>")
+                && !html.contains("<script>")
+        );
+        assert!(
+            problems
+                .summary()
+                .to_string()
+                .contains(r##"href="#x-label""##)
+        );
         assert_eq!(Problems::default().summary().to_string().trim(), "");
     }
 
     #[test]
     fn a_password_never_comes_back() {
-        let html = Field::password("password", "Password", "current-password").value("hunter22").to_string();
+        let html = Field::password("password", "Password", "current-password")
+            .value("hunter22")
+            .to_string();
         assert!(!html.contains("hunter22"));
     }
 }

@@ -27,11 +27,15 @@ pub(super) fn base(web: &Web) -> String {
     web.app.public_url.as_str().trim_end_matches('/').to_owned()
 }
 
-pub(super) async fn show(State(web): State<Web>, current: Option<CurrentAccount>) -> Result<Response, WebError> {
+pub(super) async fn show(
+    State(web): State<Web>,
+    current: Option<CurrentAccount>,
+) -> Result<Response, WebError> {
     let url = base(&web);
     // The front page stands also while the database is away.
-    let lease_ms =
-        crate::plans::find(&web.app.db, DEFAULT_PLAN).await.map_or(60_000, |plan| plan.limits.lease_default_ms);
+    let lease_ms = crate::plans::find(&web.app.db, DEFAULT_PLAN)
+        .await
+        .map_or(60_000, |plan| plan.limits.lease_default_ms);
     let page = match &current {
         Some(current) => current.page("Named locks over HTTPS", Tab::None).await?,
         None => Page::visitor("Named locks over HTTPS", Tab::None),
@@ -47,7 +51,11 @@ pub(super) async fn show(State(web): State<Web>, current: Option<CurrentAccount>
                  curl -u $TOKEN: {url}/v1/release/report\n# {{\"response\": true}}"
             ),
         ),
-        export: Snippet::new("export", "In your shell", "export LOCKABLE_AUTH_TOKEN=your-token"),
+        export: Snippet::new(
+            "export",
+            "In your shell",
+            "export LOCKABLE_AUTH_TOKEN=your-token",
+        ),
         script: Snippet::new(
             "script",
             "Take, work, give back",

@@ -1,4 +1,5 @@
-//! What account owners are written. Links are built from the public URL, never from what a request says.
+//! What account owners are written. Links are built from the public URL, never from what a request
+//! says.
 
 use askama::Template;
 use url::Url;
@@ -57,9 +58,14 @@ struct PasswordChanged<'a> {
 }
 
 fn letter(to: &str, subject: &str, text: &impl Template) -> Letter {
-    // A text template of ours fails only when the formatter does, which writing to a String does not.
+    // A text template of ours fails only when the formatter does, which writing to a String does
+    // not.
     let body = text.render().expect("a text template renders");
-    Letter { to: to.to_owned(), subject: subject.to_owned(), body }
+    Letter {
+        to: to.to_owned(),
+        subject: subject.to_owned(),
+        body,
+    }
 }
 
 pub(super) fn verify_email(public_url: &Url, to: &str, secret: &Secret) -> Letter {
@@ -72,20 +78,36 @@ pub(super) fn verify_email(public_url: &Url, to: &str, secret: &Secret) -> Lette
 }
 
 pub(super) fn reset_password(public_url: &Url, to: &str, secret: &Secret) -> Letter {
-    let text = ResetPassword { service: public_url.as_str(), link: link(public_url, RESET, secret) };
+    let text = ResetPassword {
+        service: public_url.as_str(),
+        link: link(public_url, RESET, secret),
+    };
     letter(to, "A new password for Lockable", &text)
 }
 
 pub(super) fn change_email(public_url: &Url, to: &str, secret: &Secret) -> Letter {
-    let text = ChangeEmail { service: public_url.as_str(), link: link(public_url, CHANGE_EMAIL, secret) };
+    let text = ChangeEmail {
+        service: public_url.as_str(),
+        link: link(public_url, CHANGE_EMAIL, secret),
+    };
     letter(to, "Confirm your new address for Lockable", &text)
 }
 
 pub(super) fn email_changed(public_url: &Url, to: &str, new_email: &str) -> Letter {
-    letter(to, "Your Lockable address was changed", &EmailChanged { service: public_url.as_str(), new_email })
+    letter(
+        to,
+        "Your Lockable address was changed",
+        &EmailChanged {
+            service: public_url.as_str(),
+            new_email,
+        },
+    )
 }
 
 pub(super) fn password_changed(public_url: &Url, to: &str) -> Letter {
-    let text = PasswordChanged { service: public_url.as_str(), forgot: page(public_url, FORGOT) };
+    let text = PasswordChanged {
+        service: public_url.as_str(),
+        forgot: page(public_url, FORGOT),
+    };
     letter(to, "Your Lockable password was changed", &text)
 }

@@ -58,11 +58,18 @@ impl From<LiveLock> for Row {
 }
 
 pub(super) fn address(path: &str, parameters: &[(String, String)]) -> String {
-    let query = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(parameters).finish();
-    if query.is_empty() { path.to_owned() } else { format!("{path}?{query}") }
+    let query = url::form_urlencoded::Serializer::new(String::new())
+        .extend_pairs(parameters)
+        .finish();
+    if query.is_empty() {
+        path.to_owned()
+    } else {
+        format!("{path}?{query}")
+    }
 }
 
-/// A remaining time for people, as the page's script writes it too: `59 s`, `4 min 30 s`, `2 h 5 min`.
+/// A remaining time for people, as the page's script writes it too: `59 s`, `4 min 30 s`, `2 h 5
+/// min`.
 fn remaining(ms: i64) -> String {
     match ms / 1000 {
         // What outlives its end by the grace after an outage.
@@ -111,13 +118,17 @@ pub(super) async fn list(
     if filter.after_namespace.contains('\0') || filter.after_name.contains('\0') {
         return Err(WebError::BadRequest);
     }
-    let after = (!is_first).then_some((filter.after_namespace.as_str(), filter.after_name.as_str()));
+    let after =
+        (!is_first).then_some((filter.after_namespace.as_str(), filter.after_name.as_str()));
     // One more than the page shows says whether there is another.
     let limit = i64::try_from(PAGE + 1).expect("a page is short");
     let mut locks = store::list_live(db, account_id, namespace, after, limit).await?;
     let more = locks.len() > PAGE;
     locks.truncate(PAGE);
-    let kept: Vec<_> = namespace.map(|namespace| ("namespace".to_owned(), namespace.to_owned())).into_iter().collect();
+    let kept: Vec<_> = namespace
+        .map(|namespace| ("namespace".to_owned(), namespace.to_owned()))
+        .into_iter()
+        .collect();
     let next_address = locks.last().filter(|_| more).map(|last| {
         let mut parameters = kept.clone();
         parameters.push(("after_namespace".to_owned(), last.namespace.clone()));
@@ -126,7 +137,13 @@ pub(super) async fn list(
     });
     let filter_field = (namespaces.len() > 1).then(|| {
         let all = std::iter::once(Choice::new("", "All"));
-        let choices = all.chain(namespaces.iter().map(|known| Choice::new(&known.name, &known.name))).collect();
+        let choices = all
+            .chain(
+                namespaces
+                    .iter()
+                    .map(|known| Choice::new(&known.name, &known.name)),
+            )
+            .collect();
         Field::select("namespace", "Namespace", choices).value(&filter.namespace)
     });
     render(&LocksPage {
@@ -171,17 +188,34 @@ pub(super) fn reason_field(typed: &str, problems: &Problems) -> Field {
 }
 
 /// What the form means: the namespace's row, the name, the fencing token.
-async fn read(web: &Web, current: &CurrentAccount, form: &BreakForm) -> Result<(NamespaceId, LockName, i64), WebError> {
-    let fencing_token = form.fencing_token.parse().map_err(|_| WebError::BadRequest)?;
+async fn read(
+    web: &Web,
+    current: &CurrentAccount,
+    form: &BreakForm,
+) -> Result<(NamespaceId, LockName, i64), WebError> {
+    let fencing_token = form
+        .fencing_token
+        .parse()
+        .map_err(|_| WebError::BadRequest)?;
     let name = LockName::new(&form.name).map_err(|_| WebError::BadRequest)?;
-    let namespace = namespaces::find(&web.app.db, current.account.account_id, &form.namespace).await?;
+    let namespace =
+        namespaces::find(&web.app.db, current.account.account_id, &form.namespace).await?;
     Ok((namespace.namespace_id, name, fencing_token))
 }
 
-async fn break_page(current: &CurrentAccount, form: BreakForm, problems: Problems) -> Result<BreakPage, WebError> {
+async fn break_page(
+    current: &CurrentAccount,
+    form: BreakForm,
+    problems: Problems,
+) -> Result<BreakPage, WebError> {
     Ok(BreakPage {
-        page: current.page(problems.title("Break a lock"), Tab::Locks).await?,
-        fencing: form.fencing_token.parse().map_or_else(|_| String::new(), |token: i64| grouped(token)),
+        page: current
+            .page(problems.title("Break a lock"), Tab::Locks)
+            .await?,
+        fencing: form
+            .fencing_token
+            .parse()
+            .map_or_else(|_| String::new(), |token: i64| grouped(token)),
         reason: reason_field(&form.reason, &problems),
         namespace: form.namespace,
         name: form.name,
@@ -196,7 +230,17 @@ pub(super) async fn break_form(
     Query(form): Query<BreakForm>,
 ) -> Result<Response, WebError> {
     read(&web, &current, &form).await?;
-    render(&break_page(&current, BreakForm { reason: String::new(), ..form }, Problems::of("break-")).await?)
+    render(
+        &break_page(
+            &current,
+            BreakForm {
+                reason: String::new(),
+                ..form
+            },
+            Problems::of("break-"),
+        )
+        .await?,
+    )
 }
 
 pub(super) async fn break_lock(
@@ -209,17 +253,35 @@ pub(super) async fn break_lock(
         Ok(reason) => reason,
         Err(refused) => {
             let problems = Problems::one("break-", "reason", sentence(&refused));
-            return render_as(StatusCode::UNPROCESSABLE_ENTITY, &break_page(&current, form, problems).await?);
+            return render_as(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                &break_page(&current, form, problems).await?,
+            );
         }
     };
     // Only the lease that was seen, and in the public namespace only one's own.
-    let seen = Seen { fencing_token: Some(fencing_token), account_id: Some(current.account.account_id) };
+    let seen = Seen {
+        fencing_token: Some(fencing_token),
+        account_id: Some(current.account.account_id),
+    };
     let namespace = (namespace_id, form.namespace.as_str());
-    let broken = store::break_lease(&web.app.db, &current.actor(), namespace, &name, seen, reason).await?;
+    let broken = store::break_lease(
+        &web.app.db,
+        &current.actor(),
+        namespace,
+        &name,
+        seen,
+        reason,
+    )
+    .await?;
     let flash = if broken {
-        Flash::ok(format!("The lock {name} is broken and free. Its holder is told so at its next heartbeat."))
+        Flash::ok(format!(
+            "The lock {name} is broken and free. Its holder is told so at its next heartbeat."
+        ))
     } else {
-        Flash::warn(format!("Nothing was broken: the lease of {name} that you saw has ended by itself."))
+        Flash::warn(format!(
+            "Nothing was broken: the lease of {name} that you saw has ended by itself."
+        ))
     };
     current.flash(flash).await?;
     Ok(Redirect::to("/account/locks").into_response())

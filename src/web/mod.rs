@@ -1,8 +1,8 @@
 //! The browser's side: pages, forms, the session. A thin adapter over the nouns.
 //!
-//! A page is a struct with a template; a handler is a parse, one call and a render. What several pages need: [`page`] (what
-//! stands around the content), [`fields`] (forms), [`session`] (who is signed in), [`error`] (what goes wrong), [`when`] and
-//! [`snippet`] (instants and code).
+//! A page is a struct with a template; a handler is a parse, one call and a render. What several
+//! pages need: [`page`] (what stands around the content), [`fields`] (forms), [`session`] (who is
+//! signed in), [`error`] (what goes wrong), [`when`] and [`snippet`] (instants and code).
 
 mod account;
 mod admin;
@@ -75,10 +75,22 @@ pub fn router(app: &App, api_errors: impl IntoIterator<Item = ApiError>) -> Rout
         .route("/signup", get(sign::signup_form).post(sign::signup))
         .route("/login", get(sign::login_form).post(sign::login))
         .route("/logout", post(sign::logout))
-        .route(letters::FORGOT, get(recovery::forgot_form).post(recovery::forgot))
-        .route(letters::RESET, get(recovery::reset_form).post(recovery::reset))
-        .route(letters::VERIFY, get(recovery::verify_form).post(recovery::verify))
-        .route(letters::CHANGE_EMAIL, get(recovery::change_email_form).post(recovery::change_email))
+        .route(
+            letters::FORGOT,
+            get(recovery::forgot_form).post(recovery::forgot),
+        )
+        .route(
+            letters::RESET,
+            get(recovery::reset_form).post(recovery::reset),
+        )
+        .route(
+            letters::VERIFY,
+            get(recovery::verify_form).post(recovery::verify),
+        )
+        .route(
+            letters::CHANGE_EMAIL,
+            get(recovery::change_email_form).post(recovery::change_email),
+        )
         .route("/account", get(account::show))
         .route("/account/lease", post(account::set_lease))
         .route("/account/verify", post(account::send_verification_again))
@@ -89,15 +101,36 @@ pub fn router(app: &App, api_errors: impl IntoIterator<Item = ApiError>) -> Rout
         .route("/account/security", get(security_page::show))
         .route("/account/password", post(security_page::change_password))
         .route("/account/email", post(security_page::change_email))
-        .route("/account/sessions/end-others", post(security_page::end_other_sessions))
-        .route("/account/sessions/{session}/end", post(security_page::end_session))
-        .route("/account/delete", get(security_page::delete_form).post(security_page::delete))
-        .route("/account/namespaces", get(namespaces::list).post(namespaces::create))
+        .route(
+            "/account/sessions/end-others",
+            post(security_page::end_other_sessions),
+        )
+        .route(
+            "/account/sessions/{session}/end",
+            post(security_page::end_session),
+        )
+        .route(
+            "/account/delete",
+            get(security_page::delete_form).post(security_page::delete),
+        )
+        .route(
+            "/account/namespaces",
+            get(namespaces::list).post(namespaces::create),
+        )
         .route("/account/namespaces/{name}", get(namespaces::show))
-        .route("/account/namespaces/{name}/lease", post(namespaces::set_lease))
-        .route("/account/namespaces/{name}/delete", post(namespaces::delete))
+        .route(
+            "/account/namespaces/{name}/lease",
+            post(namespaces::set_lease),
+        )
+        .route(
+            "/account/namespaces/{name}/delete",
+            post(namespaces::delete),
+        )
         .route("/account/locks", get(locks::list))
-        .route("/account/locks/break", get(locks::break_form).post(locks::break_lock))
+        .route(
+            "/account/locks/break",
+            get(locks::break_form).post(locks::break_lock),
+        )
         .merge(admin::routes())
         .layer(DefaultBodyLimit::max(FORM_BYTES))
         .layer(session::layer(app.db.clone(), &app.public_url))

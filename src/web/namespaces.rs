@@ -79,7 +79,9 @@ pub(super) struct NamespaceForm {
 
 fn lease_field(account: &Account, value: &str, problems: &Problems) -> Field {
     let limits = &account.limits;
-    let account_lease_ms = limits.lease_ms(None, None, account.lease_default_ms).unwrap_or(limits.lease_default_ms);
+    let account_lease_ms = limits
+        .lease_ms(None, None, account.lease_default_ms)
+        .unwrap_or(limits.lease_default_ms);
     Field::number("lease_ms", "Default lease, milliseconds")
         .value(value)
         .optional()
@@ -102,26 +104,45 @@ async fn list_page(
     let account = &current.account;
     let namespaces = namespaces::list(&web.app.db, account.account_id).await?;
     let max = account.limits.max_private_namespaces;
-    let private = namespaces.iter().filter(|namespace| namespace.name != PUBLIC).count();
+    let private = namespaces
+        .iter()
+        .filter(|namespace| namespace.name != PUBLIC)
+        .count();
     let in_plan = max > 0;
     let limit = usize::try_from(max).unwrap_or(0);
-    let mut rows: Vec<_> = namespaces.iter().map(|namespace| Row::of(namespace, account)).collect();
+    let mut rows: Vec<_> = namespaces
+        .iter()
+        .map(|namespace| Row::of(namespace, account))
+        .collect();
     for (row, namespace) in rows.iter_mut().zip(&namespaces) {
         let private = namespaces.iter().filter(|other| other.name != PUBLIC);
-        let older = private.filter(|other| other.namespace_id < namespace.namespace_id).count();
+        let older = private
+            .filter(|other| other.namespace_id < namespace.namespace_id)
+            .count();
         row.takes_locks = row.is_public || older < limit;
     }
     // Who has none and can have none is told what it is and how to get it.
-    let status = if !in_plan && private == 0 && status == StatusCode::OK { StatusCode::FORBIDDEN } else { status };
+    let status = if !in_plan && private == 0 && status == StatusCode::OK {
+        StatusCode::FORBIDDEN
+    } else {
+        status
+    };
     let page = NamespacesPage {
-        page: current.page(problems.title("Namespaces"), Tab::Namespaces).await?,
+        page: current
+            .page(problems.title("Namespaces"), Tab::Namespaces)
+            .await?,
         plan: account.limits.name.clone(),
         in_plan,
         over: private > limit,
         can_create: in_plan && (private < limit || !problems.is_empty()),
         max: grouped(max),
         private,
-        upgrade_url: web.app.settings.upgrade_url.as_ref().map(ToString::to_string),
+        upgrade_url: web
+            .app
+            .settings
+            .upgrade_url
+            .as_ref()
+            .map(ToString::to_string),
         namespaces: rows,
         name: Field::text("name", "Name")
             .value(form.name)
@@ -137,15 +158,28 @@ async fn list_page(
     render_as(status, &page)
 }
 
-pub(super) async fn list(State(web): State<Web>, current: CurrentAccount) -> Result<Response, WebError> {
-    list_page(&web, &current, StatusCode::OK, NamespaceForm::default(), Problems::of("namespace-")).await
+pub(super) async fn list(
+    State(web): State<Web>,
+    current: CurrentAccount,
+) -> Result<Response, WebError> {
+    list_page(
+        &web,
+        &current,
+        StatusCode::OK,
+        NamespaceForm::default(),
+        Problems::of("namespace-"),
+    )
+    .await
 }
 
 /// Reads a default lease: none, or one that the account's plan allows.
 fn read_lease(account: &Account, text: &str) -> Result<Option<i64>, String> {
     let lease_ms = milliseconds(text).map_err(str::to_owned)?;
     if let Some(lease_ms) = lease_ms {
-        account.limits.check_lease_ms(lease_ms).map_err(|refused| sentence(&refused))?;
+        account
+            .limits
+            .check_lease_ms(lease_ms)
+            .map_err(|refused| sentence(&refused))?;
     }
     Ok(lease_ms)
 }
@@ -181,7 +215,9 @@ pub(super) async fn create(
                 if lease_ms.is_some() {
                     namespaces::set_lease_default(&web.app.db, account, name, lease_ms).await?;
                 }
-                let done = format!("The namespace {name} is there. Create a token for it to take locks in it.");
+                let done = format!(
+                    "The namespace {name} is there. Create a token for it to take locks in it."
+                );
                 current.flash(Flash::ok(done)).await?;
                 return Ok(Redirect::to("/account/namespaces").into_response());
             }
@@ -195,7 +231,14 @@ pub(super) async fn create(
             Err(error) => return Err(error.into()),
         }
     }
-    list_page(&web, &current, StatusCode::UNPROCESSABLE_ENTITY, form, problems).await
+    list_page(
+        &web,
+        &current,
+        StatusCode::UNPROCESSABLE_ENTITY,
+        form,
+        problems,
+    )
+    .await
 }
 
 #[derive(Template)]
@@ -224,12 +267,20 @@ async fn namespace_page(
     in_use: bool,
 ) -> Result<NamespacePage, WebError> {
     let account = &current.account;
-    let value = typed.unwrap_or_else(|| namespace.lease_default_ms.map(|ms| ms.to_string()).unwrap_or_default());
+    let value = typed.unwrap_or_else(|| {
+        namespace
+            .lease_default_ms
+            .map(|ms| ms.to_string())
+            .unwrap_or_default()
+    });
     let title = lease_problems.title(&format!("Namespace {}", namespace.name));
     Ok(NamespacePage {
         page: current.page(title, Tab::Namespaces).await?,
         namespace: Row::of(namespace, account),
-        lease: account.limits.lease_is_configurable().then(|| lease_field(account, &value, &lease_problems)),
+        lease: account
+            .limits
+            .lease_is_configurable()
+            .then(|| lease_field(account, &value, &lease_problems)),
         lease_problems,
         in_use,
     })
@@ -259,18 +310,27 @@ pub(super) async fn set_lease(
     let account = &current.account;
     let namespace = find(&web, &current, &name).await?;
     if !account.limits.lease_is_configurable() {
-        return Err(WebError::needs_plan("Leases of your own choice", web.app.settings.upgrade_url.as_ref()));
+        return Err(WebError::needs_plan(
+            "Leases of your own choice",
+            web.app.settings.upgrade_url.as_ref(),
+        ));
     }
     let problem = match read_lease(account, &form.lease_ms) {
         Err(problem) => problem,
-        Ok(lease_ms) => match namespaces::set_lease_default(&web.app.db, account, &name, lease_ms).await {
-            Ok(()) => {
-                current.flash(Flash::ok("Saved. New leases in this namespace have this length.")).await?;
-                return Ok(Redirect::to(&format!("/account/namespaces/{name}")).into_response());
+        Ok(lease_ms) => {
+            match namespaces::set_lease_default(&web.app.db, account, &name, lease_ms).await {
+                Ok(()) => {
+                    current
+                        .flash(Flash::ok(
+                            "Saved. New leases in this namespace have this length.",
+                        ))
+                        .await?;
+                    return Ok(Redirect::to(&format!("/account/namespaces/{name}")).into_response());
+                }
+                Err(NamespaceError::Lease(refused)) => sentence(&refused),
+                Err(error) => return Err(error.into()),
             }
-            Err(NamespaceError::Lease(refused)) => sentence(&refused),
-            Err(error) => return Err(error.into()),
-        },
+        }
     };
     let problems = Problems::one("lease-", "lease_ms", problem);
     let page = namespace_page(&current, &namespace, Some(form.lease_ms), problems, false).await?;
@@ -285,11 +345,16 @@ pub(super) async fn delete(
     let namespace = find(&web, &current, &name).await?;
     match namespaces::delete(&web.app.db, current.account.account_id, &name).await {
         Ok(()) => {
-            current.flash(Flash::ok(format!("The namespace {name} and its tokens are gone."))).await?;
+            current
+                .flash(Flash::ok(format!(
+                    "The namespace {name} and its tokens are gone."
+                )))
+                .await?;
             Ok(Redirect::to("/account/namespaces").into_response())
         }
         Err(NamespaceError::InUse) => {
-            let page = namespace_page(&current, &namespace, None, Problems::of("lease-"), true).await?;
+            let page =
+                namespace_page(&current, &namespace, None, Problems::of("lease-"), true).await?;
             render_as(StatusCode::CONFLICT, &page)
         }
         Err(error) => Err(error.into()),

@@ -111,17 +111,26 @@ pub struct Flash {
 impl Flash {
     /// It worked.
     pub fn ok(text: impl Into<String>) -> Self {
-        Self { kind: FlashKind::Ok, text: text.into() }
+        Self {
+            kind: FlashKind::Ok,
+            text: text.into(),
+        }
     }
 
     /// Mind this.
     pub fn warn(text: impl Into<String>) -> Self {
-        Self { kind: FlashKind::Warn, text: text.into() }
+        Self {
+            kind: FlashKind::Warn,
+            text: text.into(),
+        }
     }
 
     /// It did not work.
     pub fn error(text: impl Into<String>) -> Self {
-        Self { kind: FlashKind::Error, text: text.into() }
+        Self {
+            kind: FlashKind::Error,
+            text: text.into(),
+        }
     }
 }
 
@@ -143,12 +152,21 @@ pub struct Page {
 impl Page {
     /// A page for somebody who is not signed in.
     pub fn visitor(title: impl Into<String>, tab: Tab) -> Self {
-        Self { title: title.into(), tab, viewer: None, neutral: false, flash: None }
+        Self {
+            title: title.into(),
+            tab,
+            viewer: None,
+            neutral: false,
+            flash: None,
+        }
     }
 
     /// A page that is shown where it is not known who asks.
     pub fn neutral(title: impl Into<String>) -> Self {
-        Self { neutral: true, ..Self::visitor(title, Tab::None) }
+        Self {
+            neutral: true,
+            ..Self::visitor(title, Tab::None)
+        }
     }
 
     /// With a sentence about what was just done.
@@ -182,8 +200,15 @@ pub fn render(template: &impl Template) -> Result<Response, WebError> {
 /// # Errors
 /// Where the template fails, which only a bug can do.
 pub fn render_as(status: StatusCode, template: &impl Template) -> Result<Response, WebError> {
-    let html = template.render().map_err(|error| WebError::Bug(error.into()))?;
-    Ok((status, [(header::CONTENT_TYPE, "text/html; charset=utf-8")], html).into_response())
+    let html = template
+        .render()
+        .map_err(|error| WebError::Bug(error.into()))?;
+    Ok((
+        status,
+        [(header::CONTENT_TYPE, "text/html; charset=utf-8")],
+        html,
+    )
+        .into_response())
 }
 
 /// A number with thin groups of three: 1,000,000.

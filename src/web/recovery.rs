@@ -1,4 +1,5 @@
-//! What links in mail do: confirm an address, set a new password, change the address. A link shows a button; only pressing it acts.
+//! What links in mail do: confirm an address, set a new password, change the address. A link shows
+//! a button; only pressing it acts.
 
 use askama::Template;
 use axum::extract::{Query, State};
@@ -31,10 +32,17 @@ struct Forgot {
 
 impl Forgot {
     fn new(web: &Web, email: &str, sent: bool, problems: Problems) -> Self {
-        let title = if sent { "Look at your mail" } else { "Forgot your password?" };
+        let title = if sent {
+            "Look at your mail"
+        } else {
+            "Forgot your password?"
+        };
         Self {
             page: Page::visitor(problems.title(title), Tab::SignIn),
-            email: Field::email("email", "E-mail address").value(email).autocomplete("username").of(&problems),
+            email: Field::email("email", "E-mail address")
+                .value(email)
+                .autocomplete("username")
+                .of(&problems),
             problems,
             sent,
             by_smtp: web.app.mail.is_by_smtp(),
@@ -52,7 +60,12 @@ pub(super) async fn forgot_form(
     State(web): State<Web>,
     Query(query): Query<ForgotQuery>,
 ) -> Result<Response, WebError> {
-    render(&Forgot::new(&web, "", query.done == "sent", Problems::default()))
+    render(&Forgot::new(
+        &web,
+        "",
+        query.done == "sent",
+        Problems::default(),
+    ))
 }
 
 #[derive(Debug, Deserialize)]
@@ -67,17 +80,36 @@ pub(super) async fn forgot(
     Form(form): Form<ForgotForm>,
 ) -> Result<Response, WebError> {
     let Ok(email) = form.email.parse::<Email>() else {
-        let problems = Problems::one("", "email", "Enter an e-mail address, such as name@example.com.");
-        return render_as(StatusCode::UNPROCESSABLE_ENTITY, &Forgot::new(&web, &form.email, false, problems));
+        let problems = Problems::one(
+            "",
+            "email",
+            "Enter an e-mail address, such as name@example.com.",
+        );
+        return render_as(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            &Forgot::new(&web, &form.email, false, problems),
+        );
     };
     web.throttles.mail(context.client_address(), &email.key())?;
     match accounts::find_by_email(&web.app.db, &email).await {
         Ok(account) => {
             // Beside the answer, which comes as fast as for an address that nobody has.
             tokio::spawn(async move {
-                match links::create(&web.app.db, account.account_id, Purpose::ResetPassword, &account.email).await {
-                    Ok(secret) => post(&web, letters::reset_password(&web.app.public_url, &account.email, &secret)),
-                    Err(error) => tracing::error!(%error, "no link for a forgotten password could be made"),
+                match links::create(
+                    &web.app.db,
+                    account.account_id,
+                    Purpose::ResetPassword,
+                    &account.email,
+                )
+                .await
+                {
+                    Ok(secret) => post(
+                        &web,
+                        letters::reset_password(&web.app.public_url, &account.email, &secret),
+                    ),
+                    Err(error) => {
+                        tracing::error!(%error, "no link for a forgotten password could be made")
+                    }
                 }
             });
         }
@@ -161,10 +193,15 @@ fn useless(purpose: Purpose) -> Result<Response, WebError> {
 
 /// A link that can still be used.
 async fn usable(web: &Web, link: &Secret, purpose: Purpose) -> Result<Option<Link>, WebError> {
-    Ok(links::find(&web.app.db, link.expose(), purpose).await?.filter(|link| !link.is_used))
+    Ok(links::find(&web.app.db, link.expose(), purpose)
+        .await?
+        .filter(|link| !link.is_used))
 }
 
-pub(super) async fn reset_form(State(web): State<Web>, Query(query): Query<LinkQuery>) -> Result<Response, WebError> {
+pub(super) async fn reset_form(
+    State(web): State<Web>,
+    Query(query): Query<LinkQuery>,
+) -> Result<Response, WebError> {
     match usable(&web, &query.link, Purpose::ResetPassword).await? {
         Some(_) => render(&Reset::new(&query.link, Problems::default())),
         None => useless(Purpose::ResetPassword),
@@ -188,8 +225,8 @@ pub(super) async fn reset(
         Err(error) => return Err(error.into()),
     };
     if link.is_used {
-        // The form sent twice: the first one set this very password. Whoever finds the link later learns as little from it as
-        // from signing in.
+        // The form sent twice: the first one set this very password. Whoever finds the link later
+        // learns as little from it as from signing in.
         web.throttles.password(link.account_id.0)?;
         let hash = accounts::password_hash(&app.db, link.account_id).await?;
         return if app.passwords.verify(&form.password, hash.as_deref()).await {
@@ -199,20 +236,29 @@ pub(super) async fn reset(
         };
     }
     // An address that is stored has been one when it was stored.
-    let email: Email = account.email.parse().map_err(|error| WebError::Bug(anyhow::Error::new(error)))?;
+    let email: Email = account
+        .email
+        .parse()
+        .map_err(|error| WebError::Bug(anyhow::Error::new(error)))?;
     let password = match app.passwords.hash_new(&form.password, &email).await {
         Ok(password) => password,
         Err(refused) => {
             let problems = Problems::one("", "password", sentence(&refused));
-            return render_as(StatusCode::UNPROCESSABLE_ENTITY, &Reset::new(&form.link, problems));
+            return render_as(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                &Reset::new(&form.link, problems),
+            );
         }
     };
     let mut transaction = app.db.begin().await?;
-    let Some(link) = links::take(&mut transaction, form.link.expose(), Purpose::ResetPassword).await? else {
+    let Some(link) =
+        links::take(&mut transaction, form.link.expose(), Purpose::ResetPassword).await?
+    else {
         return useless(Purpose::ResetPassword);
     };
     accounts::set_password(&mut transaction, link.account_id, &password).await?;
-    let first_proof = accounts::verify_email(&mut transaction, link.account_id, &link.email).await?;
+    let first_proof =
+        accounts::verify_email(&mut transaction, link.account_id, &link.email).await?;
     if first_proof {
         // Until now anybody may have signed up with this address: nothing that they made stays.
         tokens::revoke_all(&mut transaction, link.account_id).await?;
@@ -220,11 +266,17 @@ pub(super) async fn reset(
     sessions::end_all_but(&mut *transaction, link.account_id, None).await?;
     links::void_all(&mut *transaction, link.account_id).await?;
     transaction.commit().await?;
-    post(&web, letters::password_changed(&app.public_url, &account.email));
+    post(
+        &web,
+        letters::password_changed(&app.public_url, &account.email),
+    );
     done()
 }
 
-pub(super) async fn verify_form(State(web): State<Web>, Query(query): Query<LinkQuery>) -> Result<Response, WebError> {
+pub(super) async fn verify_form(
+    State(web): State<Web>,
+    Query(query): Query<LinkQuery>,
+) -> Result<Response, WebError> {
     let Some(link) = usable(&web, &query.link, Purpose::VerifyEmail).await? else {
         return useless(Purpose::VerifyEmail);
     };
@@ -260,7 +312,9 @@ pub(super) async fn verify(
     }
     match current {
         Some(current) => {
-            current.flash(Flash::ok("Your address is confirmed.")).await?;
+            current
+                .flash(Flash::ok("Your address is confirmed."))
+                .await?;
             Ok(Redirect::to("/account").into_response())
         }
         None => Ok(Redirect::to("/login?done=address-confirmed").into_response()),
@@ -277,7 +331,10 @@ pub(super) async fn change_email_form(
     render(&Confirm {
         page: Page::neutral("Confirm your new address"),
         heading: "Confirm your new address",
-        text: format!("From then on you sign in to your Lockable account with {}.", link.email),
+        text: format!(
+            "From then on you sign in to your Lockable account with {}.",
+            link.email
+        ),
         action: letters::CHANGE_EMAIL,
         link: query.link.expose(),
         button: "Use this address",
@@ -294,9 +351,15 @@ pub(super) async fn change_email(
         return useless(Purpose::ChangeEmail);
     };
     let old = accounts::find(&app.db, link.account_id).await?.email;
-    let new: Email = link.email.parse().map_err(|error| WebError::Bug(anyhow::Error::new(error)))?;
+    let new: Email = link
+        .email
+        .parse()
+        .map_err(|error| WebError::Bug(anyhow::Error::new(error)))?;
     let mut transaction = app.db.begin().await?;
-    if links::take(&mut transaction, form.link.expose(), Purpose::ChangeEmail).await?.is_none() {
+    if links::take(&mut transaction, form.link.expose(), Purpose::ChangeEmail)
+        .await?
+        .is_none()
+    {
         return useless(Purpose::ChangeEmail);
     }
     match accounts::change_email(&mut transaction, link.account_id, &new).await {
@@ -315,10 +378,15 @@ pub(super) async fn change_email(
     }
     links::void_all(&mut *transaction, link.account_id).await?;
     transaction.commit().await?;
-    post(&web, letters::email_changed(&app.public_url, &old, new.as_str()));
+    post(
+        &web,
+        letters::email_changed(&app.public_url, &old, new.as_str()),
+    );
     match current {
         Some(current) if current.account.account_id == link.account_id => {
-            current.flash(Flash::ok(format!("Your address is {new} now."))).await?;
+            current
+                .flash(Flash::ok(format!("Your address is {new} now.")))
+                .await?;
             Ok(Redirect::to("/account/security").into_response())
         }
         _ => Ok(Redirect::to("/login?done=address-confirmed").into_response()),

@@ -17,29 +17,49 @@ const POLICY: HeaderValue = HeaderValue::from_static(
 
 /// The headers of every page. What a handler has said stands.
 pub(super) fn headers(headers: &mut HeaderMap) {
-    headers.entry(header::CONTENT_SECURITY_POLICY).or_insert(POLICY);
-    headers.entry(header::X_FRAME_OPTIONS).or_insert(HeaderValue::from_static("DENY"));
+    headers
+        .entry(header::CONTENT_SECURITY_POLICY)
+        .or_insert(POLICY);
+    headers
+        .entry(header::X_FRAME_OPTIONS)
+        .or_insert(HeaderValue::from_static("DENY"));
     let same_origin = HeaderValue::from_static("same-origin");
-    headers.entry(HeaderName::from_static("cross-origin-opener-policy")).or_insert(same_origin.clone());
-    headers.entry(HeaderName::from_static("cross-origin-resource-policy")).or_insert(same_origin);
+    headers
+        .entry(HeaderName::from_static("cross-origin-opener-policy"))
+        .or_insert(same_origin.clone());
+    headers
+        .entry(HeaderName::from_static("cross-origin-resource-policy"))
+        .or_insert(same_origin);
 }
 
-/// A page whose address holds the secret of a link keeps that from everybody, its own style sheet included. Not `no-referrer`:
-/// with that browsers send forms with `Origin: null`, which [`same_site`] has to refuse where there is no `Sec-Fetch-Site`.
+/// A page whose address holds the secret of a link keeps that from everybody, its own style sheet
+/// included. Not `no-referrer`: with that browsers send forms with `Origin: null`, which
+/// [`same_site`] has to refuse where there is no `Sec-Fetch-Site`.
 pub(super) async fn keep_links(request: Request, next: Next) -> Response {
-    let has_link = request.uri().query().is_some_and(|query| query.contains("link"));
+    let has_link = request
+        .uri()
+        .query()
+        .is_some_and(|query| query.contains("link"));
     let mut response = next.run(request).await;
     if has_link {
-        response.headers_mut().insert(header::REFERRER_POLICY, HeaderValue::from_static("strict-origin"));
+        response.headers_mut().insert(
+            header::REFERRER_POLICY,
+            HeaderValue::from_static("strict-origin"),
+        );
     }
     response
 }
 
 /// Takes changes only from this service's own pages, by `Sec-Fetch-Site` and `Origin`.
-pub(super) fn same_site(public_url: &Url) -> CsrfLayer<impl FnMut(ProtectionError) -> Response + Clone + use<>> {
+pub(super) fn same_site(
+    public_url: &Url,
+) -> CsrfLayer<impl FnMut(ProtectionError) -> Response + Clone + use<>> {
     let layer = CsrfLayer::new();
     // Behind a proxy that rewrites Host, the public URL is what browsers name as their origin.
-    let layer = match layer.clone().add_trusted_origin(public_url.origin().ascii_serialization()) {
+    let layer = match layer
+        .clone()
+        .add_trusted_origin(public_url.origin().ascii_serialization())
+    {
         Ok(layer) => layer,
         Err(error) => {
             tracing::warn!(%error, "the public URL is no origin that a browser names");

@@ -57,11 +57,23 @@ struct CameBack {
     email_problems: Option<Problems>,
 }
 
-async fn show_with(web: &Web, current: &CurrentAccount, back: CameBack) -> Result<Response, WebError> {
+async fn show_with(
+    web: &Web,
+    current: &CurrentAccount,
+    back: CameBack,
+) -> Result<Response, WebError> {
     let account = &current.account;
-    let password_problems = back.password_problems.unwrap_or_else(|| Problems::of(PASSWORD_FORM));
-    let email_problems = back.email_problems.unwrap_or_else(|| Problems::of(EMAIL_FORM));
-    let title = if back.status == StatusCode::OK { "Security" } else { "Error: Security" };
+    let password_problems = back
+        .password_problems
+        .unwrap_or_else(|| Problems::of(PASSWORD_FORM));
+    let email_problems = back
+        .email_problems
+        .unwrap_or_else(|| Problems::of(EMAIL_FORM));
+    let title = if back.status == StatusCode::OK {
+        "Security"
+    } else {
+        "Error: Security"
+    };
     let mut sessions: Vec<_> = sessions::list(&web.app.db, account.account_id)
         .await?
         .into_iter()
@@ -79,8 +91,12 @@ async fn show_with(web: &Web, current: &CurrentAccount, back: CameBack) -> Resul
         page: current.page(title, Tab::Security).await?,
         email: account.email.clone(),
         is_verified: account.email_verified_at.is_some(),
-        current_password: Field::password("current_password", "Current password", "current-password")
-            .of(&password_problems),
+        current_password: Field::password(
+            "current_password",
+            "Current password",
+            "current-password",
+        )
+        .of(&password_problems),
         new_password: new_password_field("new_password", "New password").of(&password_problems),
         password_problems,
         new_email: Field::email("email", "New address")
@@ -88,14 +104,18 @@ async fn show_with(web: &Web, current: &CurrentAccount, back: CameBack) -> Resul
             .autocomplete("email")
             .hint("We send a link to it. It counts once you have confirmed it.")
             .of(&email_problems),
-        email_password: Field::password("password", "Password", "current-password").of(&email_problems),
+        email_password: Field::password("password", "Password", "current-password")
+            .of(&email_problems),
         email_problems,
         sessions,
     };
     render_as(back.status, &page)
 }
 
-pub(super) async fn show(State(web): State<Web>, current: CurrentAccount) -> Result<Response, WebError> {
+pub(super) async fn show(
+    State(web): State<Web>,
+    current: CurrentAccount,
+) -> Result<Response, WebError> {
     show_with(&web, &current, CameBack::default()).await
 }
 
@@ -115,7 +135,11 @@ pub(super) async fn change_password(
     let account_id = current.account.account_id;
     let new = form.new_password.unwrap_or_else(super::sign::nothing);
     let done = async || {
-        current.flash(Flash::ok("Your password is changed. Every other session has ended.")).await?;
+        current
+            .flash(Flash::ok(
+                "Your password is changed. Every other session has ended.",
+            ))
+            .await?;
         Ok(Redirect::to("/account/security").into_response())
     };
     let refuse = async |field, sentence: String| {
@@ -131,9 +155,17 @@ pub(super) async fn change_password(
         if password_is_right(&web, &current, Some(new)).await? {
             return done().await;
         }
-        return refuse("current_password", "This is not your current password.".to_owned()).await;
+        return refuse(
+            "current_password",
+            "This is not your current password.".to_owned(),
+        )
+        .await;
     }
-    let email: Email = current.account.email.parse().map_err(|error| WebError::Bug(anyhow::Error::new(error)))?;
+    let email: Email = current
+        .account
+        .email
+        .parse()
+        .map_err(|error| WebError::Bug(anyhow::Error::new(error)))?;
     let hash = match app.passwords.hash_new(&new, &email).await {
         Ok(hash) => hash,
         Err(refused) => return refuse("new_password", sentence(&refused)).await,
@@ -144,7 +176,10 @@ pub(super) async fn change_password(
     links::void_all(&mut *transaction, account_id).await?;
     transaction.commit().await?;
     current.password_changed(hash.as_str()).await?;
-    post(&web, letters::password_changed(&app.public_url, &current.account.email));
+    post(
+        &web,
+        letters::password_changed(&app.public_url, &current.account.email),
+    );
     done().await
 }
 
@@ -173,7 +208,11 @@ pub(super) async fn change_email(
         show_with(&web, &current, back).await
     };
     let Ok(email) = form.email.parse::<Email>() else {
-        return refuse("email", "Enter an e-mail address, such as name@example.com.").await;
+        return refuse(
+            "email",
+            "Enter an e-mail address, such as name@example.com.",
+        )
+        .await;
     };
     if email.as_str() == account.email {
         return refuse("email", "This is your address already.").await;
@@ -182,7 +221,8 @@ pub(super) async fn change_email(
         return refuse("password", "This is not your password.").await;
     }
     // As with signing up, this tells whether an address is taken; so it is as throttled.
-    web.throttles.sign_up(context.client_address(), &email.key())?;
+    web.throttles
+        .sign_up(context.client_address(), &email.key())?;
     web.throttles.mail(context.client_address(), &email.key())?;
     match accounts::find_by_email(&app.db, &email).await {
         Ok(other) if other.account_id != account.account_id => {
@@ -191,10 +231,21 @@ pub(super) async fn change_email(
         Ok(_) | Err(AccountError::Unknown) => {}
         Err(error) => return Err(error.into()),
     }
-    let secret = links::create(&app.db, account.account_id, Purpose::ChangeEmail, email.as_str()).await?;
-    post(&web, letters::change_email(&app.public_url, email.as_str(), &secret));
+    let secret = links::create(
+        &app.db,
+        account.account_id,
+        Purpose::ChangeEmail,
+        email.as_str(),
+    )
+    .await?;
+    post(
+        &web,
+        letters::change_email(&app.public_url, email.as_str(), &secret),
+    );
     current
-        .flash(Flash::ok(format!("A link is on its way to {email}. The address changes when you confirm it.")))
+        .flash(Flash::ok(format!(
+            "A link is on its way to {email}. The address changes when you confirm it."
+        )))
         .await?;
     Ok(Redirect::to("/account/security").into_response())
 }
@@ -209,15 +260,24 @@ pub(super) async fn end_session(
         current.sign_out().await?;
         return Ok(Redirect::to("/login?done=signed-out").into_response());
     }
-    // One that has ended by now, or was never this account's, is the same to see: it is not in the list.
+    // One that has ended by now, or was never this account's, is the same to see: it is not in the
+    // list.
     if sessions::end(&web.app.db, current.account.account_id, hash).await? {
         current.flash(Flash::ok("The session is ended.")).await?;
     }
     Ok(Redirect::to("/account/security").into_response())
 }
 
-pub(super) async fn end_other_sessions(State(web): State<Web>, current: CurrentAccount) -> Result<Response, WebError> {
-    let ended = sessions::end_all_but(&web.app.db, current.account.account_id, Some(current.session_hash)).await?;
+pub(super) async fn end_other_sessions(
+    State(web): State<Web>,
+    current: CurrentAccount,
+) -> Result<Response, WebError> {
+    let ended = sessions::end_all_but(
+        &web.app.db,
+        current.account.account_id,
+        Some(current.session_hash),
+    )
+    .await?;
     current
         .flash(Flash::ok(match ended {
             0 => "There was no other session.".to_owned(),
@@ -239,8 +299,11 @@ struct DeletePage {
 impl DeletePage {
     async fn new(current: &CurrentAccount, problems: Problems) -> Result<Self, WebError> {
         Ok(Self {
-            page: current.page(problems.title("Delete your account"), Tab::Security).await?,
-            password: Field::password("password", "Your password", "current-password").of(&problems),
+            page: current
+                .page(problems.title("Delete your account"), Tab::Security)
+                .await?,
+            password: Field::password("password", "Your password", "current-password")
+                .of(&problems),
             problems,
         })
     }
@@ -263,7 +326,10 @@ pub(super) async fn delete(
 ) -> Result<Response, WebError> {
     if !password_is_right(&web, &current, form.password).await? {
         let problems = Problems::one("", "password", "This is not your password.");
-        return render_as(StatusCode::UNPROCESSABLE_ENTITY, &DeletePage::new(&current, problems).await?);
+        return render_as(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            &DeletePage::new(&current, problems).await?,
+        );
     }
     accounts::delete(&web.app.db, current.account.account_id).await?;
     current.sign_out().await?;

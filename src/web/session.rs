@@ -30,7 +30,8 @@ const FLASH: &str = "flash";
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct SignedIn {
     account_id: AccountId,
-    /// Of the password that they signed in with: another password ends the session by itself, also one that was just beginning.
+    /// Of the password that they signed in with: another password ends the session by itself, also
+    /// one that was just beginning.
     password: String,
     address: Option<IpAddr>,
     user_agent: Option<String>,
@@ -63,9 +64,11 @@ impl SessionStore for Store {
             .get(SIGNED_IN)
             .cloned()
             .and_then(|value| serde_json::from_value(value).ok())
-            .ok_or_else(|| session_store::Error::Encode("a session of nobody is not kept".to_owned()))?;
-        let data =
-            serde_json::to_value(&record.data).map_err(|error| session_store::Error::Encode(error.to_string()))?;
+            .ok_or_else(|| {
+                session_store::Error::Encode("a session of nobody is not kept".to_owned())
+            })?;
+        let data = serde_json::to_value(&record.data)
+            .map_err(|error| session_store::Error::Encode(error.to_string()))?;
         loop {
             let session = NewSession {
                 hash: hash(&record.id),
@@ -82,18 +85,27 @@ impl SessionStore for Store {
     }
 
     async fn save(&self, record: &Record) -> session_store::Result<()> {
-        let data =
-            serde_json::to_value(&record.data).map_err(|error| session_store::Error::Encode(error.to_string()))?;
+        let data = serde_json::to_value(&record.data)
+            .map_err(|error| session_store::Error::Encode(error.to_string()))?;
         // One that was ended while this request ran stays ended.
-        sessions::save(&self.db, hash(&record.id), &data).await.map_err(backend)?;
+        sessions::save(&self.db, hash(&record.id), &data)
+            .await
+            .map_err(backend)?;
         Ok(())
     }
 
     async fn load(&self, id: &Id) -> session_store::Result<Option<Record>> {
-        let Some(data) = sessions::load(&self.db, hash(id)).await.map_err(backend)? else { return Ok(None) };
-        let data = serde_json::from_value(data).map_err(|error| session_store::Error::Decode(error.to_string()))?;
+        let Some(data) = sessions::load(&self.db, hash(id)).await.map_err(backend)? else {
+            return Ok(None);
+        };
+        let data = serde_json::from_value(data)
+            .map_err(|error| session_store::Error::Decode(error.to_string()))?;
         // The table's clock has decided that it has not ended; the cookie goes by its own.
-        Ok(Some(Record { id: *id, data, expiry_date: cookie::time::OffsetDateTime::now_utc() + cookie_life() }))
+        Ok(Some(Record {
+            id: *id,
+            data,
+            expiry_date: cookie::time::OffsetDateTime::now_utc() + cookie_life(),
+        }))
     }
 
     async fn delete(&self, id: &Id) -> session_store::Result<()> {
@@ -108,8 +120,13 @@ fn cookie_life() -> cookie::time::Duration {
 /// The layer that finds the session of a request and sets its cookie.
 pub(super) fn layer(db: PgPool, public_url: &Url) -> SessionManagerLayer<Store> {
     let over_tls = public_url.scheme() == "https";
-    // With the prefix, a browser takes the cookie only over TLS, from this very host, for the whole of it.
-    let name = if over_tls { "__Host-lockable" } else { "lockable" };
+    // With the prefix, a browser takes the cookie only over TLS, from this very host, for the whole
+    // of it.
+    let name = if over_tls {
+        "__Host-lockable"
+    } else {
+        "lockable"
+    };
     SessionManagerLayer::new(Store { db })
         .with_name(name)
         .with_secure(over_tls)
@@ -121,15 +138,27 @@ pub(super) fn layer(db: PgPool, public_url: &Url) -> SessionManagerLayer<Store> 
 
 /// Browsers ignore a cookie with that prefix that is not Secure, also one that removes another.
 pub(super) fn secure_removals(headers: &mut axum::http::HeaderMap) {
-    let cookies: Vec<_> = headers.get_all(header::SET_COOKIE).iter().cloned().collect();
-    if !cookies.iter().any(|cookie| cookie.as_bytes().starts_with(b"__Host-")) {
+    let cookies: Vec<_> = headers
+        .get_all(header::SET_COOKIE)
+        .iter()
+        .cloned()
+        .collect();
+    if !cookies
+        .iter()
+        .any(|cookie| cookie.as_bytes().starts_with(b"__Host-"))
+    {
         return;
     }
     headers.remove(header::SET_COOKIE);
     for cookie in cookies {
         let text = cookie.to_str().unwrap_or_default();
         let secured = (text.starts_with("__Host-") && !text.contains("; Secure"))
-            .then(|| axum::http::HeaderValue::from_str(&format!("{text}; Secure; HttpOnly; SameSite=Lax")).ok())
+            .then(|| {
+                axum::http::HeaderValue::from_str(&format!(
+                    "{text}; Secure; HttpOnly; SameSite=Lax"
+                ))
+                .ok()
+            })
             .flatten();
         headers.append(header::SET_COOKIE, secured.unwrap_or(cookie));
     }
@@ -137,7 +166,9 @@ pub(super) fn secure_removals(headers: &mut axum::http::HeaderMap) {
 
 fn unavailable(error: tower_sessions::session::Error) -> WebError {
     match error {
-        tower_sessions::session::Error::Store(session_store::Error::Backend(_)) => WebError::Unavailable,
+        tower_sessions::session::Error::Store(session_store::Error::Backend(_)) => {
+            WebError::Unavailable
+        }
         error => WebError::Bug(error.into()),
     }
 }
@@ -160,16 +191,24 @@ pub(super) async fn sign_in(
         address: Some(context.client_address()),
         user_agent,
     };
-    session.insert(SIGNED_IN, signed_in).await.map_err(unavailable)?;
+    session
+        .insert(SIGNED_IN, signed_in)
+        .await
+        .map_err(unavailable)?;
     session.save().await.map_err(unavailable)
 }
 
 /// Ends the session of a request, if it has one.
 pub(super) async fn end(session: &Session) -> Result<(), WebError> {
-    if session.id().is_some() { session.flush().await.map_err(unavailable) } else { Ok(()) }
+    if session.id().is_some() {
+        session.flush().await.map_err(unavailable)
+    } else {
+        Ok(())
+    }
 }
 
-/// The account that is signed in. As an argument of a handler it sends everybody else to the sign-in page.
+/// The account that is signed in. As an argument of a handler it sends everybody else to the
+/// sign-in page.
 #[derive(Debug, Clone)]
 pub struct CurrentAccount {
     /// The account, as it stands now.
@@ -186,11 +225,26 @@ impl CurrentAccount {
     /// # Errors
     /// When the database does not answer.
     pub async fn page(&self, title: impl Into<String>, tab: Tab) -> Result<Page, WebError> {
-        let flash = match self.session.get::<Flash>(FLASH).await.map_err(unavailable)? {
+        let flash = match self
+            .session
+            .get::<Flash>(FLASH)
+            .await
+            .map_err(unavailable)?
+        {
             None => None,
-            Some(_) => self.session.remove::<Flash>(FLASH).await.map_err(unavailable)?,
+            Some(_) => self
+                .session
+                .remove::<Flash>(FLASH)
+                .await
+                .map_err(unavailable)?,
         };
-        Ok(Page { title: title.into(), tab, viewer: Some(self.viewer()), neutral: false, flash })
+        Ok(Page {
+            title: title.into(),
+            tab,
+            viewer: Some(self.viewer()),
+            neutral: false,
+            flash,
+        })
     }
 
     /// Says something on the next page.
@@ -203,7 +257,10 @@ impl CurrentAccount {
 
     /// As pages show it.
     pub fn viewer(&self) -> Viewer {
-        Viewer { email: self.account.email.clone(), is_admin: self.account.is_admin }
+        Viewer {
+            email: self.account.email.clone(),
+            is_admin: self.account.is_admin,
+        }
     }
 
     /// As the audit log names it.
@@ -218,11 +275,19 @@ impl CurrentAccount {
 
     /// The session goes on with another password.
     pub(super) async fn password_changed(&self, password_hash: &str) -> Result<(), WebError> {
-        let Some(mut signed_in) = self.session.get::<SignedIn>(SIGNED_IN).await.map_err(unavailable)? else {
+        let Some(mut signed_in) = self
+            .session
+            .get::<SignedIn>(SIGNED_IN)
+            .await
+            .map_err(unavailable)?
+        else {
             return Ok(());
         };
         signed_in.password = fingerprint(Some(password_hash));
-        self.session.insert(SIGNED_IN, signed_in).await.map_err(unavailable)?;
+        self.session
+            .insert(SIGNED_IN, signed_in)
+            .await
+            .map_err(unavailable)?;
         self.session.save().await.map_err(unavailable)
     }
 
@@ -233,15 +298,32 @@ impl CurrentAccount {
 
     async fn from_parts(parts: &Parts, app: &App) -> Result<Self, WebError> {
         let bug = |what: &'static str| WebError::Bug(anyhow::anyhow!(what));
-        let session = parts.extensions.get::<Session>().cloned().ok_or_else(|| bug("no session layer"))?;
-        let context = parts.extensions.get::<RequestContext>().cloned().ok_or_else(|| bug("no request context"))?;
+        let session = parts
+            .extensions
+            .get::<Session>()
+            .cloned()
+            .ok_or_else(|| bug("no session layer"))?;
+        let context = parts
+            .extensions
+            .get::<RequestContext>()
+            .cloned()
+            .ok_or_else(|| bug("no request context"))?;
         let not_signed_in = || WebError::SignIn {
             back: (parts.method == Method::GET)
-                .then(|| parts.extensions.get::<axum::extract::OriginalUri>().map_or(&parts.uri, |uri| &uri.0))
+                .then(|| {
+                    parts
+                        .extensions
+                        .get::<axum::extract::OriginalUri>()
+                        .map_or(&parts.uri, |uri| &uri.0)
+                })
                 .and_then(|uri| uri.path_and_query())
                 .map(ToString::to_string),
         };
-        let signed_in = session.get::<SignedIn>(SIGNED_IN).await.map_err(unavailable)?.ok_or_else(not_signed_in)?;
+        let signed_in = session
+            .get::<SignedIn>(SIGNED_IN)
+            .await
+            .map_err(unavailable)?
+            .ok_or_else(not_signed_in)?;
         let session_hash = session.id().as_ref().map(hash).ok_or_else(not_signed_in)?;
         let account = match accounts::find(&app.db, signed_in.account_id).await {
             Ok(account) => account,
@@ -258,7 +340,12 @@ impl CurrentAccount {
             session.flush().await.map_err(unavailable)?;
             return Err(suspended(reason));
         }
-        Ok(Self { account, session_hash, session, context })
+        Ok(Self {
+            account,
+            session_hash,
+            session,
+            context,
+        })
     }
 }
 
@@ -315,7 +402,11 @@ where
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, WebError> {
         let current = CurrentAccount::from_parts(parts, &App::from_ref(state)).await?;
-        if current.account.is_admin { Ok(Self(current)) } else { Err(WebError::NotFound) }
+        if current.account.is_admin {
+            Ok(Self(current))
+        } else {
+            Err(WebError::NotFound)
+        }
     }
 }
 

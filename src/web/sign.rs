@@ -50,7 +50,10 @@ impl SignUp {
     fn new(email: &str, problems: Problems) -> Self {
         Self {
             page: Page::visitor(problems.title("Create an account"), Tab::None),
-            email: Field::email("email", "E-mail address").value(email).autocomplete("username").of(&problems),
+            email: Field::email("email", "E-mail address")
+                .value(email)
+                .autocomplete("username")
+                .of(&problems),
             password: new_password_field("password", "Password").of(&problems),
             problems,
         }
@@ -58,10 +61,12 @@ impl SignUp {
 }
 
 pub(super) fn new_password_field(name: &'static str, label: &str) -> Field {
-    Field::password(name, label, "new-password").attribute("minlength", passwords::MIN_CHARS.to_string()).hint(format!(
-        "At least {} characters. A few words that you make up are easiest to remember.",
-        passwords::MIN_CHARS
-    ))
+    Field::password(name, label, "new-password")
+        .attribute("minlength", passwords::MIN_CHARS.to_string())
+        .hint(format!(
+            "At least {} characters. A few words that you make up are easiest to remember.",
+            passwords::MIN_CHARS
+        ))
 }
 
 pub(super) async fn signup_form(current: Option<CurrentAccount>) -> Result<Response, WebError> {
@@ -81,15 +86,25 @@ pub(super) async fn signup(
     let app = &web.app;
     let mut problems = Problems::default();
     let Ok(email) = form.email.parse::<Email>() else {
-        problems.add("email", "Enter an e-mail address, such as name@example.com.");
-        return render_as(StatusCode::UNPROCESSABLE_ENTITY, &SignUp::new(&form.email, problems));
+        problems.add(
+            "email",
+            "Enter an e-mail address, such as name@example.com.",
+        );
+        return render_as(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            &SignUp::new(&form.email, problems),
+        );
     };
-    web.throttles.sign_up(context.client_address(), &email.key())?;
+    web.throttles
+        .sign_up(context.client_address(), &email.key())?;
     let password = match app.passwords.hash_new(&form.password, &email).await {
         Ok(password) => password,
         Err(refused) => {
             problems.add("password", sentence(&refused));
-            return render_as(StatusCode::UNPROCESSABLE_ENTITY, &SignUp::new(&form.email, problems));
+            return render_as(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                &SignUp::new(&form.email, problems),
+            );
         }
     };
     let new = NewAccount {
@@ -102,21 +117,43 @@ pub(super) async fn signup(
     match accounts::create(&app.db, new, None).await {
         Ok(account_id) => {
             send_verification(&web, account_id, email.as_str()).await?;
-            sign_in(&session, &context, user_agent(&headers), account_id, Some(password.as_str())).await?;
+            sign_in(
+                &session,
+                &context,
+                user_agent(&headers),
+                account_id,
+                Some(password.as_str()),
+            )
+            .await?;
             Ok(Redirect::to("/account").into_response())
         }
         Err(AccountError::EmailTaken) => {
-            // The form sent twice, or somebody who forgot that they have an account: with the right password, that is signing in.
-            web.throttles.sign_in(context.client_address(), &email.key())?;
+            // The form sent twice, or somebody who forgot that they have an account: with the right
+            // password, that is signing in.
+            web.throttles
+                .sign_in(context.client_address(), &email.key())?;
             if let Some((account, hash)) = verified(&web, &email, &form.password).await? {
                 if let Some(reason) = &account.suspended_reason {
                     return Err(suspended(reason));
                 }
-                sign_in(&session, &context, user_agent(&headers), account.account_id, Some(&hash)).await?;
+                sign_in(
+                    &session,
+                    &context,
+                    user_agent(&headers),
+                    account.account_id,
+                    Some(&hash),
+                )
+                .await?;
                 return Ok(Redirect::to("/account").into_response());
             }
-            problems.add("email", "There is an account with this address. Sign in, or ask for a new password.");
-            render_as(StatusCode::UNPROCESSABLE_ENTITY, &SignUp::new(&form.email, problems))
+            problems.add(
+                "email",
+                "There is an account with this address. Sign in, or ask for a new password.",
+            );
+            render_as(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                &SignUp::new(&form.email, problems),
+            )
         }
         Err(error) => Err(error.into()),
     }
@@ -129,7 +166,10 @@ pub(super) async fn send_verification(
     email: &str,
 ) -> Result<(), WebError> {
     let secret = links::create(&web.app.db, account_id, Purpose::VerifyEmail, email).await?;
-    post(web, letters::verify_email(&web.app.public_url, email, &secret));
+    post(
+        web,
+        letters::verify_email(&web.app.public_url, email, &secret),
+    );
     Ok(())
 }
 
@@ -140,7 +180,8 @@ pub(super) fn post(web: &Web, letter: crate::mail::Letter) {
     }
 }
 
-/// The account of this address and its password's hash, if this is its password. Takes as long where there is none.
+/// The account of this address and its password's hash, if this is its password. Takes as long
+/// where there is none.
 pub(super) async fn verified(
     web: &Web,
     email: &Email,
@@ -153,7 +194,9 @@ pub(super) async fn verified(
         Err(error) => return Err(error.into()),
     };
     // Asked also for nobody's, so that the time says nothing.
-    let account_id = account.as_ref().map_or(crate::id::AccountId(0), |account| account.account_id);
+    let account_id = account
+        .as_ref()
+        .map_or(crate::id::AccountId(0), |account| account.account_id);
     let hash = accounts::password_hash(&app.db, account_id).await?;
     let is_right = app.passwords.verify(password, hash.as_deref()).await;
     Ok(account.zip(hash).filter(|_| is_right))
@@ -163,7 +206,10 @@ pub(super) async fn verified(
 pub(super) fn sentence(error: &impl std::fmt::Display) -> String {
     let text = error.to_string();
     let mut chars = text.chars();
-    let first = chars.next().map(|first| first.to_uppercase().to_string()).unwrap_or_default();
+    let first = chars
+        .next()
+        .map(|first| first.to_uppercase().to_string())
+        .unwrap_or_default();
     format!("{first}{}.", chars.as_str().trim_end_matches('.'))
 }
 
@@ -182,7 +228,10 @@ impl SignIn {
     fn new(email: &str, next: Option<&str>, problems: Problems) -> Self {
         Self {
             page: Page::visitor(problems.title("Sign in"), Tab::SignIn),
-            email: Field::email("email", "E-mail address").value(email).autocomplete("username").of(&problems),
+            email: Field::email("email", "E-mail address")
+                .value(email)
+                .autocomplete("username")
+                .of(&problems),
             password: Field::password("password", "Password", "current-password").of(&problems),
             next: next.unwrap_or_default().to_owned(),
             asked_for_page: next.is_some() && problems.is_empty(),
@@ -237,7 +286,9 @@ pub(super) async fn login_form(
         return Ok(Redirect::to(next.unwrap_or("/account")).into_response());
     }
     let mut form = SignIn::new("", next, Problems::default());
-    let done = query.done.and_then(|done| serde_json::from_value::<Done>(done.into()).ok());
+    let done = query
+        .done
+        .and_then(|done| serde_json::from_value::<Done>(done.into()).ok());
     form.page.flash = done.map(Done::flash);
     render_as(StatusCode::OK, &form)
 }
@@ -252,24 +303,40 @@ pub(super) async fn login(
     let next = local(&form.next);
     let mut problems = Problems::default();
     let email = form.email.parse::<Email>();
-    let key = email.as_ref().map_or_else(|_| form.email.trim().to_lowercase(), Email::key);
+    let key = email
+        .as_ref()
+        .map_or_else(|_| form.email.trim().to_lowercase(), Email::key);
     web.throttles.sign_in(context.client_address(), &key)?;
     let found = match &email {
         Ok(email) => verified(&web, email, &form.password).await?,
         Err(_) => None,
     };
     let Some((account, hash)) = found else {
-        problems.add("email", "This address and password do not belong together. Check both.");
-        return render_as(StatusCode::UNPROCESSABLE_ENTITY, &SignIn::new(&form.email, next, problems));
+        problems.add(
+            "email",
+            "This address and password do not belong together. Check both.",
+        );
+        return render_as(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            &SignIn::new(&form.email, next, problems),
+        );
     };
     if let Some(reason) = &account.suspended_reason {
         return Err(suspended(reason));
     }
-    sign_in(&session, &context, user_agent(&headers), account.account_id, Some(&hash)).await?;
+    sign_in(
+        &session,
+        &context,
+        user_agent(&headers),
+        account.account_id,
+        Some(&hash),
+    )
+    .await?;
     Ok(Redirect::to(next.unwrap_or("/account")).into_response())
 }
 
-/// Signing out twice, or with a session that has ended, is signing out. Not when the database is away: then it did not happen.
+/// Signing out twice, or with a session that has ended, is signing out. Not when the database is
+/// away: then it did not happen.
 pub(super) async fn logout(session: Session) -> Result<Response, WebError> {
     end(&session).await?;
     Ok(Redirect::to("/login?done=signed-out").into_response())
@@ -284,7 +351,14 @@ mod tests {
         for good in ["/account", "/account/locks?prefix=a%20b", "/"] {
             assert_eq!(local(good), Some(good));
         }
-        for bad in ["", "account", "//evil.example", "/\\evil.example", "https://evil.example", "/a\r\nSet-Cookie: x"] {
+        for bad in [
+            "",
+            "account",
+            "//evil.example",
+            "/\\evil.example",
+            "https://evil.example",
+            "/a\r\nSet-Cookie: x",
+        ] {
             assert_eq!(local(bad), None, "{bad:?}");
         }
     }

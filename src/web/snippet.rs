@@ -1,4 +1,5 @@
-//! Code that is there to be copied: a dark block with a caption and, where script runs, a copy button.
+//! Code that is there to be copied: a dark block with a caption and, where script runs, a copy
+//! button.
 
 use askama::Template;
 
@@ -16,7 +17,12 @@ impl askama::filters::HtmlSafe for Snippet {}
 impl Snippet {
     /// `id` is the block's id in the page, unique there.
     pub fn new(id: &'static str, caption: impl Into<String>, code: impl Into<String>) -> Self {
-        Self { id, caption: caption.into(), code: code.into(), wrap: false }
+        Self {
+            id,
+            caption: caption.into(),
+            code: code.into(),
+            wrap: false,
+        }
     }
 
     /// Breaks long lines instead of scrolling.

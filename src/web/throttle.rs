@@ -1,6 +1,8 @@
-//! How often one address, or one e-mail address, may try: against guessing passwords and finding out who has an account.
+//! How often one address, or one e-mail address, may try: against guessing passwords and finding
+//! out who has an account.
 //!
-//! Counted on this node, in memory. By e-mail address alone the limit is wide, because everybody may use it up for its owner.
+//! Counted on this node, in memory. By e-mail address alone the limit is wide, because everybody
+//! may use it up for its owner.
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
@@ -25,8 +27,12 @@ impl Limiter {
     /// `burst` at once, then one each `period`.
     fn new(burst: u32, period: Duration) -> Self {
         let burst = NonZeroU32::new(burst).expect("a burst is at least one");
-        let quota = Quota::with_period(period).expect("a period is longer than nothing").allow_burst(burst);
-        Self { limiter: RateLimiter::dashmap(quota) }
+        let quota = Quota::with_period(period)
+            .expect("a period is longer than nothing")
+            .allow_burst(burst);
+        Self {
+            limiter: RateLimiter::dashmap(quota),
+        }
     }
 
     fn check(&self, key: u64) -> Result<(), WebError> {
@@ -35,7 +41,9 @@ impl Limiter {
         }
         self.limiter.check_key(&key).map_err(|refused| {
             let wait = refused.wait_time_from(DefaultClock::default().now());
-            WebError::Throttled { retry_after_s: wait.as_secs() + 1 }
+            WebError::Throttled {
+                retry_after_s: wait.as_secs() + 1,
+            }
         })
     }
 }
@@ -100,7 +108,8 @@ impl Throttles {
     /// # Errors
     /// As [`Self::sign_in`].
     pub(crate) fn sign_up(&self, address: IpAddr, email: &str) -> Result<(), WebError> {
-        self.sign_up_by_address.check(self.key(throttle_key(address)))?;
+        self.sign_up_by_address
+            .check(self.key(throttle_key(address)))?;
         self.sign_up_by_email.check(self.key(email))
     }
 
@@ -109,7 +118,8 @@ impl Throttles {
     /// # Errors
     /// As [`Self::sign_in`].
     pub(crate) fn mail(&self, address: IpAddr, email: &str) -> Result<(), WebError> {
-        self.mail_by_address.check(self.key(throttle_key(address)))?;
+        self.mail_by_address
+            .check(self.key(throttle_key(address)))?;
         self.mail_by_email.check(self.key(email))
     }
 
@@ -141,7 +151,10 @@ mod tests {
         for _ in 0..10 {
             throttles.sign_in(theirs, "me@example.com").unwrap();
         }
-        assert!(matches!(throttles.sign_in(theirs, "me@example.com"), Err(WebError::Throttled { retry_after_s: 1.. })));
+        assert!(matches!(
+            throttles.sign_in(theirs, "me@example.com"),
+            Err(WebError::Throttled { retry_after_s: 1.. })
+        ));
         throttles.sign_in(mine, "me@example.com").unwrap();
     }
 }

@@ -1,4 +1,5 @@
-//! `/account/tokens`: creating, rotating and revoking API tokens. The token itself is shown once, in the answer that makes it.
+//! `/account/tokens`: creating, rotating and revoking API tokens. The token itself is shown once,
+//! in the answer that makes it.
 
 use std::time::Duration;
 
@@ -28,11 +29,21 @@ use crate::secret::Secret;
 use crate::tokens::{self, NewToken, Scope, Token, TokenError};
 
 /// How long a token may be made to last, days.
-const EXPIRIES: [(i64, &str); 6] =
-    [(0, "Never"), (1, "In a day"), (7, "In 7 days"), (30, "In 30 days"), (90, "In 90 days"), (365, "In a year")];
+const EXPIRIES: [(i64, &str); 6] = [
+    (0, "Never"),
+    (1, "In a day"),
+    (7, "In 7 days"),
+    (30, "In 30 days"),
+    (90, "In 90 days"),
+    (365, "In a year"),
+];
 
 /// How long the old token may still work after a rotation, seconds.
-const OVERLAPS: [(u64, &str); 3] = [(0, "Not at all"), (3600, "For an hour"), (86_400, "For a day")];
+const OVERLAPS: [(u64, &str); 3] = [
+    (0, "Not at all"),
+    (3600, "For an hour"),
+    (86_400, "For a day"),
+];
 
 /// A token as a row of the list.
 pub(super) struct TokenRow {
@@ -86,8 +97,14 @@ pub(super) struct NewTokenForm {
 
 impl NewTokenForm {
     pub(super) fn new(form: &TokenForm, namespaces: &[Namespace], problems: &Problems) -> Self {
-        let namespaces = namespaces.iter().map(|namespace| Choice::new(&namespace.name, &namespace.name)).collect();
-        let expiries = EXPIRIES.iter().map(|(days, label)| Choice::new(days.to_string(), *label)).collect();
+        let namespaces = namespaces
+            .iter()
+            .map(|namespace| Choice::new(&namespace.name, &namespace.name))
+            .collect();
+        let expiries = EXPIRIES
+            .iter()
+            .map(|(days, label)| Choice::new(days.to_string(), *label))
+            .collect();
         let scopes = vec![
             Choice::new("locks", "Locks")
                 .hint("Takes, keeps and gives back locks in its namespace. What programs need."),
@@ -95,7 +112,13 @@ impl NewTokenForm {
                 "Also for managing the account by API v2, which is not built yet: until then it does no more than Locks.",
             ),
         ];
-        let or = |value: &str, default: &str| if value.is_empty() { default.to_owned() } else { value.to_owned() };
+        let or = |value: &str, default: &str| {
+            if value.is_empty() {
+                default.to_owned()
+            } else {
+                value.to_owned()
+            }
+        };
         Self {
             label: Field::text("label", "Label")
                 .value(&form.label)
@@ -106,8 +129,12 @@ impl NewTokenForm {
             namespace: Field::select("namespace", "Namespace", namespaces)
                 .value(or(&form.namespace, crate::namespaces::PUBLIC))
                 .of(problems),
-            expires: Field::select("expires", "Expires", expiries).value(or(&form.expires, "0")).of(problems),
-            scope: Field::radio("scope", "Scope", scopes).value(or(&form.scope, "locks")).of(problems),
+            expires: Field::select("expires", "Expires", expiries)
+                .value(or(&form.expires, "0"))
+                .of(problems),
+            scope: Field::radio("scope", "Scope", scopes)
+                .value(or(&form.scope, "locks"))
+                .of(problems),
             password: Field::password("password", "Your password", "current-password")
                 .optional()
                 .hint("Only for the scope Manage.")
@@ -161,7 +188,12 @@ pub(super) async fn create(
         }
         Err(problem) => problem,
     };
-    let back = CameBack { status, token: form, token_problems: Some(problems), ..CameBack::default() };
+    let back = CameBack {
+        status,
+        token: form,
+        token_problems: Some(problems),
+        ..CameBack::default()
+    };
     show_with(&web, &current, back).await
 }
 
@@ -173,11 +205,19 @@ async fn try_create(
     password: Option<Secret>,
 ) -> Result<Result<Secret, (StatusCode, Problems)>, WebError> {
     let app = &web.app;
-    let refuse =
-        |field, sentence: String| Ok(Err((StatusCode::UNPROCESSABLE_ENTITY, Problems::one("token-", field, sentence))));
+    let refuse = |field, sentence: String| {
+        Ok(Err((
+            StatusCode::UNPROCESSABLE_ENTITY,
+            Problems::one("token-", field, sentence),
+        )))
+    };
     if app.mail.is_by_smtp() && current.account.email_verified_at.is_none() {
-        let sentence = "Confirm your e-mail address first: press the button in the mail that we sent you.";
-        return Ok(Err((StatusCode::FORBIDDEN, Problems::one("token-", "label", sentence))));
+        let sentence =
+            "Confirm your e-mail address first: press the button in the mail that we sent you.";
+        return Ok(Err((
+            StatusCode::FORBIDDEN,
+            Problems::one("token-", "label", sentence),
+        )));
     }
     let scope = match form.scope.as_str() {
         "" => Scope::Locks,
@@ -186,20 +226,37 @@ async fn try_create(
             Err(error) => return refuse("scope", sentence(&error)),
         },
     };
-    let days = form.expires.parse::<i64>().unwrap_or(if form.expires.is_empty() { 0 } else { -1 });
+    let days = form
+        .expires
+        .parse::<i64>()
+        .unwrap_or(if form.expires.is_empty() { 0 } else { -1 });
     let expires_at = match days {
         0 => None,
-        days if EXPIRIES.iter().any(|(choice, _)| *choice == days) => Some(Utc::now() + TimeDelta::days(days)),
+        days if EXPIRIES.iter().any(|(choice, _)| *choice == days) => {
+            Some(Utc::now() + TimeDelta::days(days))
+        }
         _ => return refuse("expires", "Choose one of the times in the list.".to_owned()),
     };
-    let namespace = if form.namespace.is_empty() { crate::namespaces::PUBLIC } else { &form.namespace };
+    let namespace = if form.namespace.is_empty() {
+        crate::namespaces::PUBLIC
+    } else {
+        &form.namespace
+    };
     if !crate::plans::is_slug(namespace) {
         return refuse("namespace", "Choose one of your namespaces.".to_owned());
     }
     if scope == Scope::Manage && !password_is_right(web, current, password).await? {
-        return refuse("password", "Enter your password to create a token that can manage your account.".to_owned());
+        return refuse(
+            "password",
+            "Enter your password to create a token that can manage your account.".to_owned(),
+        );
     }
-    let new = NewToken { label: &form.label, namespace, scope, expires_at };
+    let new = NewToken {
+        label: &form.label,
+        namespace,
+        scope,
+        expires_at,
+    };
     let make = tokens::create(&app.db, &current.account, &new);
     let asked = Asked::Create {
         label: form.label.trim().to_owned(),
@@ -207,19 +264,28 @@ async fn try_create(
         scope: scope.as_str(),
         days,
     };
-    match web.once.make(&app.db, current.account.account_id, &form.once, asked, make).await {
+    match web
+        .once
+        .make(&app.db, current.account.account_id, &form.once, asked, make)
+        .await
+    {
         Ok(made) => Ok(Ok(made)),
         Err(error) => match error {
-            TokenError::InvalidLabel | TokenError::TooMany { .. } => refuse("label", sentence(&error)),
+            TokenError::InvalidLabel | TokenError::TooMany { .. } => {
+                refuse("label", sentence(&error))
+            }
             TokenError::UnknownScope => refuse("scope", sentence(&error)),
-            TokenError::UnknownNamespace => refuse("namespace", "Choose one of your namespaces.".to_owned()),
+            TokenError::UnknownNamespace => {
+                refuse("namespace", "Choose one of your namespaces.".to_owned())
+            }
             TokenError::ExpiryInThePast => refuse("expires", sentence(&error)),
             TokenError::Unknown | TokenError::Database(_) => Err(error.into()),
         },
     }
 }
 
-/// Whether this is the password of who is signed in. Throttled: a session alone must not be enough to find it out.
+/// Whether this is the password of who is signed in. Throttled: a session alone must not be enough
+/// to find it out.
 pub(super) async fn password_is_right(
     web: &Web,
     current: &CurrentAccount,
@@ -252,12 +318,22 @@ async fn token_page(
     chosen: &str,
     problems: Problems,
 ) -> Result<TokenPage, WebError> {
-    let overlaps = OVERLAPS.iter().map(|(seconds, label)| Choice::new(seconds.to_string(), *label)).collect();
+    let overlaps = OVERLAPS
+        .iter()
+        .map(|(seconds, label)| Choice::new(seconds.to_string(), *label))
+        .collect();
     let password = (token.scope == Scope::Manage.as_str())
         .then(|| Field::password("password", "Your password", "current-password").of(&problems));
     Ok(TokenPage {
-        page: current.page(problems.title(&format!("Token {}", token.label)), Tab::Account).await?,
-        keep_old: Field::radio("keep_old", "The old token still works", overlaps).value(chosen).of(&problems),
+        page: current
+            .page(
+                problems.title(&format!("Token {}", token.label)),
+                Tab::Account,
+            )
+            .await?,
+        keep_old: Field::radio("keep_old", "The old token still works", overlaps)
+            .value(chosen)
+            .of(&problems),
         once: once::form_id(),
         token: token.into(),
         problems,
@@ -269,7 +345,10 @@ async fn token_page(
 async fn find(web: &Web, current: &CurrentAccount, token_id: &str) -> Result<Token, WebError> {
     let token_id: TokenId = token_id.parse().map_err(|_| WebError::NotFound)?;
     let tokens = tokens::list(&web.app.db, current.account.account_id).await?;
-    tokens.into_iter().find(|token| token.token_id == token_id).ok_or(WebError::NotFound)
+    tokens
+        .into_iter()
+        .find(|token| token.token_id == token_id)
+        .ok_or(WebError::NotFound)
 }
 
 pub(super) async fn show(
@@ -297,17 +376,26 @@ pub(super) async fn rotate(
 ) -> Result<Response, WebError> {
     let account_id = current.account.account_id;
     let token_id: TokenId = token_id.parse().map_err(|_| WebError::NotFound)?;
-    // Sent twice, the token may be gone by the second time, and still its successor is what was asked for.
+    // Sent twice, the token may be gone by the second time, and still its successor is what was
+    // asked for.
     let token = match find(&web, &current, &token_id.to_string()).await {
         Ok(token) => Some(token),
         Err(WebError::NotFound) => None,
         Err(error) => return Err(error),
     };
     if let Some(token) = &token {
-        let problem = if !OVERLAPS.iter().any(|(seconds, _)| seconds.to_string() == form.keep_old) {
+        let problem = if !OVERLAPS
+            .iter()
+            .any(|(seconds, _)| seconds.to_string() == form.keep_old)
+        {
             Some(("keep_old", "Choose how long the old token still works."))
-        } else if token.scope == Scope::Manage.as_str() && !password_is_right(&web, &current, form.password).await? {
-            Some(("password", "Enter your password to rotate a token that can manage your account."))
+        } else if token.scope == Scope::Manage.as_str()
+            && !password_is_right(&web, &current, form.password).await?
+        {
+            Some((
+                "password",
+                "Enter your password to rotate a token that can manage your account.",
+            ))
         } else {
             None
         };
@@ -324,8 +412,14 @@ pub(super) async fn rotate(
         }
         tokens::rotate(&web.app.db, &current.account, token_id, overlap).await
     };
-    let asked = Asked::Rotate { token_id, overlap_s: overlap.as_secs() };
-    let made = web.once.make(&web.app.db, account_id, &form.once, asked, make).await;
+    let asked = Asked::Rotate {
+        token_id,
+        overlap_s: overlap.as_secs(),
+    };
+    let made = web
+        .once
+        .make(&web.app.db, account_id, &form.once, asked, make)
+        .await;
     let made = match (made, token) {
         (Ok(made), _) => made,
         (Err(error @ TokenError::TooMany { .. }), Some(token)) => {
@@ -340,7 +434,14 @@ pub(super) async fn rotate(
         3600 => "The old token still works for an hour.",
         _ => "The old token still works for a day.",
     };
-    created(&web, &current, &made, "The token's successor", sentence.to_owned()).await
+    created(
+        &web,
+        &current,
+        &made,
+        "The token's successor",
+        sentence.to_owned(),
+    )
+    .await
 }
 
 pub(super) async fn revoke(
@@ -351,7 +452,11 @@ pub(super) async fn revoke(
     let token_id: TokenId = token_id.parse().map_err(|_| WebError::NotFound)?;
     match tokens::revoke(&web.app.db, current.account.account_id, token_id).await {
         Ok(()) => {
-            current.flash(Flash::ok("The token is revoked. Programs that use it are refused from now on.")).await?;
+            current
+                .flash(Flash::ok(
+                    "The token is revoked. Programs that use it are refused from now on.",
+                ))
+                .await?;
         }
         Err(error) => return Err(error.into()),
     }

@@ -1,5 +1,5 @@
-//! axe-core on the page that is open, by day on a desktop and by night on a phone. All of its rules, also those that are
-//! only good practice.
+//! axe-core on the page that is open, by day on a desktop and by night on a phone. All of its
+//! rules, also those that are only good practice.
 
 use serde_json::Value;
 
@@ -25,10 +25,20 @@ pub(crate) async fn check(browser: &Browser, page: &str) {
         browser.scheme(scheme).await;
         browser.resize(width, height).await;
         let violations = browser.client.execute_async(RUN, vec![]).await.unwrap();
-        let Value::Array(violations) = violations else { panic!("{violations}") };
-        found.extend(violations.iter().map(|violation| format!("{scheme:?}, {width} wide: {violation}")));
+        let Value::Array(violations) = violations else {
+            panic!("{violations}")
+        };
+        found.extend(
+            violations
+                .iter()
+                .map(|violation| format!("{scheme:?}, {width} wide: {violation}")),
+        );
         // A page wider than the screen is scrolled in two directions.
-        let wide = browser.client.execute("return document.documentElement.scrollWidth", vec![]).await.unwrap();
+        let wide = browser
+            .client
+            .execute("return document.documentElement.scrollWidth", vec![])
+            .await
+            .unwrap();
         if wide.as_u64() > Some(width.into()) {
             found.push(format!("{wide} wide on a screen of {width}"));
         }

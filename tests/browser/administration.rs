@@ -38,7 +38,8 @@ async fn accounts_change_plan_are_suspended_and_restored() {
         browser.press("Suspend account").await;
         browser.sees("is suspended").await;
         eventually("the token is refused", async || {
-            (app.token(&token).acquire("job").await.status == StatusCode::UNAUTHORIZED).then_some(())
+            (app.token(&token).acquire("job").await.status == StatusCode::UNAUTHORIZED)
+                .then_some(())
         })
         .await;
         sign_out(browser).await;
@@ -60,15 +61,27 @@ async fn accounts_change_plan_are_suspended_and_restored() {
         browser.sees("is an administrator now").await;
 
         // All of it is on record, with from and to.
-        for act in ["account.set-plan", "account.suspend", "account.restore", "account.promote", "unpaid since May"] {
+        for act in [
+            "account.set-plan",
+            "account.suspend",
+            "account.restore",
+            "account.promote",
+            "unpaid since May",
+        ] {
             browser.sees(act).await;
         }
         browser.press("Audit log").await;
         browser.fill("#q", "set-plan").await;
         browser.press("Search").await;
         let line = browser.text_of(".audit li").await;
-        assert!(line.contains("hobbyist") && line.contains("business"), "{line}");
-        assert!(line.contains(&format!("by {} from 127.0.0.1, request ", admin.email)), "{line}");
+        assert!(
+            line.contains("hobbyist") && line.contains("business"),
+            "{line}"
+        );
+        assert!(
+            line.contains(&format!("by {} from 127.0.0.1, request ", admin.email)),
+            "{line}"
+        );
         assert!(!browser.text().await.contains("account.promote"));
     })
     .await;
@@ -112,7 +125,10 @@ async fn plans_are_created_and_edited() {
         browser.press("Audit log").await;
         browser.sees("plan.update").await;
         let line = browser.text_of(".audit li").await;
-        assert!(line.contains("60,000") && line.contains("30,000") && !line.contains("max tokens"), "{line}");
+        assert!(
+            line.contains("60,000") && line.contains("30,000") && !line.contains("max tokens"),
+            "{line}"
+        );
     })
     .await;
 }
@@ -127,7 +143,9 @@ async fn a_lock_in_the_public_namespace_is_broken() {
         sign_in(browser, &admin.email).await;
         browser.open("/admin/locks").await;
         browser.fill("#break-name", "free").await;
-        browser.fill("#break-reason", "its owner asked for it").await;
+        browser
+            .fill("#break-reason", "its owner asked for it")
+            .await;
         browser.press("Break lock").await;
         browser.sees("Nobody holds a lock of this name").await;
         browser.fill("#break-name", "taken").await;
@@ -148,7 +166,13 @@ async fn there_is_no_administration_for_others() {
     browse(&app, Script::Off, async |browser: &Browser| {
         sign_in(browser, &user.email).await;
         assert!(!browser.text().await.contains("Administration"));
-        for path in ["/admin/accounts", "/admin/accounts/1", "/admin/plans", "/admin/locks", "/admin/audit"] {
+        for path in [
+            "/admin/accounts",
+            "/admin/accounts/1",
+            "/admin/plans",
+            "/admin/locks",
+            "/admin/audit",
+        ] {
             browser.open(path).await;
             browser.sees("There is no such page").await;
         }

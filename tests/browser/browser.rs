@@ -1,7 +1,7 @@
 //! A Chromium of a test's own, and what a person does with it.
 //!
-//! Nothing here sleeps "long enough": every step waits for what it needs to be on the page. A test that fails leaves a
-//! picture and the page's source in `target/browser-failures/`.
+//! Nothing here sleeps "long enough": every step waits for what it needs to be on the page. A test
+//! that fails leaves a picture and the page's source in `target/browser-failures/`.
 
 use std::io::{BufRead as _, BufReader};
 use std::panic::AssertUnwindSafe;
@@ -50,12 +50,17 @@ pub(crate) struct Browser {
     script: Script,
 }
 
-/// Opens a browser, runs the journey, closes it. A journey that panics leaves its last page in `target/browser-failures/`.
+/// Opens a browser, runs the journey, closes it. A journey that panics leaves its last page in
+/// `target/browser-failures/`.
 pub(crate) async fn browse(app: &TestApp, script: Script, journey: impl AsyncFnOnce(&Browser)) {
     let _room = ROOM.acquire().await.unwrap();
     let profile = TempDir::new().unwrap();
     let client = connect(script, &profile).await;
-    let browser = Browser { client, url: app.url(), script };
+    let browser = Browser {
+        client,
+        url: app.url(),
+        script,
+    };
     browser.resize(1280, 900).await;
     browser.scheme(Scheme::Light).await;
     let outcome = AssertUnwindSafe(journey(&browser)).catch_unwind().await;
@@ -84,7 +89,10 @@ impl Browser {
 
     /// Opens one of the node's pages.
     pub(crate) async fn open(&self, path: &str) {
-        self.client.goto(&format!("{}{path}", self.url)).await.unwrap();
+        self.client
+            .goto(&format!("{}{path}", self.url))
+            .await
+            .unwrap();
     }
 
     /// Opens an address as it stands in a letter, on this node whatever the service is called.
@@ -111,7 +119,10 @@ impl Browser {
                 if now == path || now.split('?').next() == Some(&path) {
                     return;
                 }
-                assert!(started.elapsed() < DEADLINE, "at {now}, not {path} ({caller})");
+                assert!(
+                    started.elapsed() < DEADLINE,
+                    "at {now}, not {path} ({caller})"
+                );
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         }
@@ -125,7 +136,12 @@ impl Browser {
 
     /// Whether the page has such an element now.
     pub(crate) async fn has(&self, css: &str) -> bool {
-        !self.client.find_all(Locator::Css(css)).await.unwrap().is_empty()
+        !self
+            .client
+            .find_all(Locator::Css(css))
+            .await
+            .unwrap()
+            .is_empty()
     }
 
     /// Waits until the page says this, somewhere in its content, where the reader sees it.
@@ -140,7 +156,10 @@ impl Browser {
                 if page.contains(&text) {
                     return;
                 }
-                assert!(started.elapsed() < DEADLINE, "the page does not say {text:?} ({caller}):\n{page}");
+                assert!(
+                    started.elapsed() < DEADLINE,
+                    "the page does not say {text:?} ({caller}):\n{page}"
+                );
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         }
@@ -148,7 +167,9 @@ impl Browser {
 
     /// What the page says now, as the reader sees it.
     pub(crate) async fn text(&self) -> String {
-        let Ok(body) = self.client.find(Locator::Css("body")).await else { return String::new() };
+        let Ok(body) = self.client.find(Locator::Css("body")).await else {
+            return String::new();
+        };
         body.text().await.unwrap_or_default()
     }
 
@@ -179,8 +200,8 @@ impl Browser {
         self.find(css).await.click().await.unwrap();
     }
 
-    /// Presses the button or follows the link of this name (its text, or what a screen reader says instead), and waits for the
-    /// page that it leads to. A question is answered with yes.
+    /// Presses the button or follows the link of this name (its text, or what a screen reader says
+    /// instead), and waits for the page that it leads to. A question is answered with yes.
     #[track_caller]
     pub(crate) fn press<'a>(&'a self, name: &str) -> impl Future<Output = ()> + use<'a> {
         self.press_in("body", name)
@@ -188,7 +209,11 @@ impl Browser {
 
     /// As [`Browser::press`], for what is within an element of this kind.
     #[track_caller]
-    pub(crate) fn press_in<'a>(&'a self, within: &str, name: &str) -> impl Future<Output = ()> + use<'a> {
+    pub(crate) fn press_in<'a>(
+        &'a self,
+        within: &str,
+        name: &str,
+    ) -> impl Future<Output = ()> + use<'a> {
         let caller = std::panic::Location::caller();
         let literal = xpath_literal(name);
         let by_name = |element: &str| {
@@ -215,20 +240,33 @@ impl Browser {
             }
             // The old page's element is known no more once the new page is there.
             while page.tag_name().await.is_ok() {
-                assert!(started.elapsed() < DEADLINE, "pressing {literal} leads nowhere ({caller})");
+                assert!(
+                    started.elapsed() < DEADLINE,
+                    "pressing {literal} leads nowhere ({caller})"
+                );
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
-            self.wait_for("main".to_owned(), "main".to_owned(), false).await;
+            self.wait_for("main".to_owned(), "main".to_owned(), false)
+                .await;
         }
     }
 
     #[track_caller]
-    fn wait_for(&self, search: String, what: String, by_xpath: bool) -> impl Future<Output = Element> {
+    fn wait_for(
+        &self,
+        search: String,
+        what: String,
+        by_xpath: bool,
+    ) -> impl Future<Output = Element> {
         let caller = std::panic::Location::caller();
         async move {
             let started = Instant::now();
             loop {
-                let locator = if by_xpath { Locator::XPath(&search) } else { Locator::Css(&search) };
+                let locator = if by_xpath {
+                    Locator::XPath(&search)
+                } else {
+                    Locator::Css(&search)
+                };
                 match self.client.find(locator).await {
                     Ok(element) => return element,
                     Err(error) if is_transient(&error) => {}
@@ -246,8 +284,10 @@ impl Browser {
 
     /// The size of the page's window, in CSS pixels.
     pub(crate) async fn resize(&self, width: u32, height: u32) {
-        let metrics = json!({ "width": width, "height": height, "deviceScaleFactor": 1, "mobile": false });
-        self.devtools("Emulation.setDeviceMetricsOverride", metrics).await;
+        let metrics =
+            json!({ "width": width, "height": height, "deviceScaleFactor": 1, "mobile": false });
+        self.devtools("Emulation.setDeviceMetricsOverride", metrics)
+            .await;
     }
 
     /// Looks at the pages by day or by night.
@@ -256,27 +296,46 @@ impl Browser {
             Scheme::Light => "light",
             Scheme::Dark => "dark",
         };
-        // Without movement: colours that are still on their way from one scheme to the other would be measured.
-        let features = [("prefers-color-scheme", value), ("prefers-reduced-motion", "reduce")]
-            .map(|(name, value)| json!({ "name": name, "value": value }));
-        self.devtools("Emulation.setEmulatedMedia", json!({ "features": features })).await;
+        // Without movement: colours that are still on their way from one scheme to the other would
+        // be measured.
+        let features = [
+            ("prefers-color-scheme", value),
+            ("prefers-reduced-motion", "reduce"),
+        ]
+        .map(|(name, value)| json!({ "name": name, "value": value }));
+        self.devtools(
+            "Emulation.setEmulatedMedia",
+            json!({ "features": features }),
+        )
+        .await;
     }
 
     /// A picture of the whole page, as PNG.
     pub(crate) async fn picture(&self) -> Vec<u8> {
         let shot = json!({ "format": "png", "captureBeyondViewport": true });
         let answer = self.devtools("Page.captureScreenshot", shot).await;
-        base64::engine::general_purpose::STANDARD.decode(answer["data"].as_str().unwrap()).unwrap()
+        base64::engine::general_purpose::STANDARD
+            .decode(answer["data"].as_str().unwrap())
+            .unwrap()
     }
 
     /// A command of Chromium's own protocol.
     pub(crate) async fn devtools(&self, command: &'static str, parameters: Value) -> Value {
-        self.client.issue_cmd(DevTools { command, parameters }).await.unwrap()
+        self.client
+            .issue_cmd(DevTools {
+                command,
+                parameters,
+            })
+            .await
+            .unwrap()
     }
 
     async fn keep_evidence(&self) {
         let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/browser-failures");
-        let name = std::thread::current().name().unwrap_or("test").replace("::", "-");
+        let name = std::thread::current()
+            .name()
+            .unwrap_or("test")
+            .replace("::", "-");
         let path = folder.join(format!("{name}-{:?}", self.script));
         std::fs::create_dir_all(&folder).ok();
         if let Ok(picture) = self.client.screenshot().await {
@@ -293,14 +352,20 @@ fn is_transient(error: &CmdError) -> bool {
     match error {
         CmdError::Standard(error) => matches!(
             error.error,
-            ErrorStatus::NoSuchElement | ErrorStatus::StaleElementReference | ErrorStatus::UnknownError
+            ErrorStatus::NoSuchElement
+                | ErrorStatus::StaleElementReference
+                | ErrorStatus::UnknownError
         ),
         _ => false,
     }
 }
 
 fn xpath_literal(text: &str) -> String {
-    if text.contains('\'') { format!("\"{text}\"") } else { format!("'{text}'") }
+    if text.contains('\'') {
+        format!("\"{text}\"")
+    } else {
+        format!("'{text}'")
+    }
 }
 
 #[derive(Debug)]
@@ -311,11 +376,17 @@ struct DevTools {
 
 impl WebDriverCompatibleCommand for DevTools {
     fn endpoint(&self, base: &Url, session: Option<&str>) -> Result<Url, url::ParseError> {
-        base.join(&format!("session/{}/goog/cdp/execute", session.unwrap_or_default()))
+        base.join(&format!(
+            "session/{}/goog/cdp/execute",
+            session.unwrap_or_default()
+        ))
     }
 
     fn method_and_body(&self, _: &Url) -> (Method, Option<String>) {
-        (Method::POST, Some(json!({ "cmd": self.command, "params": self.parameters }).to_string()))
+        (
+            Method::POST,
+            Some(json!({ "cmd": self.command, "params": self.parameters }).to_string()),
+        )
     }
 }
 
@@ -358,10 +429,16 @@ async fn connect(script: Script, profile: &TempDir) -> Client {
 
 /// Where Chromium is, if not where its driver looks by itself.
 fn chromium() -> Option<PathBuf> {
-    let folders: Vec<_> = std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()).collect();
+    let folders: Vec<_> =
+        std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()).collect();
     ["chromium", "chromium-browser", "google-chrome"]
         .iter()
-        .find_map(|name| folders.iter().map(|folder| folder.join(name)).find(|path| path.is_file()))
+        .find_map(|name| {
+            folders
+                .iter()
+                .map(|folder| folder.join(name))
+                .find(|path| path.is_file())
+        })
 }
 
 /// chromedriver, which all tests of the process share.
@@ -371,7 +448,8 @@ struct Driver {
     _watchdog: Child,
 }
 
-/// Stops chromedriver, and with it its browsers, when the tests are gone: they hold the other end of its input.
+/// Stops chromedriver, and with it its browsers, when the tests are gone: they hold the other end
+/// of its input.
 const WATCHDOG: &str = r#"
 "$@" </dev/null & driver=$!
 read -r _
@@ -392,11 +470,20 @@ impl Driver {
             let output = BufReader::new(watchdog.stdout.take().unwrap());
             let mut lines = output.lines().map_while(Result::ok);
             let port = lines
-                .find_map(|line| line.split("successfully on port ").nth(1)?.trim_end_matches('.').parse::<u16>().ok())
+                .find_map(|line| {
+                    line.split("successfully on port ")
+                        .nth(1)?
+                        .trim_end_matches('.')
+                        .parse::<u16>()
+                        .ok()
+                })
                 .expect("chromedriver starts and says on which port; script/bootstrap installs it");
             // Read on, so that it never waits for a reader.
             std::thread::spawn(move || lines.for_each(drop));
-            Driver { url: format!("http://127.0.0.1:{port}/"), _watchdog: watchdog }
+            Driver {
+                url: format!("http://127.0.0.1:{port}/"),
+                _watchdog: watchdog,
+            }
         })
     }
 }

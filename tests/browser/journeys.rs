@@ -90,7 +90,9 @@ async fn a_forgotten_password() {
     browse_both(async |app: &TestApp, browser: &Browser| {
         let email = "ada@example.com";
         sign_up(browser, email).await;
-        browser.open_url(&link_in_mail(app, email, "/verify").await).await;
+        browser
+            .open_url(&link_in_mail(app, email, "/verify").await)
+            .await;
         browser.press("Confirm address").await;
         sign_out(browser).await;
 
@@ -157,15 +159,23 @@ async fn sessions_are_seen_and_ended() {
         browser.sees("this one").await;
         browser.press("Sign out everywhere else").await;
         assert!(!browser.text().await.contains("Sign out everywhere else"));
-        assert_eq!(elsewhere.get("/account").await.location(), "/login?next=%2Faccount");
+        assert_eq!(
+            elsewhere.get("/account").await.location(),
+            "/login?next=%2Faccount"
+        );
 
         elsewhere.submit_and_follow("/login", &fields).await;
         browser.open("/account/security").await;
         browser.fill("#password-current_password", PASSWORD).await;
-        browser.fill("#password-new_password", "another good password").await;
+        browser
+            .fill("#password-new_password", "another good password")
+            .await;
         browser.press("Change password").await;
         browser.find(".notice.ok").await;
-        assert_eq!(elsewhere.get("/account").await.location(), "/login?next=%2Faccount");
+        assert_eq!(
+            elsewhere.get("/account").await.location(),
+            "/login?next=%2Faccount"
+        );
         sign_out(browser).await;
         browser.open("/account").await;
         browser.is_at("/login").await;
@@ -191,7 +201,12 @@ async fn an_account_is_deleted() {
         browser.find("a[href='/signup']").await;
         refused(app, &token).await;
         let other = app.account("hobbyist").await;
-        assert!(app.token(&other.token().await).acquire("job").await.verdict());
+        assert!(
+            app.token(&other.token().await)
+                .acquire("job")
+                .await
+                .verdict()
+        );
         sign_in_with(browser, "ada@example.com", PASSWORD).await;
         browser.find("#error-summary").await;
     })
@@ -214,7 +229,9 @@ async fn a_business_account_has_namespaces_and_leases_of_its_own() {
         browser.fill("#namespace-name", "billing").await;
         browser.fill("#namespace-lease_ms", "1").await;
         browser.press("Create namespace").await;
-        browser.sees("The lease must be from 1000 to 86400000 ms").await;
+        browser
+            .sees("The lease must be from 1000 to 86400000 ms")
+            .await;
         browser.fill("#namespace-lease_ms", "300000").await;
         browser.press("Create namespace").await;
         browser.sees("The namespace billing is there").await;
@@ -240,7 +257,9 @@ async fn a_business_account_has_namespaces_and_leases_of_its_own() {
         browser.open("/account/namespaces/billing").await;
         browser.sees("Its token goes with it").await;
         browser.press("Delete namespace").await;
-        browser.sees("The namespace billing and its tokens are gone").await;
+        browser
+            .sees("The namespace billing and its tokens are gone")
+            .await;
         refused(app, &token).await;
     })
     .await;
@@ -257,7 +276,10 @@ async fn a_hobbyist_is_shown_the_way_up() {
         sign_in(browser, &account.email).await;
         browser.press("Namespaces").await;
         let link = browser.find("main a[role=button]").await;
-        assert_eq!(link.attr("href").await.unwrap().as_deref(), Some("https://example.com/upgrade"));
+        assert_eq!(
+            link.attr("href").await.unwrap().as_deref(),
+            Some("https://example.com/upgrade")
+        );
         assert!(!browser.has("form[action='/account/namespaces']").await);
     })
     .await;

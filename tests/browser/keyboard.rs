@@ -12,14 +12,28 @@ async fn press(browser: &Browser, key: Key) {
 }
 
 async fn type_text(browser: &Browser, text: &str) {
-    browser.client.active_element().await.unwrap().send_keys(text).await.unwrap();
+    browser
+        .client
+        .active_element()
+        .await
+        .unwrap()
+        .send_keys(text)
+        .await
+        .unwrap();
 }
 
 /// What the focus is on: its name for a screen reader, or its id.
 async fn focus(browser: &Browser) -> String {
     let script = "const e = document.activeElement;
         return e.id || e.getAttribute('aria-label') || e.textContent.trim();";
-    browser.client.execute(script, vec![]).await.unwrap().as_str().unwrap().to_owned()
+    browser
+        .client
+        .execute(script, vec![])
+        .await
+        .unwrap()
+        .as_str()
+        .unwrap()
+        .to_owned()
 }
 
 /// Tabs on until the focus is there, past at most `most` other stops.
@@ -80,7 +94,12 @@ async fn what_is_wrong_with_a_form_comes_first() {
 async fn breaking_a_lock_needs_no_mouse() {
     let app = TestApp::start().await;
     let account = app.account_with_password("hobbyist").await;
-    assert!(app.token(&account.token().await).acquire("job").await.verdict());
+    assert!(
+        app.token(&account.token().await)
+            .acquire("job")
+            .await
+            .verdict()
+    );
     browse(&app, Script::On, async |browser: &Browser| {
         sign_in(browser, &account.email).await;
         browser.open("/account/locks").await;

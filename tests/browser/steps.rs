@@ -54,7 +54,11 @@ pub(crate) async fn link_in_mail(app: &TestApp, email: &str, path: &str) -> Stri
     let outbox = app.data_dir.path().join("outbox");
     let start = app.public_url.join(path).unwrap().to_string();
     eventually("the letter is in the outbox", async || {
-        let mut letters: Vec<_> = std::fs::read_dir(&outbox).ok()?.flatten().map(|entry| entry.path()).collect();
+        let mut letters: Vec<_> = std::fs::read_dir(&outbox)
+            .ok()?
+            .flatten()
+            .map(|entry| entry.path())
+            .collect();
         letters.retain(|path| path.extension().is_some_and(|extension| extension == "eml"));
         letters.sort();
         letters.iter().rev().find_map(|letter| {

@@ -1,5 +1,6 @@
-//! Every page of the product, with the data of a service that is in use: looked at by axe-core, and by whoever runs
-//! `cargo test --test browser pictures -- --ignored`, which leaves pictures in `target/pictures/`.
+//! Every page of the product, with the data of a service that is in use: looked at by axe-core, and
+//! by whoever runs `cargo test --test browser pictures -- --ignored`, which leaves pictures in
+//! `target/pictures/`.
 
 use std::path::PathBuf;
 
@@ -20,14 +21,30 @@ const ADMIN: &str = "ops@example.com";
 
 async fn account(app: &TestApp, email: &str, plan: &str, is_admin: bool) -> accounts::Account {
     let address: Email = email.parse().unwrap();
-    let password = Some(app.passwords.hash_new(&Secret::new(PASSWORD), &address).await.unwrap());
-    let new = NewAccount { email: &address, password, plan, is_admin, email_verified: true };
+    let password = Some(
+        app.passwords
+            .hash_new(&Secret::new(PASSWORD), &address)
+            .await
+            .unwrap(),
+    );
+    let new = NewAccount {
+        email: &address,
+        password,
+        plan,
+        is_admin,
+        email_verified: true,
+    };
     let account_id = accounts::create(&app.app.db, new, None).await.unwrap();
     accounts::find(&app.app.db, account_id).await.unwrap()
 }
 
 async fn token(app: &TestApp, account: &accounts::Account, label: &str, namespace: &str) -> Secret {
-    let new = NewToken { label, namespace, scope: Scope::Locks, expires_at: None };
+    let new = NewToken {
+        label,
+        namespace,
+        scope: Scope::Locks,
+        expires_at: None,
+    };
     tokens::create(&app.app.db, account, &new).await.unwrap().1
 }
 
@@ -35,13 +52,27 @@ async fn token(app: &TestApp, account: &accounts::Account, label: &str, namespac
 async fn busy(app: &TestApp) {
     let owner = account(app, OWNER, "business", false).await;
     let db = &app.app.db;
-    for (name, lease_ms) in [("billing", Some(300_000)), ("reports", None), ("deploys", Some(3_600_000))] {
+    for (name, lease_ms) in [
+        ("billing", Some(300_000)),
+        ("reports", None),
+        ("deploys", Some(3_600_000)),
+    ] {
         namespaces::create(db, &owner, name).await.unwrap();
-        namespaces::set_lease_default(db, &owner, name, lease_ms).await.unwrap();
+        namespaces::set_lease_default(db, &owner, name, lease_ms)
+            .await
+            .unwrap();
     }
     for (label, namespace, names) in [
-        ("nightly-report", "reports", &["monthly/2026-10", "nightly"][..]),
-        ("invoice-worker", "billing", &["invoice-84113", "invoice-84114", "payout-run"]),
+        (
+            "nightly-report",
+            "reports",
+            &["monthly/2026-10", "nightly"][..],
+        ),
+        (
+            "invoice-worker",
+            "billing",
+            &["invoice-84113", "invoice-84114", "payout-run"],
+        ),
         ("ci", "deploys", &["production", "staging"]),
         ("laptop", "public", &["example.com/backup"]),
     ] {
@@ -83,14 +114,35 @@ async fn administered(app: &TestApp) {
     ] {
         let address: Email = email.parse().unwrap();
         let verified = plan == "business" || email.starts_with('k');
-        let new = NewAccount { email: &address, password: None, plan, is_admin: false, email_verified: verified };
+        let new = NewAccount {
+            email: &address,
+            password: None,
+            plan,
+            is_admin: false,
+            email_verified: verified,
+        };
         ids.push(accounts::create(db, new, None).await.unwrap());
     }
-    accounts::set_plan(db, &actor, ids[1], "business").await.unwrap();
-    plans::update(db, &actor, "business", |limits| limits.max_private_namespaces = 50).await.unwrap();
-    accounts::suspend(db, &actor, ids[3], "Takes and breaks other people's names all night").await.unwrap();
+    accounts::set_plan(db, &actor, ids[1], "business")
+        .await
+        .unwrap();
+    plans::update(db, &actor, "business", |limits| {
+        limits.max_private_namespaces = 50
+    })
+    .await
+    .unwrap();
+    accounts::suspend(
+        db,
+        &actor,
+        ids[3],
+        "Takes and breaks other people's names all night",
+    )
+    .await
+    .unwrap();
     app.db.execute("UPDATE accounts SET created_at = created_at - interval '1 day' * (40 / account_id - 5)").await;
-    app.db.execute("UPDATE audit_log SET at = at - interval '1 hour' * (60 / audit_id - 18)").await;
+    app.db
+        .execute("UPDATE audit_log SET at = at - interval '1 hour' * (60 / audit_id - 18)")
+        .await;
 }
 
 /// Pages for everybody.
@@ -119,7 +171,9 @@ async fn visitors(app: &TestApp, browser: &Browser, look: impl AsyncFn(&Browser,
     browser.fill("#email", OWNER).await;
     browser.press("Send the link").await;
     look(browser, "forgot-sent").await;
-    browser.open_url(&link_in_mail(app, OWNER, "/reset").await).await;
+    browser
+        .open_url(&link_in_mail(app, OWNER, "/reset").await)
+        .await;
     look(browser, "reset").await;
 }
 
@@ -138,7 +192,9 @@ async fn beginners(app: &TestApp, browser: &Browser, look: impl AsyncFn(&Browser
         browser.open(path).await;
         look(browser, name).await;
     }
-    browser.open_url(&link_in_mail(app, email, "/verify").await).await;
+    browser
+        .open_url(&link_in_mail(app, email, "/verify").await)
+        .await;
     look(browser, "verify").await;
     browser.open("/account/security").await;
     browser.press("Change password").await;
@@ -146,7 +202,9 @@ async fn beginners(app: &TestApp, browser: &Browser, look: impl AsyncFn(&Browser
     browser.fill("#email-email", "kate@example.com").await;
     browser.fill("#email-password", PASSWORD).await;
     browser.press("Change address").await;
-    browser.open_url(&link_in_mail(app, "kate@example.com", "/change-email").await).await;
+    browser
+        .open_url(&link_in_mail(app, "kate@example.com", "/change-email").await)
+        .await;
     look(browser, "change-email").await;
     browser.open("/account").await;
     browser.press("Create token").await;
@@ -185,13 +243,19 @@ async fn owners(app: &TestApp, browser: &Browser, look: impl AsyncFn(&Browser, &
     browser.open("/account").await;
     browser.press("Manage token ci").await;
     look(browser, "token").await;
-    app.db.execute("UPDATE plans SET max_private_namespaces = 1 WHERE code = 'business'").await;
+    app.db
+        .execute("UPDATE plans SET max_private_namespaces = 1 WHERE code = 'business'")
+        .await;
     browser.open("/account/namespaces").await;
     look(browser, "namespaces-over").await;
 }
 
 /// Pages of an administrator.
-async fn administrators(app: &TestApp, browser: &Browser, look: impl AsyncFn(&Browser, &'static str)) {
+async fn administrators(
+    app: &TestApp,
+    browser: &Browser,
+    look: impl AsyncFn(&Browser, &'static str),
+) {
     administered(app).await;
     sign_in(browser, ADMIN).await;
     for (path, name) in [
@@ -227,7 +291,10 @@ macro_rules! accessible {
         #[tokio::test(flavor = "multi_thread")]
         async fn $name() {
             let app = TestApp::start().await;
-            browse(&app, Script::On, async |browser: &Browser| $pages(&app, browser, accessibility::check).await).await;
+            browse(&app, Script::On, async |browser: &Browser| {
+                $pages(&app, browser, accessibility::check).await
+            })
+            .await;
         }
     };
 }
@@ -245,7 +312,10 @@ async fn pictures() {
             // With an address as a service has one: it stands in the examples.
             let public_url = Some("https://locks.example.com".parse().unwrap());
             let app = TestApp::start_with(|settings| settings.public_url = public_url).await;
-            browse(&app, Script::On, async |browser: &Browser| $pages(&app, browser, shoot).await).await;
+            browse(&app, Script::On, async |browser: &Browser| {
+                $pages(&app, browser, shoot).await
+            })
+            .await;
         };
     }
     take!(visitors);

@@ -1,17 +1,26 @@
-//! Holds the direction of dependencies (ARCHITECTURE.md): read from the sources, so that nothing drifts unseen.
+//! Holds the direction of dependencies (ARCHITECTURE.md): read from the sources, so that nothing
+//! drifts unseen.
 //!
-//! The reading is by text: comments and the contents of strings are blanked, then every path that starts at `crate::`,
-//! `super::` or an external crate is resolved to a top-level module or a crate name. Test modules count as well.
+//! The reading is by text: comments and the contents of strings are blanked, then every path that
+//! starts at `crate::`, `super::` or an external crate is resolved to a top-level module or a crate
+//! name. Test modules count as well.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-/// Every top-level module has its place here; a module may use what stands on a lower storey, and nothing else.
-/// A new one belongs on the lowest storey that it can stand on.
+/// Every top-level module has its place here; a module may use what stands on a lower storey, and
+/// nothing else. A new one belongs on the lowest storey that it can stand on.
 const STOREYS: &[&[&str]] = &[
     &["id", "secret", "config"],
     &["db", "clock"],
-    &["accounts", "audit", "locks", "namespaces", "plans", "tokens"],
+    &[
+        "accounts",
+        "audit",
+        "locks",
+        "namespaces",
+        "plans",
+        "tokens",
+    ],
     &["mail"],
     &["app"],
     &["transport"],
@@ -50,7 +59,10 @@ fn sources() -> Vec<Source> {
             if path.is_dir() {
                 walk(&path, found);
             } else if path.extension().is_some_and(|extension| extension == "rs") {
-                found.push(Source { text: std::fs::read_to_string(&path).unwrap(), path });
+                found.push(Source {
+                    text: std::fs::read_to_string(&path).unwrap(),
+                    path,
+                });
             }
         }
     }
@@ -72,9 +84,17 @@ fn the_direction_of_dependencies_holds() {
 #[test]
 fn the_reading_finds_what_is_there() {
     let found = sources();
-    assert!(found.len() > 10 && found.iter().any(|source| source.path == Path::new("server.rs")));
+    assert!(
+        found.len() > 10
+            && found
+                .iter()
+                .any(|source| source.path == Path::new("server.rs"))
+    );
     let edges = edges(&found);
-    assert!(edges.contains_key(&("cli".into(), "server".into())), "{edges:?}");
+    assert!(
+        edges.contains_key(&("cli".into(), "server".into())),
+        "{edges:?}"
+    );
 }
 
 /// Everything that is wrong, one line each.
@@ -83,7 +103,8 @@ fn violations(sources: &[Source]) -> Vec<String> {
     let edges = edges(sources);
     for ((from, to), file) in &edges {
         match (storey(from), storey(to)) {
-            (Some(above), Some(below)) if above > below || (above == below && MUTUAL.contains(&above)) => {}
+            (Some(above), Some(below))
+                if above > below || (above == below && MUTUAL.contains(&above)) => {}
             (Some(_), Some(_)) => wrong.push(format!("{file}: `{from}` must not use `{to}`")),
             (None, _) => wrong.push(format!("{file}: give `{from}` its place in STOREYS")),
             (_, None) => wrong.push(format!("{file}: give `{to}` its place in STOREYS")),
@@ -97,7 +118,10 @@ fn violations(sources: &[Source]) -> Vec<String> {
         let file = source.path.display();
         let code = blank(&source.text, true);
         if NOUNS.contains(&module.as_str()) || BELOW_TRANSPORT.contains(&module.as_str()) {
-            for name in TRANSPORT_CRATES.iter().filter(|name| uses_crate(&code, name)) {
+            for name in TRANSPORT_CRATES
+                .iter()
+                .filter(|name| uses_crate(&code, name))
+            {
                 wrong.push(format!("{file}: `{module}` must not know `{name}`"));
             }
         }
@@ -107,7 +131,11 @@ fn violations(sources: &[Source]) -> Vec<String> {
     for source in sources {
         for name in statement_names(&source.text) {
             if let Some(other) = names.insert(name.clone(), &source.path) {
-                wrong.push(format!("{}: `{name}` names a statement of {} too", source.path.display(), other.display()));
+                wrong.push(format!(
+                    "{}: `{name}` names a statement of {} too",
+                    source.path.display(),
+                    other.display()
+                ));
             }
         }
     }
@@ -120,7 +148,12 @@ fn storey(module: &str) -> Option<usize> {
 
 /// The top-level module that a file belongs to.
 fn module_of(path: &Path) -> String {
-    let first = path.components().next().unwrap().as_os_str().to_string_lossy();
+    let first = path
+        .components()
+        .next()
+        .unwrap()
+        .as_os_str()
+        .to_string_lossy();
     first.trim_end_matches(".rs").to_owned()
 }
 
@@ -137,13 +170,19 @@ fn edges(sources: &[Source]) -> BTreeMap<(String, String), String> {
         for root in ["crate", "lockable"] {
             used.extend(heads_after(&code, root));
         }
-        // `super` of a top-level file, or of a folder's mod.rs, is the root; deeper ones stay inside the module.
+        // `super` of a top-level file, or of a folder's mod.rs, is the root; deeper ones stay
+        // inside the module.
         let depth = source.path.components().count() - usize::from(source.path.ends_with("mod.rs"));
         if depth == 1 {
             used.extend(supers_outside_inner_modules(&code));
         }
-        for target in used.into_iter().filter(|target| *target != module && target.starts_with(char::is_lowercase)) {
-            edges.entry((module.clone(), target)).or_insert_with(|| source.path.display().to_string());
+        for target in used
+            .into_iter()
+            .filter(|target| *target != module && target.starts_with(char::is_lowercase))
+        {
+            edges
+                .entry((module.clone(), target))
+                .or_insert_with(|| source.path.display().to_string());
         }
     }
     edges
@@ -154,7 +193,9 @@ fn heads_after(code: &str, root: &str) -> Vec<String> {
     let mut heads = Vec::new();
     for (at, _) in code.match_indices(&format!("{root}::")) {
         let before = code[..at].chars().next_back();
-        if before.is_some_and(|before| before.is_alphanumeric() || before == '_' || before == ':' || before == '$') {
+        if before.is_some_and(|before| {
+            before.is_alphanumeric() || before == '_' || before == ':' || before == '$'
+        }) {
             continue;
         }
         let rest = &code[at + root.len() + 2..];
@@ -176,25 +217,34 @@ fn heads_after(code: &str, root: &str) -> Vec<String> {
             heads.push(rest.to_owned());
         }
     }
-    heads.iter().map(|head| identifier(head.trim())).filter(|head| !head.is_empty()).collect()
+    heads
+        .iter()
+        .map(|head| identifier(head.trim()))
+        .filter(|head| !head.is_empty())
+        .collect()
 }
 
-/// In a top-level file, `super::` inside an inner module (a test module, at the file's end) means the file itself.
+/// In a top-level file, `super::` inside an inner module (a test module, at the file's end) means
+/// the file itself.
 fn supers_outside_inner_modules(code: &str) -> Vec<String> {
     let outer = code.find("\nmod tests {").map_or(code, |at| &code[..at]);
     heads_after(outer, "super")
 }
 
 fn identifier(text: &str) -> String {
-    text.chars().take_while(|character| character.is_alphanumeric() || *character == '_').collect()
+    text.chars()
+        .take_while(|character| character.is_alphanumeric() || *character == '_')
+        .collect()
 }
 
 fn uses_crate(code: &str, name: &str) -> bool {
     code.match_indices(name).any(|(at, _)| {
         let before = code[..at].chars().next_back();
-        let outside = !before.is_some_and(|before| before.is_alphanumeric() || "_:.".contains(before));
+        let outside =
+            !before.is_some_and(|before| before.is_alphanumeric() || "_:.".contains(before));
         let after = &code[at + name.len()..];
-        outside && (after.starts_with("::") || (code[..at].ends_with("use ") && after.starts_with(';')))
+        outside
+            && (after.starts_with("::") || (code[..at].ends_with("use ") && after.starts_with(';')))
     })
 }
 
@@ -215,7 +265,10 @@ fn circle(edges: &BTreeMap<(String, String), String>) -> Option<Vec<String>> {
             return false;
         }
         path.push(at.to_owned());
-        let found = edges.keys().filter(|(from, _)| from == at).any(|(_, to)| visit(to, edges, path, done));
+        let found = edges
+            .keys()
+            .filter(|(from, _)| from == at)
+            .any(|(_, to)| visit(to, edges, path, done));
         if !found {
             path.pop();
         }
@@ -233,27 +286,45 @@ fn statements(source: &Source, module: &str) -> Vec<String> {
     let mut wrong = Vec::new();
     let file = source.path.display();
     let code = blank(&source.text, true);
-    let is_store = ["store.rs", "statements.rs", "sweeper.rs"].iter().any(|name| source.path.ends_with(name));
+    let is_store = ["store.rs", "statements.rs", "sweeper.rs"]
+        .iter()
+        .any(|name| source.path.ends_with(name));
     let may_hold_sql = is_store || module == "db" || module == "clock";
-    for name in ["query", "query_as", "query_scalar", "raw_sql", "query_file", "query_with"] {
+    for name in [
+        "query",
+        "query_as",
+        "query_scalar",
+        "raw_sql",
+        "query_file",
+        "query_with",
+    ] {
         for (at, _) in code.match_indices(name) {
             let before = code[..at].chars().next_back();
             let after = &code[at + name.len()..];
             let is_macro = after.starts_with("!(");
             let is_call = after.starts_with('(') || after.starts_with("::<");
-            let is_sql = code[..at].ends_with("sqlx::") || (is_macro && before.is_none_or(char::is_whitespace));
+            let is_sql = code[..at].ends_with("sqlx::")
+                || (is_macro && before.is_none_or(char::is_whitespace));
             if !is_sql {
                 continue;
             }
             if (is_macro || is_call) && !may_hold_sql {
-                wrong.push(format!("{file}: SQL stands in a store.rs, in db or in clock"));
+                wrong.push(format!(
+                    "{file}: SQL stands in a store.rs, in db or in clock"
+                ));
             }
             if is_call && module != "db" {
-                wrong.push(format!("{file}: `{name}` without `!` is not checked when compiling"));
+                wrong.push(format!(
+                    "{file}: `{name}` without `!` is not checked when compiling"
+                ));
             }
-            if is_macro && first_literal(&source.text[at..]).is_none_or(|sql| !is_named(sql, &source.path)) {
+            if is_macro
+                && first_literal(&source.text[at..]).is_none_or(|sql| !is_named(sql, &source.path))
+            {
                 let line = source.text[..at].lines().count();
-                wrong.push(format!("{file}:{line}: a statement starts with its name, `/* {module}.what */`"));
+                wrong.push(format!(
+                    "{file}:{line}: a statement starts with its name, `/* {module}.what */`"
+                ));
             }
         }
     }
@@ -265,30 +336,64 @@ fn statement_names(text: &str) -> Vec<String> {
     let code = blank(text, true);
     let starts = ["query!(", "query_as!(", "query_scalar!("]
         .into_iter()
-        .flat_map(|start| code.match_indices(start).map(|(at, _)| at).collect::<Vec<_>>());
+        .flat_map(|start| {
+            code.match_indices(start)
+                .map(|(at, _)| at)
+                .collect::<Vec<_>>()
+        });
     let starts: BTreeSet<usize> = starts.collect();
-    let literals = starts.into_iter().filter_map(|at| first_literal(&text[at..]));
-    literals.filter_map(|sql| Some(sql.trim_start().strip_prefix("/* ")?.split_once(" */")?.0.to_owned())).collect()
+    let literals = starts
+        .into_iter()
+        .filter_map(|at| first_literal(&text[at..]));
+    literals
+        .filter_map(|sql| {
+            Some(
+                sql.trim_start()
+                    .strip_prefix("/* ")?
+                    .split_once(" */")?
+                    .0
+                    .to_owned(),
+            )
+        })
+        .collect()
 }
 
 /// The contents of the first string literal, plain or raw.
 fn first_literal(text: &str) -> Option<&str> {
     let open = text.find('"')?;
-    let hashes = text[..open].chars().rev().take_while(|character| *character == '#').count();
-    let close = if hashes > 0 { format!("\"{}", "#".repeat(hashes)) } else { "\"".to_owned() };
+    let hashes = text[..open]
+        .chars()
+        .rev()
+        .take_while(|character| *character == '#')
+        .count();
+    let close = if hashes > 0 {
+        format!("\"{}", "#".repeat(hashes))
+    } else {
+        "\"".to_owned()
+    };
     let body = &text[open + 1..];
     Some(&body[..body.find(&close)?])
 }
 
 /// Starts with `/* noun.what */`, where the noun is the file's or one of its folders'.
 fn is_named(sql: &str, path: &Path) -> bool {
-    let Some((name, _)) = sql.trim_start().strip_prefix("/* ").and_then(|rest| rest.split_once(" */")) else {
+    let Some((name, _)) = sql
+        .trim_start()
+        .strip_prefix("/* ")
+        .and_then(|rest| rest.split_once(" */"))
+    else {
         return false;
     };
-    let Some((noun, what)) = name.split_once('.') else { return false };
+    let Some((noun, what)) = name.split_once('.') else {
+        return false;
+    };
     let place = path.with_extension("");
-    let plain = |character: char| character.is_ascii_lowercase() || character.is_ascii_digit() || character == '_';
-    place.components().any(|part| part.as_os_str() == noun) && !what.is_empty() && what.chars().all(plain)
+    let plain = |character: char| {
+        character.is_ascii_lowercase() || character.is_ascii_digit() || character == '_'
+    };
+    place.components().any(|part| part.as_os_str() == noun)
+        && !what.is_empty()
+        && what.chars().all(plain)
 }
 
 /// The same text, of the same length, with comments blanked, and strings too if asked.
@@ -306,19 +411,28 @@ fn blank(text: &str, strings: bool) -> String {
     while at < bytes.len() {
         let rest = &text.as_bytes()[at..];
         let end = if rest.starts_with(b"//") {
-            let end = at + rest.iter().position(|byte| *byte == b'\n').unwrap_or(rest.len());
+            let end = at
+                + rest
+                    .iter()
+                    .position(|byte| *byte == b'\n')
+                    .unwrap_or(rest.len());
             erase(&mut out, at, end);
             end
         } else if rest.starts_with(b"/*") {
             let end = at + find(rest, b"*/").map_or(rest.len(), |length| length + 2);
             erase(&mut out, at, end);
             end
-        } else if rest[0] == b'r' && (rest.starts_with(b"r\"") || rest.starts_with(b"r#")) && !after_word(bytes, at) {
+        } else if rest[0] == b'r'
+            && (rest.starts_with(b"r\"") || rest.starts_with(b"r#"))
+            && !after_word(bytes, at)
+        {
             let hashes = rest[1..].iter().take_while(|byte| **byte == b'#').count();
             if rest.get(1 + hashes) == Some(&b'"') {
                 let close = [b"\"".to_vec(), vec![b'#'; hashes]].concat();
                 let start = 2 + hashes;
-                let end = at + find(&rest[start..], &close).map_or(rest.len(), |length| start + length + close.len());
+                let end = at
+                    + find(&rest[start..], &close)
+                        .map_or(rest.len(), |length| start + length + close.len());
                 if strings {
                     erase(&mut out, at + start, end.saturating_sub(close.len()));
                 }
@@ -339,7 +453,11 @@ fn blank(text: &str, strings: bool) -> String {
         } else if rest[0] == b'\'' && (rest.get(2) == Some(&b'\'') || rest.starts_with(b"'\\")) {
             // A character, not a lifetime.
             let from = if rest.get(1) == Some(&b'\\') { 3 } else { 2 };
-            at + rest.iter().skip(from).position(|byte| *byte == b'\'').map_or(1, |length| from + length + 1)
+            at + rest
+                .iter()
+                .skip(from)
+                .position(|byte| *byte == b'\'')
+                .map_or(1, |length| from + length + 1)
         } else {
             at + 1
         };
@@ -353,7 +471,9 @@ fn after_word(bytes: &[u8], at: usize) -> bool {
 }
 
 fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
-    haystack.windows(needle.len()).position(|window| window == needle)
+    haystack
+        .windows(needle.len())
+        .position(|window| window == needle)
 }
 
 /// The check must see what is wrong, or it holds nothing.
@@ -361,8 +481,13 @@ mod seeing {
     use super::*;
 
     fn judge(files: &[(&str, &str)]) -> Vec<String> {
-        let sources: Vec<Source> =
-            files.iter().map(|(path, text)| Source { path: path.into(), text: (*text).to_owned() }).collect();
+        let sources: Vec<Source> = files
+            .iter()
+            .map(|(path, text)| Source {
+                path: path.into(),
+                text: (*text).to_owned(),
+            })
+            .collect();
         violations(&sources)
     }
 
@@ -379,39 +504,88 @@ mod seeing {
 
     #[test]
     fn a_noun_that_knows_the_adapters() {
-        wrong("locks/mod.rs", "use crate::api::problem::Problem;", "`locks` must not use `api`");
-        wrong("locks/mod.rs", "use crate::{db::Pool, web::{page, form}};", "`locks` must not use `web`");
-        wrong("locks/mod.rs", "fn f() { super::server::serve() }", "`locks` must not use `server`");
+        wrong(
+            "locks/mod.rs",
+            "use crate::api::problem::Problem;",
+            "`locks` must not use `api`",
+        );
+        wrong(
+            "locks/mod.rs",
+            "use crate::{db::Pool, web::{page, form}};",
+            "`locks` must not use `web`",
+        );
+        wrong(
+            "locks/mod.rs",
+            "fn f() { super::server::serve() }",
+            "`locks` must not use `server`",
+        );
         wrong("locks/mod.rs", "use axum::Json;", "must not know `axum`");
-        wrong("plans/store.rs", "fn f(x: tower_http::Limit) {}", "must not know `tower_http`");
+        wrong(
+            "plans/store.rs",
+            "fn f(x: tower_http::Limit) {}",
+            "must not know `tower_http`",
+        );
     }
 
     #[test]
     fn siblings_and_circles() {
         wrong("api/mod.rs", "use crate::web;", "`api` must not use `web`");
-        let found = judge(&[("plans/mod.rs", "use crate::tokens;"), ("tokens/mod.rs", "use crate::plans;")]);
+        let found = judge(&[
+            ("plans/mod.rs", "use crate::tokens;"),
+            ("tokens/mod.rs", "use crate::plans;"),
+        ]);
         assert_eq!(found, ["a circle: plans -> tokens -> plans"]);
         wrong("novel.rs", "use crate::db;", "give `novel` its place");
     }
 
     #[test]
     fn statements_in_the_wrong_place_or_without_a_name() {
-        wrong("web/account.rs", r#"sqlx::query!("/* web.x */ SELECT 1")"#, "SQL stands in");
-        wrong("plans/store.rs", r#"sqlx::query!("SELECT 1")"#, "starts with its name");
-        wrong("plans/store.rs", r#"sqlx::query_as!(Plan, "/* tokens.find */ SELECT 1")"#, "starts with its name");
-        wrong("plans/store.rs", r#"sqlx::query("/* plans.find */ SELECT 1")"#, "not checked when compiling");
-        let twice =
-            r##"sqlx::query!("/* plans.find */ SELECT 1"); sqlx::query_scalar!(r#"/* plans.find */ SELECT 2"#)"##;
+        wrong(
+            "web/account.rs",
+            r#"sqlx::query!("/* web.x */ SELECT 1")"#,
+            "SQL stands in",
+        );
+        wrong(
+            "plans/store.rs",
+            r#"sqlx::query!("SELECT 1")"#,
+            "starts with its name",
+        );
+        wrong(
+            "plans/store.rs",
+            r#"sqlx::query_as!(Plan, "/* tokens.find */ SELECT 1")"#,
+            "starts with its name",
+        );
+        wrong(
+            "plans/store.rs",
+            r#"sqlx::query("/* plans.find */ SELECT 1")"#,
+            "not checked when compiling",
+        );
+        let twice = r##"sqlx::query!("/* plans.find */ SELECT 1"); sqlx::query_scalar!(r#"/* plans.find */ SELECT 2"#)"##;
         wrong("plans/store.rs", twice, "names a statement");
     }
 
     #[test]
     fn what_is_right() {
-        right("api/v1.rs", "use crate::{app::App, locks, transport::Outcome};");
-        right("locks/engine.rs", "use super::store; // crate::web\nconst S: &str = \"crate::web axum::\";");
-        right("locks/mod.rs", "use crate::db;\n#[cfg(test)]\nmod tests {\n    use super::store;\n}");
-        right("plans/store.rs", r#"sqlx::query_as!(Plan, "/* plans.find_by_code */ SELECT 1", code)"#);
-        right("web/page.rs", "fn f<'a>(query: &'a str) -> char { let q = query(1); '\"' }");
+        right(
+            "api/v1.rs",
+            "use crate::{app::App, locks, transport::Outcome};",
+        );
+        right(
+            "locks/engine.rs",
+            "use super::store; // crate::web\nconst S: &str = \"crate::web axum::\";",
+        );
+        right(
+            "locks/mod.rs",
+            "use crate::db;\n#[cfg(test)]\nmod tests {\n    use super::store;\n}",
+        );
+        right(
+            "plans/store.rs",
+            r#"sqlx::query_as!(Plan, "/* plans.find_by_code */ SELECT 1", code)"#,
+        );
+        right(
+            "web/page.rs",
+            "fn f<'a>(query: &'a str) -> char { let q = query(1); '\"' }",
+        );
     }
 }
 
@@ -419,17 +593,26 @@ mod seeing {
 fn no_file_looks_like_a_secret() {
     fn walk(folder: &Path, found: &mut Vec<PathBuf>) {
         for entry in std::fs::read_dir(folder).unwrap().flatten() {
-            let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
+            let (path, name) = (
+                entry.path(),
+                entry.file_name().to_string_lossy().into_owned(),
+            );
             if path.is_dir() {
                 if !matches!(name.as_str(), "target" | ".git" | "node_modules") {
                     walk(&path, found);
                 }
-            } else if [".pem", ".key", ".p12", ".eml"].iter().any(|end| name.ends_with(end)) {
+            } else if [".pem", ".key", ".p12", ".eml"]
+                .iter()
+                .any(|end| name.ends_with(end))
+            {
                 found.push(path);
             }
         }
     }
     let mut found = Vec::new();
     walk(Path::new(env!("CARGO_MANIFEST_DIR")), &mut found);
-    assert!(found.is_empty(), "keys and mail do not belong into the repository: {found:?}");
+    assert!(
+        found.is_empty(),
+        "keys and mail do not belong into the repository: {found:?}"
+    );
 }

@@ -1,4 +1,5 @@
-//! Who may do what: every endpoint of version 1 against everybody who may not, and how soon a node hears of a change.
+//! Who may do what: every endpoint of version 1 against everybody who may not, and how soon a node
+//! hears of a change.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -37,12 +38,24 @@ async fn ask(client: &Client, path: &str, method: &Method, credentials: &Credent
 #[test]
 fn no_endpoint_escapes() {
     let source = include_str!("../../src/api/v1.rs");
-    let templates = source.split('"').filter(|text| text.starts_with('/') && text.ends_with("{name}"));
-    let calls: BTreeSet<&str> = templates.filter_map(|template| template.split('{').next()).collect();
-    assert_eq!(calls, ENDPOINTS.into_iter().collect(), "give every call its place in ENDPOINTS");
+    let templates = source
+        .split('"')
+        .filter(|text| text.starts_with('/') && text.ends_with("{name}"));
+    let calls: BTreeSet<&str> = templates
+        .filter_map(|template| template.split('{').next())
+        .collect();
+    assert_eq!(
+        calls,
+        ENDPOINTS.into_iter().collect(),
+        "give every call its place in ENDPOINTS"
+    );
     let router = include_str!("../../src/api/mod.rs");
     let all = router.matches(".route(").count();
-    assert_eq!(all, router.matches("any(no_such_address))").count(), "give every route its place in ENDPOINTS");
+    assert_eq!(
+        all,
+        router.matches("any(no_such_address))").count(),
+        "give every route its place in ENDPOINTS"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -55,22 +68,36 @@ async fn whoever_may_not_changes_nothing_at_any_endpoint() {
     let token = holder.token().await;
     let lease_id = Uuid::new_v4();
     assert!(app.token(&token).acquire("held").await.verdict());
-    assert!(app.token(&token).acquire(&format!("proved?lease_id={lease_id}")).await.verdict());
+    assert!(
+        app.token(&token)
+            .acquire(&format!("proved?lease_id={lease_id}"))
+            .await
+            .verdict()
+    );
 
     let (revoked_id, revoked) = holder.token_with("public", Scope::Locks, None).await;
-    tokens::revoke(&app.app.db, holder.id, revoked_id).await.unwrap();
+    tokens::revoke(&app.app.db, holder.id, revoked_id)
+        .await
+        .unwrap();
     let expires_at = Some(Utc::now() + TimeDelta::milliseconds(700));
     let (_, expired) = holder.token_with("public", Scope::Locks, expires_at).await;
     let suspended_account = app.account("hobbyist").await;
     let suspended = suspended_account.token().await;
-    accounts::suspend(&app.app.db, &actor, suspended_account.id, "test").await.unwrap();
+    accounts::suspend(&app.app.db, &actor, suspended_account.id, "test")
+        .await
+        .unwrap();
     let deleted_account = app.account("hobbyist").await;
     let deleted = deleted_account.token().await;
     app.db
-        .execute(&format!("UPDATE accounts SET deleting_since = now() WHERE account_id = {}", deleted_account.id.0))
+        .execute(&format!(
+            "UPDATE accounts SET deleting_since = now() WHERE account_id = {}",
+            deleted_account.id.0
+        ))
         .await;
-    eventually("the token expires", async || (app.token(&expired).heartbeat("x").await.status == 401).then_some(()))
-        .await;
+    eventually("the token expires", async || {
+        (app.token(&expired).heartbeat("x").await.status == 401).then_some(())
+    })
+    .await;
 
     let nobody: Vec<(&str, Credentials)> = vec![
         ("no token", Box::new(|request| request)),
@@ -91,46 +118,86 @@ async fn whoever_may_not_changes_nothing_at_any_endpoint() {
         for endpoint in ENDPOINTS {
             for name in ["held", "free", &format!("proved?lease_id={lease_id}")] {
                 for method in [Method::GET, Method::POST] {
-                    let answer = ask(&client, &format!("{endpoint}{name}"), &method, credentials).await;
-                    assert_eq!(answer.status, 401, "{who}: {method} {endpoint}{name}: {answer:?}");
-                    assert_eq!(answer.header("www-authenticate"), Some("Basic realm=\"lockable\""), "{who}");
+                    let answer =
+                        ask(&client, &format!("{endpoint}{name}"), &method, credentials).await;
+                    assert_eq!(
+                        answer.status, 401,
+                        "{who}: {method} {endpoint}{name}: {answer:?}"
+                    );
+                    assert_eq!(
+                        answer.header("www-authenticate"),
+                        Some("Basic realm=\"lockable\""),
+                        "{who}"
+                    );
                     assert_eq!(answer.header("cache-control"), Some("no-store"), "{who}");
                     assert!(answer.json()["code"].is_string(), "{who}: {answer:?}");
                 }
             }
         }
     }
-    assert_eq!(app.db.value::<String>(rows).await, before, "nothing changed");
+    assert_eq!(
+        app.db.value::<String>(rows).await,
+        before,
+        "nothing changed"
+    );
 
     // Whose account it is not, or whose namespace: they get answers, about locks of their own.
     let other = app.account("business").await;
     let strangers = [
         ("another account", other.token().await, false),
-        ("another account's namespace", other.private("team").await, true),
-        ("another namespace of the same account", holder.private("team").await, true),
+        (
+            "another account's namespace",
+            other.private("team").await,
+            true,
+        ),
+        (
+            "another namespace of the same account",
+            holder.private("team").await,
+            true,
+        ),
     ];
     for (who, stranger, free_for_them) in strangers {
         let stranger = app.token(&stranger);
         for name in ["held", &format!("proved?lease_id={lease_id}")] {
             assert!(!stranger.heartbeat(name).await.verdict(), "{who}");
             assert!(!stranger.release(name).await.verdict(), "{who}");
-            assert_eq!(stranger.acquire(name).await.verdict(), free_for_them, "{who}: {name}");
+            assert_eq!(
+                stranger.acquire(name).await.verdict(),
+                free_for_them,
+                "{who}: {name}"
+            );
         }
     }
-    let held: String = app.db.value(&format!("{rows} WHERE namespace_id = 1")).await;
+    let held: String = app
+        .db
+        .value(&format!("{rows} WHERE namespace_id = 1"))
+        .await;
     assert_eq!(held, before, "nothing changed");
 
     // And who may, may: in the end every one of these calls does something.
     let holder = app.token(&token);
     assert!(holder.heartbeat("held").await.verdict());
     assert!(holder.release("held").await.verdict());
-    assert!(holder.release(&format!("proved?lease_id={lease_id}")).await.verdict());
+    assert!(
+        holder
+            .release(&format!("proved?lease_id={lease_id}"))
+            .await
+            .verdict()
+    );
 }
 
 /// Both nodes have the token in their memory, and then something changes.
-async fn until_status(nodes: &[&TestApp], token: &lockable::secret::Secret, wanted: u16, what: &str) {
+async fn until_status(
+    nodes: &[&TestApp],
+    token: &lockable::secret::Secret,
+    wanted: u16,
+    what: &str,
+) {
     for node in nodes {
-        eventually(what, async || (node.token(token).heartbeat("x").await.status == wanted).then_some(())).await;
+        eventually(what, async || {
+            (node.token(token).heartbeat("x").await.status == wanted).then_some(())
+        })
+        .await;
     }
 }
 
@@ -144,40 +211,69 @@ async fn every_node_hears_of_what_changes() {
     let (token_id, token) = account.token_with("public", Scope::Locks, None).await;
     let lasting = account.token().await;
     for node in nodes {
-        eventually("the node hears", async || node.app.changes.is_current().then_some(())).await;
+        eventually("the node hears", async || {
+            node.app.changes.is_current().then_some(())
+        })
+        .await;
     }
 
     until_status(&nodes, &token, 200, "the token works").await;
-    tokens::revoke(&app.app.db, account.id, token_id).await.unwrap();
+    tokens::revoke(&app.app.db, account.id, token_id)
+        .await
+        .unwrap();
     until_status(&nodes, &token, 401, "a revoked token is refused").await;
     until_status(&nodes, &lasting, 200, "the other works").await;
-    accounts::suspend(&app.app.db, &actor, account.id, "test").await.unwrap();
+    accounts::suspend(&app.app.db, &actor, account.id, "test")
+        .await
+        .unwrap();
     until_status(&nodes, &lasting, 401, "a suspended account is refused").await;
-    accounts::restore(&app.app.db, &actor, account.id).await.unwrap();
+    accounts::restore(&app.app.db, &actor, account.id)
+        .await
+        .unwrap();
     until_status(&nodes, &lasting, 200, "a restored one is not").await;
 
-    // A plan's edit, an account's change of plan, a namespace's lease: each shows in the next grant's length.
+    // A plan's edit, an account's change of plan, a namespace's lease: each shows in the next
+    // grant's length.
     let length = async |node: &TestApp| {
-        let answer = node.token(&lasting).acquire(&Uuid::new_v4().to_string()).await;
+        let answer = node
+            .token(&lasting)
+            .acquire(&Uuid::new_v4().to_string())
+            .await;
         answer.header("lockable-lease-ms").map(str::to_owned)
     };
     for (change, expected) in [
-        ("UPDATE plans SET lease_default_ms = 61000 WHERE code = 'business'", "61000"),
+        (
+            "UPDATE plans SET lease_default_ms = 61000 WHERE code = 'business'",
+            "61000",
+        ),
         ("UPDATE accounts SET lease_default_ms = 62000", "62000"),
         ("UPDATE accounts SET lease_default_ms = NULL", "61000"),
-        ("UPDATE accounts SET plan_id = (SELECT plan_id FROM plans WHERE code = 'hobbyist')", "60000"),
+        (
+            "UPDATE accounts SET plan_id = (SELECT plan_id FROM plans WHERE code = 'hobbyist')",
+            "60000",
+        ),
     ] {
         app.db.execute(change).await;
         for node in nodes {
-            eventually(change, async || (length(node).await.as_deref() == Some(expected)).then_some(())).await;
+            eventually(change, async || {
+                (length(node).await.as_deref() == Some(expected)).then_some(())
+            })
+            .await;
         }
     }
 
-    // From memory, and told: with the memory's own table out of reach, known callers are answered still.
+    // From memory, and told: with the memory's own table out of reach, known callers are answered
+    // still.
     until_status(&nodes, &lasting, 200, "it is in their memory").await;
-    app.db.execute("ALTER TABLE api_tokens RENAME TO api_tokens_hidden").await;
+    app.db
+        .execute("ALTER TABLE api_tokens RENAME TO api_tokens_hidden")
+        .await;
     for node in nodes {
-        assert_eq!(node.token(&lasting).heartbeat("x").await.status, 200, "not a query for each request");
+        assert_eq!(
+            node.token(&lasting).heartbeat("x").await.status,
+            200,
+            "not a query for each request"
+        );
     }
 }
 
@@ -190,7 +286,10 @@ async fn a_node_that_hears_nothing_asks_the_database() {
         let node = TestApp::start_through(&db, &proxy).await;
         let account = node.account("hobbyist").await;
         let (token_id, token) = account.token_with("public", Scope::Locks, None).await;
-        eventually("the node hears", async || node.app.changes.is_current().then_some(())).await;
+        eventually("the node hears", async || {
+            node.app.changes.is_current().then_some(())
+        })
+        .await;
         until_status(&[&node], &token, 200, "the token works").await;
 
         proxy.only("lockable changes");
@@ -200,15 +299,23 @@ async fn a_node_that_hears_nothing_asks_the_database() {
             proxy.answers(Flow::Drop);
             proxy.cut();
         }
-        tokens::revoke(&node.app.db, account.id, token_id).await.unwrap();
+        tokens::revoke(&node.app.db, account.id, token_id)
+            .await
+            .unwrap();
         until_status(&[&node], &token, 401, "the revoked token is refused").await;
-        assert!(!node.app.changes.is_current(), "and not because the news came");
+        assert!(
+            !node.app.changes.is_current(),
+            "and not because the news came"
+        );
         // It works on, for those who may; slower, since it asks for each.
         let lasting = account.token().await;
         assert_eq!(node.token(&lasting).heartbeat("x").await.status, 200);
         // What changed meanwhile is not forgotten when it hears again.
         proxy.mend();
-        eventually("the node hears again", async || node.app.changes.is_current().then_some(())).await;
+        eventually("the node hears again", async || {
+            node.app.changes.is_current().then_some(())
+        })
+        .await;
         assert_eq!(node.token(&token).heartbeat("x").await.status, 401);
         assert_eq!(node.token(&lasting).heartbeat("x").await.status, 200);
     }
@@ -220,9 +327,13 @@ async fn a_slow_look_at_a_token_does_not_outlive_its_revocation() {
     let node = TestApp::start().await;
     let account = node.account("hobbyist").await;
     let (token_id, token) = account.token_with("public", Scope::Locks, None).await;
-    eventually("the node hears", async || node.app.changes.is_current().then_some(())).await;
+    eventually("the node hears", async || {
+        node.app.changes.is_current().then_some(())
+    })
+    .await;
 
-    // Whoever looks at a plan now has to pass a gate, which is after the instant that the look is of.
+    // Whoever looks at a plan now has to pass a gate, which is after the instant that the look is
+    // of.
     node.db
         .execute(
             "CREATE FUNCTION gate() RETURNS boolean LANGUAGE plpgsql AS $$
@@ -232,7 +343,10 @@ async fn a_slow_look_at_a_token_does_not_outlive_its_revocation() {
         )
         .await;
     let mut keeper = node.db.connect().await;
-    sqlx::query("SELECT pg_advisory_lock(1)").execute(&mut keeper).await.unwrap();
+    sqlx::query("SELECT pg_advisory_lock(1)")
+        .execute(&mut keeper)
+        .await
+        .unwrap();
     let slow = tokio::spawn({
         let client = node.token(&token);
         async move { client.heartbeat("x").await }
@@ -240,12 +354,24 @@ async fn a_slow_look_at_a_token_does_not_outlive_its_revocation() {
     let waits =
         "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'advisory'
                    AND query LIKE '/* tokens.find_caller %')";
-    eventually("the look is at the gate", async || node.db.value::<bool>(waits).await.then_some(())).await;
-    tokens::revoke(&node.app.db, account.id, token_id).await.unwrap();
+    eventually("the look is at the gate", async || {
+        node.db.value::<bool>(waits).await.then_some(())
+    })
+    .await;
+    tokens::revoke(&node.app.db, account.id, token_id)
+        .await
+        .unwrap();
     // For the news to arrive; if it needs longer, it finds what it has to drop.
     tokio::time::sleep(Duration::from_millis(200)).await;
-    sqlx::query("SELECT pg_advisory_unlock(1)").execute(&mut keeper).await.unwrap();
-    assert_eq!(slow.await.unwrap().status, 200, "it was asked before the revocation");
+    sqlx::query("SELECT pg_advisory_unlock(1)")
+        .execute(&mut keeper)
+        .await
+        .unwrap();
+    assert_eq!(
+        slow.await.unwrap().status,
+        200,
+        "it was asked before the revocation"
+    );
     for _ in 0..20 {
         assert_eq!(node.token(&token).heartbeat("x").await.status, 401);
     }

@@ -1,5 +1,8 @@
 //! The integration tests, one binary, against real PostgreSQL. How to write one: see [`support`].
-#![expect(clippy::unwrap_used, reason = "a test that panics is a test that fails")]
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that panics is a test that fails"
+)]
 
 mod architecture;
 mod authorization;

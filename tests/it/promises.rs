@@ -9,7 +9,9 @@ fn read(path: &str) -> Option<String> {
 /// The names of tests in a text: in backticks, with `::` in them.
 fn named(text: &str) -> Vec<&str> {
     let quoted = text.split('`').skip(1).step_by(2);
-    quoted.filter(|name| name.contains("::") && !name.contains(['<', ' ', '/'])).collect()
+    quoted
+        .filter(|name| name.contains("::") && !name.contains(['<', ' ', '/']))
+        .collect()
 }
 
 /// Whether there is a test of this name, and it is not ignored.
@@ -23,8 +25,10 @@ fn exists(name: &str) -> bool {
         // What stands between this function and the end of the one before it.
         Some(before.rsplit("\n}").next()?.to_owned())
     });
-    attributes
-        .any(|lines| (lines.contains("#[test]") || lines.contains("#[tokio::test")) && !lines.contains("#[ignore"))
+    attributes.any(|lines| {
+        (lines.contains("#[test]") || lines.contains("#[tokio::test"))
+            && !lines.contains("#[ignore")
+    })
 }
 
 #[test]
@@ -40,7 +44,9 @@ fn every_test_that_a_promise_names_exists() {
 fn every_promise_has_tests() {
     let page = read("docs/promises.md").unwrap();
     for number in 1..=10 {
-        let row = page.lines().find(|line| line.starts_with(&format!("| P{number} ")));
+        let row = page
+            .lines()
+            .find(|line| line.starts_with(&format!("| P{number} ")));
         let row = row.unwrap_or_else(|| panic!("P{number} has no row"));
         assert!(!named(row).is_empty(), "P{number} has no tests");
     }

@@ -40,7 +40,11 @@ pub async fn create(
 ///
 /// # Errors
 /// When the database does not answer.
-pub async fn find(db: &PgPool, secret: &str, purpose: Purpose) -> Result<Option<Link>, sqlx::Error> {
+pub async fn find(
+    db: &PgPool,
+    secret: &str,
+    purpose: Purpose,
+) -> Result<Option<Link>, sqlx::Error> {
     sqlx::query_as!(
         Link,
         r#"/* links.find */
@@ -57,7 +61,11 @@ pub async fn find(db: &PgPool, secret: &str, purpose: Purpose) -> Result<Option<
 ///
 /// # Errors
 /// When the database does not answer.
-pub async fn take(db: &mut PgConnection, secret: &str, purpose: Purpose) -> Result<Option<Link>, sqlx::Error> {
+pub async fn take(
+    db: &mut PgConnection,
+    secret: &str,
+    purpose: Purpose,
+) -> Result<Option<Link>, sqlx::Error> {
     sqlx::query_as!(
         Link,
         r#"/* links.take */
@@ -90,8 +98,10 @@ pub async fn void_all(db: impl PgExecutor<'_>, account_id: AccountId) -> Result<
 /// # Errors
 /// When the database does not answer.
 pub async fn sweep(db: &PgPool) -> Result<u64, sqlx::Error> {
-    let done = sqlx::query!("/* links.sweep */ DELETE FROM email_links WHERE expires_at < clock_timestamp()")
-        .execute(db)
-        .await?;
+    let done = sqlx::query!(
+        "/* links.sweep */ DELETE FROM email_links WHERE expires_at < clock_timestamp()"
+    )
+    .execute(db)
+    .await?;
     Ok(done.rows_affected())
 }

@@ -1,6 +1,8 @@
-//! Browser sessions: one row each, found by the SHA-256 of its id, so that a stolen table signs nobody in.
+//! Browser sessions: one row each, found by the SHA-256 of its id, so that a stolen table signs
+//! nobody in.
 //!
-//! The database's clock decides when one ends: [`IDLE`] after it was last seen, and [`ABSOLUTE`] after it began.
+//! The database's clock decides when one ends: [`IDLE`] after it was last seen, and [`ABSOLUTE`]
+//! after it began.
 
 mod store;
 

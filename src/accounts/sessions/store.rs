@@ -11,7 +11,9 @@ use crate::id::AccountId;
 /// When the database does not answer, or the account is gone.
 pub async fn create(db: &PgPool, session: NewSession<'_>) -> Result<bool, sqlx::Error> {
     let user_agent = session.user_agent.map(|text| cut(text, 512));
-    let address = session.address.map(|address| address.to_canonical().to_string());
+    let address = session
+        .address
+        .map(|address| address.to_canonical().to_string());
     let done = sqlx::query!(
         r#"/* sessions.create */
         INSERT INTO sessions (session_sha256, account_id, data, address, user_agent, expires_at)
@@ -33,7 +35,10 @@ pub async fn create(db: &PgPool, session: NewSession<'_>) -> Result<bool, sqlx::
 ///
 /// # Errors
 /// When the database does not answer.
-pub async fn load(db: &PgPool, hash: SessionHash) -> Result<Option<serde_json::Value>, sqlx::Error> {
+pub async fn load(
+    db: &PgPool,
+    hash: SessionHash,
+) -> Result<Option<serde_json::Value>, sqlx::Error> {
     let found = sqlx::query!(
         r#"/* sessions.load */
         SELECT data, last_seen_at < clock_timestamp() - interval '1 min' AS "note_it!"
@@ -63,7 +68,11 @@ pub async fn load(db: &PgPool, hash: SessionHash) -> Result<Option<serde_json::V
 ///
 /// # Errors
 /// When the database does not answer.
-pub async fn save(db: &PgPool, hash: SessionHash, data: &serde_json::Value) -> Result<bool, sqlx::Error> {
+pub async fn save(
+    db: &PgPool,
+    hash: SessionHash,
+    data: &serde_json::Value,
+) -> Result<bool, sqlx::Error> {
     let done = sqlx::query!(
         "/* sessions.save */ UPDATE sessions SET data = $2 WHERE session_sha256 = $1 AND expires_at > clock_timestamp()",
         &hash.0[..],
@@ -79,9 +88,12 @@ pub async fn save(db: &PgPool, hash: SessionHash, data: &serde_json::Value) -> R
 /// # Errors
 /// When the database does not answer.
 pub async fn delete(db: &PgPool, hash: SessionHash) -> Result<(), sqlx::Error> {
-    sqlx::query!("/* sessions.delete */ DELETE FROM sessions WHERE session_sha256 = $1", &hash.0[..])
-        .execute(db)
-        .await?;
+    sqlx::query!(
+        "/* sessions.delete */ DELETE FROM sessions WHERE session_sha256 = $1",
+        &hash.0[..]
+    )
+    .execute(db)
+    .await?;
     Ok(())
 }
 
@@ -116,7 +128,11 @@ pub async fn list(db: &PgPool, account_id: AccountId) -> Result<Vec<SessionInfo>
 ///
 /// # Errors
 /// When the database does not answer.
-pub async fn end(db: &PgPool, account_id: AccountId, hash: SessionHash) -> Result<bool, sqlx::Error> {
+pub async fn end(
+    db: &PgPool,
+    account_id: AccountId,
+    hash: SessionHash,
+) -> Result<bool, sqlx::Error> {
     let done = sqlx::query!(
         "/* sessions.end */ DELETE FROM sessions WHERE account_id = $1 AND session_sha256 = $2",
         account_id.0,
@@ -151,9 +167,11 @@ pub async fn end_all_but(
 /// # Errors
 /// When the database does not answer.
 pub async fn sweep(db: &PgPool) -> Result<u64, sqlx::Error> {
-    let done = sqlx::query!("/* sessions.sweep */ DELETE FROM sessions WHERE expires_at < clock_timestamp()")
-        .execute(db)
-        .await?;
+    let done = sqlx::query!(
+        "/* sessions.sweep */ DELETE FROM sessions WHERE expires_at < clock_timestamp()"
+    )
+    .execute(db)
+    .await?;
     Ok(done.rows_affected())
 }
 

@@ -17,7 +17,8 @@ const PAGE: i64 = 1000;
 
 #[derive(Subcommand, Debug)]
 pub(super) enum AccountCommand {
-    /// Make an account; without a password, its owner sets one through "forgotten password" on the sign-in page
+    /// Make an account; without a password, its owner sets one through "forgotten password" on the
+    /// sign-in page
     Create {
         /// Its e-mail address, which counts as confirmed
         #[arg(long)]
@@ -76,10 +77,25 @@ pub(super) enum AccountCommand {
 pub(super) async fn run(admin: &Admin, command: AccountCommand) -> anyhow::Result<()> {
     let (pool, actor) = (&admin.pool, &admin.actor);
     match command {
-        AccountCommand::Create { email, plan, admin: is_admin, password_stdin } => {
-            let password = if password_stdin { Some(read_password(&email).await?) } else { None };
+        AccountCommand::Create {
+            email,
+            plan,
+            admin: is_admin,
+            password_stdin,
+        } => {
+            let password = if password_stdin {
+                Some(read_password(&email).await?)
+            } else {
+                None
+            };
             let without = password.is_none();
-            let new = NewAccount { email: &email, password, plan: &plan, is_admin, email_verified: true };
+            let new = NewAccount {
+                email: &email,
+                password,
+                plan: &plan,
+                is_admin,
+                email_verified: true,
+            };
             let account_id = accounts::create(pool, new, Some(actor)).await?;
             let account = accounts::find(pool, account_id).await?;
             show(admin, &account)?;
@@ -125,13 +141,19 @@ async fn read_password(email: &Email) -> anyhow::Result<PasswordHash> {
         eprintln!("Password, then Enter and Ctrl-D (it is shown as you type):");
     }
     let mut text = String::new();
-    stdin.read_to_string(&mut text).context("the password on standard input")?;
+    stdin
+        .read_to_string(&mut text)
+        .context("the password on standard input")?;
     let password = Secret::new(text.trim_end_matches(['\r', '\n']));
     Ok(Passwords::default().hash_new(&password, email).await?)
 }
 
 async fn list(admin: &Admin, search: Option<String>, plan: Option<String>) -> anyhow::Result<()> {
-    let mut filter = Filter { text: search, plan, ..Filter::default() };
+    let mut filter = Filter {
+        text: search,
+        plan,
+        ..Filter::default()
+    };
     let mut all = Vec::new();
     loop {
         let page = accounts::search(&admin.pool, &filter, PAGE).await?;
@@ -146,9 +168,17 @@ async fn list(admin: &Admin, search: Option<String>, plan: Option<String>) -> an
     }
     let row = |account: &Account| {
         let created = account.created_at.format("%Y-%m-%d").to_string();
-        vec![account.email.clone(), account.plan.clone(), state(account), created]
+        vec![
+            account.email.clone(),
+            account.plan.clone(),
+            state(account),
+            created,
+        ]
     };
-    output::table(&["EMAIL", "PLAN", "STATE", "CREATED"], &all.iter().map(row).collect::<Vec<_>>())?;
+    output::table(
+        &["EMAIL", "PLAN", "STATE", "CREATED"],
+        &all.iter().map(row).collect::<Vec<_>>(),
+    )?;
     Ok(())
 }
 
@@ -165,13 +195,19 @@ fn show(admin: &Admin, account: &Account) -> anyhow::Result<()> {
         return output::json(account);
     }
     let instant = |at: Option<chrono::DateTime<chrono::Utc>>| {
-        at.map_or_else(|| "no".to_owned(), |at| at.to_rfc3339_opts(chrono::SecondsFormat::Secs, true))
+        at.map_or_else(
+            || "no".to_owned(),
+            |at| at.to_rfc3339_opts(chrono::SecondsFormat::Secs, true),
+        )
     };
     let mut fields = vec![
         ("account", account.email.clone()),
         ("id", account.account_id.to_string()),
         ("plan", account.plan.clone()),
-        ("administrator", if account.is_admin { "yes" } else { "no" }.to_owned()),
+        (
+            "administrator",
+            if account.is_admin { "yes" } else { "no" }.to_owned(),
+        ),
         ("created", instant(Some(account.created_at))),
         ("address confirmed", instant(account.email_verified_at)),
         ("suspended", instant(account.suspended_at)),

@@ -1,6 +1,8 @@
-//! `lockable admin`: accounts, tokens and plans from the command line of the machine that the database trusts.
+//! `lockable admin`: accounts, tokens and plans from the command line of the machine that the
+//! database trusts.
 //!
-//! What is done stands in the audit log as `command:<user>`. Running nodes take it up within a second.
+//! What is done stands in the audit log as `command:<user>`. Running nodes take it up within a
+//! second.
 
 mod account;
 mod plan;
@@ -39,8 +41,9 @@ enum AdminCommand {
     /// See and edit plans
     #[command(subcommand)]
     Plan(plan::PlanCommand),
-    /// Say that the database was restored from an image or snapshot of its disk: moves fencing tokens far ahead, so that none
-    /// is given out twice. Not needed after pg_restore or a failover, which are recognised
+    /// Say that the database was restored from an image or snapshot of its disk: moves fencing
+    /// tokens far ahead, so that none is given out twice. Not needed after pg_restore or a
+    /// failover, which are recognised
     Restored,
 }
 
@@ -60,7 +63,11 @@ pub(super) fn run(args: AdminArgs) -> anyhow::Result<()> {
     let outcome = super::on_runtime(async {
         prepare(&source, &args.database).await?;
         let pool = db::pool(source.options().clone(), Purpose::General, 2);
-        let admin = Admin { pool: pool.clone(), actor, json: args.json };
+        let admin = Admin {
+            pool: pool.clone(),
+            actor,
+            json: args.json,
+        };
         let outcome = match args.command {
             AdminCommand::Account(command) => account::run(&admin, command).await,
             AdminCommand::Token(command) => token::run(&admin, command).await,
@@ -74,13 +81,16 @@ pub(super) fn run(args: AdminArgs) -> anyhow::Result<()> {
     outcome?
 }
 
-/// A new database is migrated, and one that this command runs by itself; not one under nodes that run.
+/// A new database is migrated, and one that this command runs by itself; not one under nodes that
+/// run.
 async fn prepare(source: &Source, settings: &DatabaseSettings) -> anyhow::Result<()> {
     let applied = migrate::applied_with(source.options()).await?;
     if applied == 0 || source.is_own() {
         migrate::prepare_with(source.options(), settings.unsafe_database).await?;
     } else if applied < migrate::newest() {
-        bail!("the database has an older schema than this program needs: run `lockable migrate` first");
+        bail!(
+            "the database has an older schema than this program needs: run `lockable migrate` first"
+        );
     }
     Ok(())
 }
@@ -105,5 +115,8 @@ async fn restored(admin: &Admin) -> anyhow::Result<()> {
 /// Whoever started this command.
 fn os_user() -> String {
     let uid = nix::unistd::getuid();
-    nix::unistd::User::from_uid(uid).ok().flatten().map_or_else(|| uid.to_string(), |user| user.name)
+    nix::unistd::User::from_uid(uid)
+        .ok()
+        .flatten()
+        .map_or_else(|| uid.to_string(), |user| user.name)
 }

@@ -23,7 +23,8 @@ pub(super) enum PlanCommand {
         #[command(flatten)]
         limits: LimitArgs,
     },
-    /// Change limits of a plan. Leases that run go on; new ones follow the new limits within a second
+    /// Change limits of a plan. Leases that run go on; new ones follow the new limits within a
+    /// second
     Set {
         /// Its code
         plan: String,
@@ -65,7 +66,9 @@ pub(super) struct LimitArgs {
 
 impl LimitArgs {
     fn apply(self, limits: &mut Limits) {
-        limits.name = self.name.unwrap_or_else(|| std::mem::take(&mut limits.name));
+        limits.name = self
+            .name
+            .unwrap_or_else(|| std::mem::take(&mut limits.name));
         for (given, limit) in [
             (self.lease_min_ms, &mut limits.lease_min_ms),
             (self.lease_default_ms, &mut limits.lease_default_ms),
@@ -92,11 +95,15 @@ pub(super) async fn run(admin: &Admin, command: PlanCommand) -> anyhow::Result<(
             let mut new = plans::find(pool, DEFAULT_PLAN).await?.limits;
             new.name.clone_from(&plan);
             limits.apply(&mut new);
-            plans::create(pool, actor, &plan, &new).await.map_err(by_flag)?;
+            plans::create(pool, actor, &plan, &new)
+                .await
+                .map_err(by_flag)?;
             show(admin, &plans::find(pool, &plan).await?)
         }
         PlanCommand::Set { plan, limits } => {
-            plans::update(pool, actor, &plan, |current| limits.apply(current)).await.map_err(by_flag)?;
+            plans::update(pool, actor, &plan, |current| limits.apply(current))
+                .await
+                .map_err(by_flag)?;
             show(admin, &plans::find(pool, &plan).await?)
         }
     }
@@ -106,7 +113,13 @@ pub(super) async fn run(admin: &Admin, command: PlanCommand) -> anyhow::Result<(
 fn by_flag(error: PlanError) -> anyhow::Error {
     match error {
         PlanError::Invalid(InvalidLimits { field, problem }) => {
-            anyhow!("--{}: {problem}", field.strip_prefix("max_").unwrap_or(field).replace('_', "-"))
+            anyhow!(
+                "--{}: {problem}",
+                field
+                    .strip_prefix("max_")
+                    .unwrap_or(field)
+                    .replace('_', "-")
+            )
         }
         error => error.into(),
     }
@@ -116,8 +129,17 @@ fn list(admin: &Admin, plans: &[Plan]) -> anyhow::Result<()> {
     if admin.json {
         return output::json(&plans);
     }
-    let heading =
-        ["PLAN", "NAME", "ACCOUNTS", "LEASE MS", "NAMESPACES", "TOKENS", "LIVE LOCKS", "WAITERS", "REQUESTS/S"];
+    let heading = [
+        "PLAN",
+        "NAME",
+        "ACCOUNTS",
+        "LEASE MS",
+        "NAMESPACES",
+        "TOKENS",
+        "LIVE LOCKS",
+        "WAITERS",
+        "REQUESTS/S",
+    ];
     let row = |plan: &Plan| {
         let limits = &plan.limits;
         vec![
@@ -138,7 +160,10 @@ fn list(admin: &Admin, plans: &[Plan]) -> anyhow::Result<()> {
 
 fn lease(limits: &Limits) -> String {
     if limits.lease_is_configurable() {
-        format!("{} ({} to {})", limits.lease_default_ms, limits.lease_min_ms, limits.lease_max_ms)
+        format!(
+            "{} ({} to {})",
+            limits.lease_default_ms, limits.lease_min_ms, limits.lease_max_ms
+        )
     } else {
         limits.lease_default_ms.to_string()
     }
@@ -156,11 +181,17 @@ fn show(admin: &Admin, plan: &Plan) -> anyhow::Result<()> {
         ("lease-min-ms", limits.lease_min_ms.to_string()),
         ("lease-default-ms", limits.lease_default_ms.to_string()),
         ("lease-max-ms", limits.lease_max_ms.to_string()),
-        ("private-namespaces", limits.max_private_namespaces.to_string()),
+        (
+            "private-namespaces",
+            limits.max_private_namespaces.to_string(),
+        ),
         ("tokens", limits.max_tokens.to_string()),
         ("live-locks", limits.max_live_locks.to_string()),
         ("waiters", limits.max_waiters.to_string()),
-        ("requests-per-second", limits.requests_per_second.to_string()),
+        (
+            "requests-per-second",
+            limits.requests_per_second.to_string(),
+        ),
     ])?;
     Ok(())
 }

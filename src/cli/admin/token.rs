@@ -24,8 +24,9 @@ pub(super) enum TokenCommand {
         /// The namespace whose locks it takes: public, or a private one of the account
         #[arg(long, value_name = "NAME", default_value = PUBLIC)]
         namespace: String,
-        /// What it may do: locks, or manage (also the account's tokens, namespaces and settings, through API v2, which is
-        /// not built yet: until then such a token does what the other does)
+        /// What it may do: locks, or manage (also the account's tokens, namespaces and settings,
+        /// through API v2, which is not built yet: until then such a token does what the other
+        /// does)
         #[arg(long, default_value = "locks")]
         scope: Scope,
         /// When it stops working, such as 2030-01-31T00:00:00Z [default: never]
@@ -35,15 +36,31 @@ pub(super) enum TokenCommand {
 }
 
 pub(super) async fn run(admin: &Admin, command: TokenCommand) -> anyhow::Result<()> {
-    let TokenCommand::Create { email, label, namespace, scope, expires_at } = command;
+    let TokenCommand::Create {
+        email,
+        label,
+        namespace,
+        scope,
+        expires_at,
+    } = command;
     let owner = account::find(admin, &email).await?;
-    let new = NewToken { label: &label, namespace: &namespace, scope, expires_at };
-    let (token_id, token) = match tokens::create_for(&admin.pool, &admin.actor, &owner, &new).await {
-        Err(TokenError::UnknownNamespace) => bail!("the account {email} has no namespace {namespace:?}"),
+    let new = NewToken {
+        label: &label,
+        namespace: &namespace,
+        scope,
+        expires_at,
+    };
+    let (token_id, token) = match tokens::create_for(&admin.pool, &admin.actor, &owner, &new).await
+    {
+        Err(TokenError::UnknownNamespace) => {
+            bail!("the account {email} has no namespace {namespace:?}")
+        }
         outcome => outcome?,
     };
     if admin.json {
-        return output::json(&json!({ "token": token.expose(), "token_id": token_id, "namespace": namespace }));
+        return output::json(
+            &json!({ "token": token.expose(), "token_id": token_id, "namespace": namespace }),
+        );
     }
     Ok(output::line(token.expose())?)
 }

@@ -10,7 +10,8 @@ use uuid::Uuid;
 
 use super::Service;
 
-/// For one request, its connection included. A service that waits longer than that answers 503 itself.
+/// For one request, its connection included. A service that waits longer than that answers 503
+/// itself.
 const TIMEOUT: Duration = Duration::from_secs(15);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -30,7 +31,8 @@ pub(super) struct Answer {
     pub(super) lease_id: Option<String>,
     pub(super) lease_ms: Option<u64>,
     pub(super) expires_in_ms: Option<u64>,
-    /// Until then the lease is certainly held, on this machine's monotonic clock: counted from before the request was sent.
+    /// Until then the lease is certainly held, on this machine's monotonic clock: counted from
+    /// before the request was sent.
     pub(super) held_until: Option<Instant>,
 }
 
@@ -75,10 +77,14 @@ struct Problem {
 impl Api {
     pub(super) fn new(service: &Service, name: &str) -> Result<Self, NoAnswer> {
         if name.is_empty() || name == "." || name == ".." {
-            return Err(NoAnswer::Usage(format!("{name:?} cannot be the name of a lock")));
+            return Err(NoAnswer::Usage(format!(
+                "{name:?} cannot be the name of a lock"
+            )));
         }
         if !matches!(service.url.scheme(), "http" | "https") {
-            return Err(NoAnswer::Usage("LOCKABLE_URL has to begin with https:// or http://".to_owned()));
+            return Err(NoAnswer::Usage(
+                "LOCKABLE_URL has to begin with https:// or http://".to_owned(),
+            ));
         }
         let client = Client::builder()
             .timeout(TIMEOUT)
@@ -87,7 +93,11 @@ impl Api {
             .user_agent(concat!("lockable/", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(|error| NoAnswer::Usage(format!("cannot set up HTTPS: {}", causes(&error))))?;
-        Ok(Self { client, service: service.clone(), name: name.to_owned() })
+        Ok(Self {
+            client,
+            service: service.clone(),
+            name: name.to_owned(),
+        })
     }
 
     fn url(&self, action: &str, options: Options) -> Url {
@@ -96,39 +106,59 @@ impl Api {
             path.pop_if_empty().extend(["v1", action, &self.name]);
         }
         if let Some(lease_id) = options.lease_id {
-            url.query_pairs_mut().append_pair("lease_id", &lease_id.to_string());
+            url.query_pairs_mut()
+                .append_pair("lease_id", &lease_id.to_string());
         }
         if let Some(lease_ms) = options.lease_ms {
-            url.query_pairs_mut().append_pair("lease_ms", &lease_ms.to_string());
+            url.query_pairs_mut()
+                .append_pair("lease_ms", &lease_ms.to_string());
         }
         url
     }
 
     /// Asks for `acquire`, `heartbeat` or `release`.
     pub(super) async fn ask(&self, action: &str, options: Options) -> Result<Answer, NoAnswer> {
-        let unavailable = |sentence: String, retry_after| NoAnswer::Unavailable { sentence, retry_after };
+        let unavailable = |sentence: String, retry_after| NoAnswer::Unavailable {
+            sentence,
+            retry_after,
+        };
         let sent_at = Instant::now();
-        // POST: nothing between here and there takes it for a question that may be repeated or answered from a cache.
-        let request = self.client.post(self.url(action, options)).basic_auth(&self.service.auth_token, Some(""));
-        let response =
-            request.send().await.map_err(|error| unavailable(format!("no answer: {}", causes(&error)), None))?;
+        // POST: nothing between here and there takes it for a question that may be repeated or
+        // answered from a cache.
+        let request = self
+            .client
+            .post(self.url(action, options))
+            .basic_auth(&self.service.auth_token, Some(""));
+        let response = request
+            .send()
+            .await
+            .map_err(|error| unavailable(format!("no answer: {}", causes(&error)), None))?;
         let status = response.status();
         let headers = response.headers().clone();
-        let body = response
-            .bytes()
-            .await
-            .map_err(|error| unavailable(format!("the answer broke off: {}", causes(&error)), None))?;
+        let body = response.bytes().await.map_err(|error| {
+            unavailable(format!("the answer broke off: {}", causes(&error)), None)
+        })?;
         if status == StatusCode::OK {
             let body: Body = serde_json::from_slice(&body).map_err(|_| {
-                NoAnswer::Refused(format!("{} does not answer like a Lockable service", self.service.url))
+                NoAnswer::Refused(format!(
+                    "{} does not answer like a Lockable service",
+                    self.service.url
+                ))
             })?;
             return Ok(Answer::new(body.response, &headers, sent_at));
         }
         let problem: Problem = serde_json::from_slice(&body).unwrap_or_default();
-        let said = if problem.detail.is_empty() { problem.title } else { problem.detail };
+        let said = if problem.detail.is_empty() {
+            problem.title
+        } else {
+            problem.detail
+        };
         let sentence = format!("the service answered {status}: {said}");
         if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
-            return Err(unavailable(sentence, number(&headers, RETRY_AFTER.as_str()).map(Duration::from_secs)));
+            return Err(unavailable(
+                sentence,
+                number(&headers, RETRY_AFTER.as_str()).map(Duration::from_secs),
+            ));
         }
         Err(NoAnswer::Refused(sentence))
     }
@@ -141,7 +171,10 @@ impl Answer {
         Self {
             response,
             fencing_token: number(headers, "lockable-fencing-token"),
-            lease_id: headers.get("lockable-lease-id").and_then(|it| it.to_str().ok()).map(str::to_owned),
+            lease_id: headers
+                .get("lockable-lease-id")
+                .and_then(|it| it.to_str().ok())
+                .map(str::to_owned),
             lease_ms: number(headers, "lockable-lease-ms"),
             expires_in_ms,
             held_until: expires_in_ms.map(|ms| sent_at + Duration::from_millis(ms + waited_ms)),

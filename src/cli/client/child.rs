@@ -1,9 +1,10 @@
 //! The command that `lockable run` runs.
 //!
-//! It is a process group of its own, so that what it has started is told to end, and killed, with it: a shell that ends and
-//! leaves its programs working without the lock would be worth nothing. A group of its own is in the terminal's background,
-//! so the terminal is handed over to it as soon as it asks for it (by being stopped for reading), and a stop (^Z) goes on to
-//! the job of the calling shell that this process belongs to.
+//! It is a process group of its own, so that what it has started is told to end, and killed, with
+//! it: a shell that ends and leaves its programs working without the lock would be worth nothing. A
+//! group of its own is in the terminal's background, so the terminal is handed over to it as soon
+//! as it asks for it (by being stopped for reading), and a stop (^Z) goes on to the job of the
+//! calling shell that this process belongs to.
 
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
@@ -45,14 +46,26 @@ impl Child {
         let process = process.spawn()?;
         let id = process.id().unwrap_or_default();
         let watchdog = Command::new("/bin/sh")
-            .args(["-c", "read line || kill -s TERM -- \"-$1\"", "lockable-watchdog", &id.to_string()])
+            .args([
+                "-c",
+                "read line || kill -s TERM -- \"-$1\"",
+                "lockable-watchdog",
+                &id.to_string(),
+            ])
             .process_group(0)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()?;
         let group = Pid::from_raw(id.cast_signed());
-        Ok(Self { process, group, watchdog, terminal: Terminal::open(), wants_terminal: false, has_terminal: false })
+        Ok(Self {
+            process,
+            group,
+            watchdog,
+            terminal: Terminal::open(),
+            wants_terminal: false,
+            has_terminal: false,
+        })
     }
 
     /// Sends it to the command and to what it has started.
@@ -61,7 +74,8 @@ impl Child {
         let _ = killpg(self.group, signal);
     }
 
-    /// Waits until the command has ended; what it has left running in the background is its affair. Returns the exit code.
+    /// Waits until the command has ended; what it has left running in the background is its affair.
+    /// Returns the exit code.
     pub(super) async fn ended(&mut self) -> u8 {
         let status = self.process.wait().await;
         self.clean_up();
@@ -98,7 +112,10 @@ impl Child {
     pub(super) fn control(&mut self, signal: Signal) {
         match signal {
             Signal::SIGCHLD => {
-                let state = waitid(Id::Pid(self.group), WaitPidFlag::WSTOPPED | WaitPidFlag::WNOHANG);
+                let state = waitid(
+                    Id::Pid(self.group),
+                    WaitPidFlag::WSTOPPED | WaitPidFlag::WNOHANG,
+                );
                 if let Ok(WaitStatus::Stopped(_, by)) = state {
                     self.stopped(by);
                 }
@@ -111,7 +128,11 @@ impl Child {
     /// The command was stopped.
     fn stopped(&mut self, by: Signal) {
         let asks = matches!(by, Signal::SIGTTIN | Signal::SIGTTOU);
-        let Some(terminal) = self.terminal.as_ref().filter(|_| asks || by == Signal::SIGTSTP) else {
+        let Some(terminal) = self
+            .terminal
+            .as_ref()
+            .filter(|_| asks || by == Signal::SIGTSTP)
+        else {
             // Somebody's own doing, who will have it go on.
             return;
         };
@@ -119,8 +140,9 @@ impl Child {
         let was_ours = terminal.is_ours();
         if !(asks && was_ours) {
             self.take_terminal_back();
-            // Stops this process, and those which the shell counts to the same job, as if all were one group. Not for SIGTSTP,
-            // which is caught; where no shell is there to have the job go on, the system does not stop it.
+            // Stops this process, and those which the shell counts to the same job, as if all were
+            // one group. Not for SIGTSTP, which is caught; where no shell is there to have the job
+            // go on, the system does not stop it.
             let _ = kill(Pid::from_raw(0), Signal::SIGTTIN);
         }
         if !asks || self.terminal.as_ref().is_some_and(Terminal::is_ours) {
@@ -129,7 +151,11 @@ impl Child {
     }
 
     fn go_on(&mut self) {
-        if let Some(terminal) = self.terminal.as_ref().filter(|it| self.wants_terminal && it.is_ours()) {
+        if let Some(terminal) = self
+            .terminal
+            .as_ref()
+            .filter(|it| self.wants_terminal && it.is_ours())
+        {
             terminal.give(self.group);
             self.has_terminal = true;
         }
@@ -149,7 +175,12 @@ struct Terminal(File);
 
 impl Terminal {
     fn open() -> Option<Self> {
-        OpenOptions::new().read(true).write(true).open("/dev/tty").ok().map(Self)
+        OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open("/dev/tty")
+            .ok()
+            .map(Self)
     }
 
     /// Whether this process is in its foreground.
@@ -160,7 +191,10 @@ impl Terminal {
     /// Makes this its foreground.
     fn give(&self, group: Pid) {
         // From the background this stops who does not block the signal for it.
-        let Ok(mask) = SigSet::from_iter([Signal::SIGTTOU]).thread_swap_mask(SigmaskHow::SIG_BLOCK) else { return };
+        let Ok(mask) = SigSet::from_iter([Signal::SIGTTOU]).thread_swap_mask(SigmaskHow::SIG_BLOCK)
+        else {
+            return;
+        };
         let _ = tcsetpgrp(&self.0, group);
         let _ = mask.thread_set_mask();
     }
@@ -168,6 +202,10 @@ impl Terminal {
 
 /// What a shell says of how it ended.
 fn exit_code(status: std::io::Result<ExitStatus>) -> u8 {
-    let code = status.map_or(1, |status| status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0)));
+    let code = status.map_or(1, |status| {
+        status
+            .code()
+            .unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
+    });
     u8::try_from(code).unwrap_or(1)
 }

@@ -30,8 +30,8 @@ pub(in crate::cli) struct RequestArgs {
     name: String,
     #[command(flatten)]
     service: Service,
-    /// Id of the lease, a UUID of your choosing: with it the request can be repeated, and only who knows it renews or
-    /// releases the lock
+    /// Id of the lease, a UUID of your choosing: with it the request can be repeated, and only who
+    /// knows it renews or releases the lock
     #[arg(long, value_name = "UUID")]
     lease_id: Option<Uuid>,
     /// Print the answer as JSON, with the fencing token and the lease
@@ -62,7 +62,10 @@ pub(in crate::cli) async fn release(args: RequestArgs) -> anyhow::Result<ExitCod
 }
 
 async fn ask(action: &str, args: RequestArgs, lease: Option<Duration>) -> anyhow::Result<ExitCode> {
-    let options = Options { lease_id: args.lease_id, lease_ms: lease.map(milliseconds) };
+    let options = Options {
+        lease_id: args.lease_id,
+        lease_ms: lease.map(milliseconds),
+    };
     let answer = match Api::new(&args.service, &args.name) {
         Ok(api) => api.ask(action, options).await,
         Err(error) => Err(error),
@@ -74,7 +77,11 @@ async fn ask(action: &str, args: RequestArgs, lease: Option<Duration>) -> anyhow
             } else {
                 output::line(&answer.response.to_string())?;
             }
-            Ok(if answer.response { ExitCode::SUCCESS } else { ExitCode::from(exit::FALSE) })
+            Ok(if answer.response {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::from(exit::FALSE)
+            })
         }
         Err(error) => Ok(complain(&error)),
     }

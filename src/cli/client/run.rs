@@ -1,8 +1,9 @@
 //! `lockable run NAME -- COMMAND`: runs a command while it holds a lock.
 //!
-//! The lease's id is chosen here, so that every request can be sent again after a lost answer. The command is told to end,
-//! and then killed, no later than the instant up to which the lease is certainly held, counted on this machine's monotonic
-//! clock from before the request that was answered was sent.
+//! The lease's id is chosen here, so that every request can be sent again after a lost answer. The
+//! command is told to end, and then killed, no later than the instant up to which the lease is
+//! certainly held, counted on this machine's monotonic clock from before the request that was
+//! answered was sent.
 
 use std::cell::Cell;
 use std::ffi::OsString;
@@ -24,16 +25,29 @@ use super::{Service, duration, exit};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
-/// How long a service that does not answer is asked again, where less was to be waited for the lock.
+/// How long a service that does not answer is asked again, where less was to be waited for the
+/// lock.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// For the release at the end: the lease lapses by itself otherwise.
 const RELEASE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Passed on to the command; before it runs, they end the waiting.
-const PASSED_ON: [Signal; 6] =
-    [Signal::SIGTERM, Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGINT, Signal::SIGQUIT];
-/// While the command runs: what a shell has its jobs stop and go on with, and that a command has stopped.
-const CONTROLS: [Signal; 4] = [Signal::SIGCHLD, Signal::SIGTSTP, Signal::SIGCONT, Signal::SIGWINCH];
+const PASSED_ON: [Signal; 6] = [
+    Signal::SIGTERM,
+    Signal::SIGHUP,
+    Signal::SIGUSR1,
+    Signal::SIGUSR2,
+    Signal::SIGINT,
+    Signal::SIGQUIT,
+];
+/// While the command runs: what a shell has its jobs stop and go on with, and that a command has
+/// stopped.
+const CONTROLS: [Signal; 4] = [
+    Signal::SIGCHLD,
+    Signal::SIGTSTP,
+    Signal::SIGCONT,
+    Signal::SIGWINCH,
+];
 
 /// `lockable run`.
 #[derive(Args, Debug)]
@@ -46,13 +60,16 @@ pub(in crate::cli) struct RunArgs {
     /// How long to wait for the lock while somebody else has it, such as 30s or 5m
     #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = duration::parse)]
     wait: Duration,
-    /// Length of the lease, such as 60s, where the plan lets it be chosen: how long the lock stays taken if this machine dies
+    /// Length of the lease, such as 60s, where the plan lets it be chosen: how long the lock stays
+    /// taken if this machine dies
     #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
     lease: Option<Duration>,
-    /// Between telling the command to end (SIGTERM) and killing it, when the lease is lost; at most a third of the lease
+    /// Between telling the command to end (SIGTERM) and killing it, when the lease is lost; at most
+    /// a third of the lease
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration::parse)]
     kill_after: Duration,
-    /// The command and its arguments. It finds LOCKABLE_FENCING_TOKEN and LOCKABLE_LEASE_ID in its environment
+    /// The command and its arguments. It finds LOCKABLE_FENCING_TOKEN and LOCKABLE_LEASE_ID in its
+    /// environment
     #[arg(last = true, required = true, value_name = "COMMAND")]
     command: Vec<OsString>,
 }
@@ -97,16 +114,28 @@ pub(in crate::cli) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     };
     // Not before: a stop while it waits for the lock is this process's own.
     let controls = caught(&CONTROLS);
-    let code = match controls.and_then(|controls| Ok((controls, Child::spawn(&args.command, &lease)?))) {
-        Ok((mut controls, child)) => {
-            let held = Held { api: &api, lease: &lease, grace: args.kill_after.min(lease.length / 3) };
-            held.while_running(child, &mut signals, &mut controls).await
-        }
-        Err(error) => {
-            eprintln!("lockable: cannot run {}: {error}", args.command[0].display());
-            if error.kind() == ErrorKind::NotFound { exit::NO_SUCH_COMMAND } else { exit::CANNOT_RUN }
-        }
-    };
+    let code =
+        match controls.and_then(|controls| Ok((controls, Child::spawn(&args.command, &lease)?))) {
+            Ok((mut controls, child)) => {
+                let held = Held {
+                    api: &api,
+                    lease: &lease,
+                    grace: args.kill_after.min(lease.length / 3),
+                };
+                held.while_running(child, &mut signals, &mut controls).await
+            }
+            Err(error) => {
+                eprintln!(
+                    "lockable: cannot run {}: {error}",
+                    args.command[0].display()
+                );
+                if error.kind() == ErrorKind::NotFound {
+                    exit::NO_SUCH_COMMAND
+                } else {
+                    exit::CANNOT_RUN
+                }
+            }
+        };
     if code != exit::LEASE_LOST {
         release(&api, lease.id).await;
     }
@@ -125,24 +154,38 @@ pub(super) struct Lease {
 }
 
 /// Asks until the lock is granted (or, `None`, the wait is over).
-async fn acquire(api: &Api, args: &RunArgs, lease_id: &Cell<Uuid>) -> Result<Option<Lease>, NoAnswer> {
+async fn acquire(
+    api: &Api,
+    args: &RunArgs,
+    lease_id: &Cell<Uuid>,
+) -> Result<Option<Lease>, NoAnswer> {
     let started = Instant::now();
     let mut pause = FIRST_PAUSE;
     loop {
-        let options = Options { lease_id: Some(lease_id.get()), lease_ms: args.lease.map(milliseconds) };
+        let options = Options {
+            lease_id: Some(lease_id.get()),
+            lease_ms: args.lease.map(milliseconds),
+        };
         let wait = match api.ask("acquire", options).await {
             Ok(answer) if answer.response => return granted(&answer, options).map(Some),
             Ok(_) if started.elapsed() >= args.wait => return Ok(None),
             Ok(_) => {
-                // It was certainly not granted. An id serves one lease, and this one may have had it unseen: an answer was
-                // lost, and the lease lapsed. So the next request has an id of its own.
+                // It was certainly not granted. An id serves one lease, and this one may have had
+                // it unseen: an answer was lost, and the lease lapsed. So the next request has an
+                // id of its own.
                 lease_id.set(Uuid::new_v4());
                 // Not past the end of the wait: the last try comes at it.
                 jitter(&mut pause).min(args.wait.saturating_sub(started.elapsed()))
             }
-            Err(NoAnswer::Unavailable { sentence, retry_after }) => {
+            Err(NoAnswer::Unavailable {
+                sentence,
+                retry_after,
+            }) => {
                 if started.elapsed() >= args.wait.max(PATIENCE) {
-                    return Err(NoAnswer::Unavailable { sentence, retry_after });
+                    return Err(NoAnswer::Unavailable {
+                        sentence,
+                        retry_after,
+                    });
                 }
                 // Perhaps it was granted, and the answer got lost: the same id again.
                 jitter(&mut pause).max(retry_after.unwrap_or_default().min(PATIENCE))
@@ -154,15 +197,27 @@ async fn acquire(api: &Api, args: &RunArgs, lease_id: &Cell<Uuid>) -> Result<Opt
 }
 
 fn granted(answer: &Answer, options: Options) -> Result<Lease, NoAnswer> {
-    let (Some(id), Some(fencing_token), Some(lease_ms), Some(held_until)) =
-        (options.lease_id, answer.fencing_token, answer.lease_ms, answer.held_until)
-    else {
+    let (Some(id), Some(fencing_token), Some(lease_ms), Some(held_until)) = (
+        options.lease_id,
+        answer.fencing_token,
+        answer.lease_ms,
+        answer.held_until,
+    ) else {
         return Err(NoAnswer::Refused(
             "the service says nothing of the lease in its answer's headers: `lockable run` needs them".to_owned(),
         ));
     };
-    let heartbeat = Options { lease_id: options.lease_id, lease_ms: options.lease_ms };
-    Ok(Lease { id, fencing_token, length: Duration::from_millis(lease_ms), held_until, options: heartbeat })
+    let heartbeat = Options {
+        lease_id: options.lease_id,
+        lease_ms: options.lease_ms,
+    };
+    Ok(Lease {
+        id,
+        fencing_token,
+        length: Duration::from_millis(lease_ms),
+        held_until,
+        options: heartbeat,
+    })
 }
 
 /// A pause between half of this and all of it; the next is twice as long.
@@ -175,7 +230,10 @@ fn jitter(pause: &mut Duration) -> Duration {
 async fn release(api: &Api, lease_id: Uuid) {
     let started = Instant::now();
     let mut pause = FIRST_PAUSE;
-    let options = Options { lease_id: Some(lease_id), lease_ms: None };
+    let options = Options {
+        lease_id: Some(lease_id),
+        lease_ms: None,
+    };
     loop {
         match tokio::time::timeout(RELEASE_PATIENCE, api.ask("release", options)).await {
             Ok(Ok(answer)) if answer.response => return,
@@ -185,11 +243,15 @@ async fn release(api: &Api, lease_id: Uuid) {
             }
             Ok(Err(NoAnswer::Unavailable { .. })) if started.elapsed() < RELEASE_PATIENCE => {}
             Ok(Err(error)) => {
-                eprintln!("lockable: the lock was not released and frees itself when its lease lapses: {error}");
+                eprintln!(
+                    "lockable: the lock was not released and frees itself when its lease lapses: {error}"
+                );
                 return;
             }
             Err(_) => {
-                eprintln!("lockable: the lock was not released and frees itself when its lease lapses: no answer");
+                eprintln!(
+                    "lockable: the lock was not released and frees itself when its lease lapses: no answer"
+                );
                 return;
             }
         }
@@ -206,8 +268,14 @@ struct Held<'a> {
 }
 
 impl Held<'_> {
-    /// Waits for the command, and renews the lease meanwhile; where that fails, ends the command in time.
-    async fn while_running(&self, mut child: Child, signals: &mut Signals, controls: &mut Signals) -> u8 {
+    /// Waits for the command, and renews the lease meanwhile; where that fails, ends the command in
+    /// time.
+    async fn while_running(
+        &self,
+        mut child: Child,
+        signals: &mut Signals,
+        controls: &mut Signals,
+    ) -> u8 {
         let lost = self.keep_renewing();
         tokio::pin!(lost);
         let kill_at = loop {
@@ -234,9 +302,14 @@ impl Held<'_> {
                 // A connection that leads nowhere must leave time for another try.
                 let patience = self.lease.length / 4;
                 let asked = self.api.ask("heartbeat", self.lease.options);
-                tokio::time::timeout(patience, asked).await.unwrap_or_else(|_| {
-                    Err(NoAnswer::Unavailable { sentence: "no answer in time".to_owned(), retry_after: None })
-                })
+                tokio::time::timeout(patience, asked)
+                    .await
+                    .unwrap_or_else(|_| {
+                        Err(NoAnswer::Unavailable {
+                            sentence: "no answer in time".to_owned(),
+                            retry_after: None,
+                        })
+                    })
             };
             match tokio::time::timeout_at(end_at.into(), renewed).await {
                 Ok(Ok(answer)) if answer.response => {
@@ -264,7 +337,9 @@ fn caught(signals: &[Signal]) -> std::io::Result<Signals> {
     for name in signals.iter().copied() {
         let mut stream = signal(SignalKind::from_raw(name as i32))?;
         let sender = sender.clone();
-        tokio::spawn(async move { while stream.recv().await.is_some() && sender.send(name).await.is_ok() {} });
+        tokio::spawn(async move {
+            while stream.recv().await.is_some() && sender.send(name).await.is_ok() {}
+        });
     }
     Ok(receiver)
 }

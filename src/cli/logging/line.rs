@@ -1,6 +1,6 @@
-//! A line of the log as text, the same as tracing-subscriber's own without colours, at two fifths of its cost: with
-//! a line for every request, that one took a quarter of all that was executed for a request outside the engine
-//! (docs/performance.md).
+//! A line of the log as text, the same as tracing-subscriber's own without colours, at two fifths
+//! of its cost: with a line for every request, that one took a quarter of all that was executed for
+//! a request outside the engine (docs/performance.md).
 
 use std::cell::RefCell;
 use std::fmt::{self, Debug, Write};
@@ -21,7 +21,12 @@ where
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,
 {
-    fn format_event(&self, _: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+    fn format_event(
+        &self,
+        _: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
         let mut line = Text(String::with_capacity(256));
         write_now(&mut line.0)?;
         line.0.push_str(match *event.metadata().level() {
@@ -42,11 +47,14 @@ fn write_now(line: &mut String) -> fmt::Result {
     thread_local! {
         static SECOND: RefCell<(u64, String)> = const { RefCell::new((0, String::new())) };
     }
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     SECOND.with_borrow_mut(|(second, text)| {
         if *second != now.as_secs() || text.is_empty() {
             *second = now.as_secs();
-            let instant = DateTime::<Utc>::from_timestamp(now.as_secs().cast_signed(), 0).unwrap_or_default();
+            let instant =
+                DateTime::<Utc>::from_timestamp(now.as_secs().cast_signed(), 0).unwrap_or_default();
             *text = instant.format("%Y-%m-%dT%H:%M:%S").to_string();
         }
         line.push_str(text);
@@ -54,7 +62,8 @@ fn write_now(line: &mut String) -> fmt::Result {
     write!(line, ".{:06}Z", now.subsec_micros())
 }
 
-/// A line in the making. Control characters that could do something to a terminal are written as escapes.
+/// A line in the making. Control characters that could do something to a terminal are written as
+/// escapes.
 struct Text(String);
 
 impl Text {
@@ -98,7 +107,10 @@ impl Visit for Text {
             return self.record_debug(field, &format_args!("{value}"));
         }
         if self.begin(field) {
-            if value.bytes().all(|b| (b' '..0x7f).contains(&b) && b != b'"' && b != b'\\') {
+            if value
+                .bytes()
+                .all(|b| (b' '..0x7f).contains(&b) && b != b'"' && b != b'\\')
+            {
                 self.0.push('"');
                 self.0.push_str(value);
                 self.0.push('"');
@@ -155,7 +167,9 @@ mod tests {
     fn said(by: impl Subscriber + Send + Sync + 'static, kept: &Kept) -> Vec<String> {
         tracing::subscriber::with_default(by, speak);
         let text = String::from_utf8(kept.0.lock().unwrap().clone()).unwrap();
-        text.lines().map(|line| line.get(27..).unwrap_or(line).to_owned()).collect()
+        text.lines()
+            .map(|line| line.get(27..).unwrap_or(line).to_owned())
+            .collect()
     }
 
     #[test]
@@ -165,9 +179,15 @@ mod tests {
             let kept = kept.clone();
             move || kept.clone()
         };
-        let formatter = tracing_subscriber::fmt().with_ansi(false).with_target(false).with_writer(writer(&theirs));
+        let formatter = tracing_subscriber::fmt()
+            .with_ansi(false)
+            .with_target(false)
+            .with_writer(writer(&theirs));
         let expected = said(formatter.finish(), &theirs);
-        let formatter = tracing_subscriber::fmt().with_ansi(false).event_format(Line).with_writer(writer(&ours));
+        let formatter = tracing_subscriber::fmt()
+            .with_ansi(false)
+            .event_format(Line)
+            .with_writer(writer(&ours));
         assert_eq!(said(formatter.finish(), &ours), expected);
         assert_eq!(
             expected[0],

@@ -1,5 +1,6 @@
-//! Where lines go. The line of a request waits a moment for others, so that they are written together: a write for each was a
-//! twelfth of the service's processor time under load (docs/performance.md). Whatever else is said is written at once, and in order.
+//! Where lines go. The line of a request waits a moment for others, so that they are written
+//! together: a write for each was a twelfth of the service's processor time under load
+//! (docs/performance.md). Whatever else is said is written at once, and in order.
 
 use std::io::{self, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -8,7 +9,8 @@ use std::time::Duration;
 use tracing::{Level, Metadata};
 use tracing_subscriber::fmt::MakeWriter;
 
-/// How long the line of a request may wait. A process that is killed takes that much of its log with it.
+/// How long the line of a request may wait. A process that is killed takes that much of its log
+/// with it.
 const PATIENCE: Duration = Duration::from_millis(20);
 /// Bytes that are written without waiting for more.
 const ENOUGH: usize = 32 * 1024;
@@ -41,8 +43,15 @@ impl State {
 
 impl Output {
     pub(super) fn new(sink: impl Write + Send + 'static) -> Self {
-        let state = State { sink: Box::new(sink), waiting: Vec::new(), is_watched: false };
-        Self(Arc::new(Shared { state: Mutex::new(state), begun: Condvar::new() }))
+        let state = State {
+            sink: Box::new(sink),
+            waiting: Vec::new(),
+            is_watched: false,
+        };
+        Self(Arc::new(Shared {
+            state: Mutex::new(state),
+            begun: Condvar::new(),
+        }))
     }
 
     pub(super) fn flush_at_end(&self) -> Flush {
@@ -62,7 +71,11 @@ impl Output {
             if !state.is_watched {
                 state.is_watched = true;
                 let watched = self.clone();
-                if std::thread::Builder::new().name("log".to_owned()).spawn(move || watched.watch()).is_err() {
+                if std::thread::Builder::new()
+                    .name("log".to_owned())
+                    .spawn(move || watched.watch())
+                    .is_err()
+                {
                     state.is_watched = false;
                     state.write_waiting();
                 }
@@ -76,7 +89,11 @@ impl Output {
         loop {
             let mut state = self.state();
             while state.waiting.is_empty() {
-                state = self.0.begun.wait(state).unwrap_or_else(PoisonError::into_inner);
+                state = self
+                    .0
+                    .begun
+                    .wait(state)
+                    .unwrap_or_else(PoisonError::into_inner);
             }
             drop(state);
             std::thread::sleep(PATIENCE);
@@ -89,11 +106,17 @@ impl<'a> MakeWriter<'a> for Output {
     type Writer = Entry<'a>;
 
     fn make_writer(&'a self) -> Entry<'a> {
-        Entry { output: self, may_wait: false }
+        Entry {
+            output: self,
+            may_wait: false,
+        }
     }
 
     fn make_writer_for(&'a self, meta: &Metadata<'_>) -> Entry<'a> {
-        Entry { output: self, may_wait: meta.target() == REQUEST && *meta.level() >= Level::INFO }
+        Entry {
+            output: self,
+            may_wait: meta.target() == REQUEST && *meta.level() >= Level::INFO,
+        }
     }
 }
 
@@ -146,7 +169,10 @@ mod tests {
 
     fn said(by: impl FnOnce()) -> mpsc::Receiver<String> {
         let (sender, written) = mpsc::channel();
-        let lines = tracing_subscriber::fmt().with_ansi(false).without_time().with_writer(Output::new(Sent(sender)));
+        let lines = tracing_subscriber::fmt()
+            .with_ansi(false)
+            .without_time()
+            .with_writer(Output::new(Sent(sender)));
         tracing::subscriber::with_default(lines.finish(), by);
         written
     }
@@ -164,7 +190,11 @@ mod tests {
             writes += 1;
         }
         assert!(writes < 200, "each was written by itself");
-        assert!(text.lines().all(|line| line == " INFO lockable::request: one"), "{text}");
+        assert!(
+            text.lines()
+                .all(|line| line == " INFO lockable::request: one"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! The files of the embedded cluster: where they are, what PostgreSQL is told, and the making of a new one.
+//! The files of the embedded cluster: where they are, what PostgreSQL is told, and the making of a
+//! new one.
 
 use std::fs;
 use std::io::{self, Write};
@@ -18,7 +19,8 @@ pub const ROLE: &str = "lockable";
 /// The number in the socket's name; nothing listens on TCP.
 pub const PORT: u16 = 5432;
 
-/// A Unix socket's path has at most 107 bytes on Linux and 103 on macOS, the terminating NUL not counted.
+/// A Unix socket's path has at most 107 bytes on Linux and 103 on macOS, the terminating NUL not
+/// counted.
 const LONGEST_SOCKET_PATH: usize = 103;
 
 /// Where things are under a data directory.
@@ -45,13 +47,20 @@ impl Places {
             let digest = hex::encode(Sha256::digest(data_dir.as_os_str().as_encoded_bytes()));
             sockets = PathBuf::from(format!("/tmp/lockable-{}", &digest[..16]));
         }
-        Self { cluster: data_dir.join("postgres"), lock: data_dir.join("lockable.lock"), sockets, data_dir }
+        Self {
+            cluster: data_dir.join("postgres"),
+            lock: data_dir.join("lockable.lock"),
+            sockets,
+            data_dir,
+        }
     }
 
     /// Makes the folder of the socket, and makes sure that it is ours: /tmp is everybody's.
     pub(super) fn make_socket_dir(&self) -> Result<(), EmbeddedError> {
-        make_private_dir(&self.sockets).map_err(EmbeddedError::io("make the socket's folder", &self.sockets))?;
-        let meta = fs::symlink_metadata(&self.sockets).map_err(EmbeddedError::io("read", &self.sockets))?;
+        make_private_dir(&self.sockets)
+            .map_err(EmbeddedError::io("make the socket's folder", &self.sockets))?;
+        let meta = fs::symlink_metadata(&self.sockets)
+            .map_err(EmbeddedError::io("read", &self.sockets))?;
         if !meta.is_dir() || meta.uid() != nix::unistd::geteuid().as_raw() {
             return Err(EmbeddedError::SocketDirTaken(self.sockets.clone()));
         }
@@ -62,7 +71,11 @@ impl Places {
     pub(super) fn cluster_major(&self) -> Result<Option<u32>, EmbeddedError> {
         let file = self.cluster.join("PG_VERSION");
         match fs::read_to_string(&file) {
-            Ok(text) => text.trim().parse().map(Some).map_err(|_| EmbeddedError::NoCluster(self.cluster.clone())),
+            Ok(text) => text
+                .trim()
+                .parse()
+                .map(Some)
+                .map_err(|_| EmbeddedError::NoCluster(self.cluster.clone())),
             Err(error) if error.kind() == io::ErrorKind::NotFound && self.cluster.exists() => {
                 Err(EmbeddedError::NoCluster(self.cluster.clone()))
             }
@@ -71,15 +84,20 @@ impl Places {
         }
     }
 
-    /// Makes a new cluster with the service's role and database, in a folder beside, which takes its name only when it is
-    /// complete: a crash on the way leaves nothing that looks like data.
-    pub(super) fn make_cluster(&self, programs: &Programs, user: &str) -> Result<(), EmbeddedError> {
+    /// Makes a new cluster with the service's role and database, in a folder beside, which takes
+    /// its name only when it is complete: a crash on the way leaves nothing that looks like data.
+    pub(super) fn make_cluster(
+        &self,
+        programs: &Programs,
+        user: &str,
+    ) -> Result<(), EmbeddedError> {
         let unfinished = self.data_dir.join("postgres.unfinished");
         if unfinished.exists() {
             fs::remove_dir_all(&unfinished).map_err(EmbeddedError::io("remove", &unfinished))?;
         }
         let mut initdb = self.command(programs, "initdb");
-        // The C locale: names are compared byte for byte, and a new version of the system's locales breaks no index.
+        // The C locale: names are compared byte for byte, and a new version of the system's locales
+        // breaks no index.
         initdb.arg("--pgdata").arg(&unfinished).args([
             "--username=postgres",
             "--auth-local=peer",
@@ -93,7 +111,11 @@ impl Places {
         self.configure(&unfinished, programs, user, 100)?;
         // Single-user mode: no server, no socket, nobody else.
         let mut single = self.command(programs, "postgres");
-        single.arg("--single").arg("-D").arg(&unfinished).args(["-c", "exit_on_error=on", "postgres"]);
+        single.arg("--single").arg("-D").arg(&unfinished).args([
+            "-c",
+            "exit_on_error=on",
+            "postgres",
+        ]);
         let set_up = format!(
             "CREATE ROLE {ROLE} LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE;\n\
              CREATE DATABASE {ROLE} OWNER {ROLE} TEMPLATE template0;\n\
@@ -106,7 +128,8 @@ impl Places {
             .map_err(EmbeddedError::io("flush", &self.data_dir))
     }
 
-    /// Writes what PostgreSQL is told, anew at each start: the places and the user may have changed.
+    /// Writes what PostgreSQL is told, anew at each start: the places and the user may have
+    /// changed.
     pub(super) fn configure(
         &self,
         cluster: &Path,
@@ -118,10 +141,21 @@ impl Places {
             let file = cluster.join(name);
             fs::write(&file, text).map_err(EmbeddedError::io("write", &file))
         };
-        let utf8 =
-            |path: &Path| path.to_str().map(str::to_owned).ok_or_else(|| EmbeddedError::NotUtf8(path.to_path_buf()));
+        let utf8 = |path: &Path| {
+            path.to_str()
+                .map(str::to_owned)
+                .ok_or_else(|| EmbeddedError::NotUtf8(path.to_path_buf()))
+        };
         let own = self.data_dir.join("postgresql.conf");
-        write("postgresql.conf", &postgresql_conf(&utf8(&self.sockets)?, &utf8(&own)?, programs, max_connections))?;
+        write(
+            "postgresql.conf",
+            &postgresql_conf(
+                &utf8(&self.sockets)?,
+                &utf8(&own)?,
+                programs,
+                max_connections,
+            ),
+        )?;
         write("pg_hba.conf", HBA)?;
         write("pg_ident.conf", &ident(user))
     }
@@ -129,7 +163,11 @@ impl Places {
     /// One of PostgreSQL's programs, with an environment and a folder that suit it.
     pub(super) fn command(&self, programs: &Programs, program: &str) -> Command {
         let mut command = Command::new(programs.path(program));
-        command.current_dir(&self.data_dir).env("HOME", &self.data_dir).env("LC_ALL", "C").env("TZ", "UTC");
+        command
+            .current_dir(&self.data_dir)
+            .env("HOME", &self.data_dir)
+            .env("LC_ALL", "C")
+            .env("TZ", "UTC");
         for (name, _) in std::env::vars_os() {
             // PGHOST, PGDATA, PGOPTIONS...: meant for another PostgreSQL.
             if name.to_string_lossy().starts_with("PG") {
@@ -140,12 +178,13 @@ impl Places {
     }
 }
 
-/// On the socket the operating system says who it is (`peer`), and the map whom that may be. The folder of the socket is
-/// closed to everybody but its owner and root besides.
+/// On the socket the operating system says who it is (`peer`), and the map whom that may be. The
+/// folder of the socket is closed to everybody but its owner and root besides.
 const HBA: &str = "# Written by lockable at each start.\nlocal all all peer map=lockable\n";
 
-/// Root and the service's own user may be the service. Its own user may also be the superuser `postgres`, whom nothing in
-/// the service uses: that is for pg_upgrade and repairs, and no new right, because the files are that user's anyway.
+/// Root and the service's own user may be the service. Its own user may also be the superuser
+/// `postgres`, whom nothing in the service uses: that is for pg_upgrade and repairs, and no new
+/// right, because the files are that user's anyway.
 fn ident(user: &str) -> String {
     let user = user.replace('"', "\"\"");
     let mut map = format!("# Written by lockable at each start.\nlockable root {ROLE}\n");
@@ -159,8 +198,13 @@ fn postgresql_conf(sockets: &str, own: &str, programs: &Programs, max_connection
     let quoted = |text: &str| text.replace('\'', "''");
     let socket_list = quoted(&format!("\"{}\"", sockets.replace('"', "\"\"")));
     let own = quoted(own);
-    // lz4 came with 15, if the package was built with it; pglz is there always, at more processor time.
-    let compression = if built_with_lz4(programs) { "lz4" } else { "on" };
+    // lz4 came with 15, if the package was built with it; pglz is there always, at more processor
+    // time.
+    let compression = if built_with_lz4(programs) {
+        "lz4"
+    } else {
+        "on"
+    };
     let shared_buffers_mb = memory::shared_buffers_mb();
     format!(
         "# Written by lockable at each start. Your own settings go to {own}, which is read last.
@@ -213,17 +257,29 @@ include_if_exists = '{own}'
     )
 }
 
-/// Asks the program itself: it complains of a value that it does not know before it looks for its data.
+/// Asks the program itself: it complains of a value that it does not know before it looks for its
+/// data.
 fn built_with_lz4(programs: &Programs) -> bool {
     Command::new(programs.path("postgres"))
-        .args(["--single", "-D", "/nonexistent", "-c", "wal_compression=lz4", "postgres"])
+        .args([
+            "--single",
+            "-D",
+            "/nonexistent",
+            "-c",
+            "wal_compression=lz4",
+            "postgres",
+        ])
         .output()
         .is_ok_and(|output| !String::from_utf8_lossy(&output.stderr).contains("wal_compression"))
 }
 
-/// Runs a program to its end, with this on its standard input; its words are in the error if it failed.
+/// Runs a program to its end, with this on its standard input; its words are in the error if it
+/// failed.
 fn finish(mut command: Command, name: &str, input: &str) -> Result<(), EmbeddedError> {
-    let failed = |said: String| EmbeddedError::Program { program: name.to_owned(), said };
+    let failed = |said: String| EmbeddedError::Program {
+        program: name.to_owned(),
+        said,
+    };
     let mut child = command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -234,9 +290,15 @@ fn finish(mut command: Command, name: &str, input: &str) -> Result<(), EmbeddedE
         // Where it died before reading all, its exit status and words say why.
         let _ = stdin.write_all(input.as_bytes());
     }
-    let output = child.wait_with_output().map_err(|error| failed(error.to_string()))?;
+    let output = child
+        .wait_with_output()
+        .map_err(|error| failed(error.to_string()))?;
     if output.status.success() {
         return Ok(());
     }
-    Err(failed(format!("{}\n{}", output.status, String::from_utf8_lossy(&output.stderr).trim_end())))
+    Err(failed(format!(
+        "{}\n{}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr).trim_end()
+    )))
 }

@@ -8,9 +8,13 @@ const LEAST_MB: u64 = 128;
 /// Enough for about ten million locks, megabytes.
 const MOST_MB: u64 = 4096;
 
-/// What `shared_buffers` is set to, megabytes: a quarter of the memory, which is what PostgreSQL's manual suggests to start with.
+/// What `shared_buffers` is set to, megabytes: a quarter of the memory, which is what PostgreSQL's
+/// manual suggests to start with.
 pub(super) fn shared_buffers_mb() -> u64 {
-    let known = [of_machine(), of_control_group()].into_iter().flatten().min();
+    let known = [of_machine(), of_control_group()]
+        .into_iter()
+        .flatten()
+        .min();
     a_quarter_mb(known.unwrap_or(0))
 }
 
@@ -24,13 +28,21 @@ fn of_machine() -> Option<u64> {
 }
 
 fn total(meminfo: &str) -> Option<u64> {
-    let kilobytes = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?.trim().strip_suffix(" kB")?;
+    let kilobytes = meminfo
+        .lines()
+        .find_map(|line| line.strip_prefix("MemTotal:"))?
+        .trim()
+        .strip_suffix(" kB")?;
     kilobytes.parse::<u64>().ok()?.checked_mul(1024)
 }
 
 /// In a container, what the whole of it may use.
 fn of_control_group() -> Option<u64> {
-    fs::read_to_string("/sys/fs/cgroup/memory.max").ok()?.trim().parse().ok()
+    fs::read_to_string("/sys/fs/cgroup/memory.max")
+        .ok()?
+        .trim()
+        .parse()
+        .ok()
 }
 
 #[cfg(test)]
@@ -39,12 +51,18 @@ mod tests {
 
     #[test]
     fn a_quarter_within_bounds() {
-        assert_eq!([0, 1024 * MB, 8192 * MB, 1 << 50].map(a_quarter_mb), [128, 256, 2048, 4096]);
+        assert_eq!(
+            [0, 1024 * MB, 8192 * MB, 1 << 50].map(a_quarter_mb),
+            [128, 256, 2048, 4096]
+        );
     }
 
     #[test]
     fn the_kernels_words_are_understood() {
-        assert_eq!(total("MemTotal:       24600 kB\nMemFree: 1 kB\n"), Some(24600 * 1024));
+        assert_eq!(
+            total("MemTotal:       24600 kB\nMemFree: 1 kB\n"),
+            Some(24600 * 1024)
+        );
         assert_eq!(total("MemFree: 1 kB\n"), None);
         let here = shared_buffers_mb();
         assert!((LEAST_MB..=MOST_MB).contains(&here), "{here}");

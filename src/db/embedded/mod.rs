@@ -1,7 +1,8 @@
-//! The embedded default: a real PostgreSQL cluster of the service's own, under its data directory, on a Unix socket.
+//! The embedded default: a real PostgreSQL cluster of the service's own, under its data directory,
+//! on a Unix socket.
 //!
-//! One process at a time runs the cluster, the one that holds the lock on the data directory: `lockable serve`, or a command
-//! for its own length. Other commands use the one that runs.
+//! One process at a time runs the cluster, the one that holds the lock on the data directory:
+//! `lockable serve`, or a command for its own length. Other commands use the one that runs.
 
 mod files;
 mod memory;
@@ -33,7 +34,8 @@ const WAIT_FOR_SERVICE: Duration = Duration::from_secs(30);
 pub struct Embedded {
     places: Places,
     postmaster: Option<Postmaster>,
-    /// Held as long as the cluster runs; the system lets go of it when the process ends, however that happens.
+    /// Held as long as the cluster runs; the system lets go of it when the process ends, however
+    /// that happens.
     lock: File,
 }
 
@@ -87,7 +89,9 @@ pub enum EmbeddedError {
         programs: Programs,
     },
     /// There is something else in the place of the cluster.
-    #[error("{0} is there, but it is no PostgreSQL cluster: move it away, or choose another place with --data-dir")]
+    #[error(
+        "{0} is there, but it is no PostgreSQL cluster: move it away, or choose another place with --data-dir"
+    )]
     NoCluster(PathBuf),
     /// The socket's folder in /tmp belongs to somebody else.
     #[error(
@@ -138,25 +142,35 @@ impl EmbeddedError {
 }
 
 impl Embedded {
-    /// Starts the cluster of this data directory, making it where there is none, and returns when it takes connections.
-    /// As root, the whole process becomes an unprivileged user first.
+    /// Starts the cluster of this data directory, making it where there is none, and returns when
+    /// it takes connections. As root, the whole process becomes an unprivileged user first.
     ///
     /// # Errors
     /// Sentences that say what to do.
-    pub fn start(data_dir: &Path, purpose: Purpose, max_connections: u32) -> Result<Self, EmbeddedError> {
+    pub fn start(
+        data_dir: &Path,
+        purpose: Purpose,
+        max_connections: u32,
+    ) -> Result<Self, EmbeddedError> {
         match Self::access(data_dir, purpose, max_connections)? {
             Access::Own(embedded) => Ok(embedded),
-            Access::Running(places) => {
-                Err(EmbeddedError::InUse { pid: holder(&places.lock).pid, dir: places.data_dir })
-            }
+            Access::Running(places) => Err(EmbeddedError::InUse {
+                pid: holder(&places.lock).pid,
+                dir: places.data_dir,
+            }),
         }
     }
 
-    /// The way into the cluster of this data directory: a service's that runs it, else it is started.
+    /// The way into the cluster of this data directory: a service's that runs it, else it is
+    /// started.
     ///
     /// # Errors
     /// Sentences that say what to do.
-    pub fn access(data_dir: &Path, purpose: Purpose, max_connections: u32) -> Result<Access, EmbeddedError> {
+    pub fn access(
+        data_dir: &Path,
+        purpose: Purpose,
+        max_connections: u32,
+    ) -> Result<Access, EmbeddedError> {
         let user = settle_in(data_dir)?;
         let places = Places::new(data_dir);
         let Some(lock) = take_lock(&places.lock, purpose)? else {
@@ -181,7 +195,11 @@ impl Embedded {
                 places.cluster.display()
             );
         }
-        Ok(Access::Own(Self { places, postmaster: Some(postmaster), lock }))
+        Ok(Access::Own(Self {
+            places,
+            postmaster: Some(postmaster),
+            lock,
+        }))
     }
 
     /// Where things are.
@@ -225,7 +243,8 @@ impl Places {
     }
 }
 
-/// Takes the lock of the data directory; none where a service holds it. Commands finish soon: they are waited for.
+/// Takes the lock of the data directory; none where a service holds it. Commands finish soon: they
+/// are waited for.
 fn take_lock(path: &Path, purpose: Purpose) -> Result<Option<File>, EmbeddedError> {
     let mut file = File::options()
         .read(true)
@@ -244,19 +263,23 @@ fn take_lock(path: &Path, purpose: Purpose) -> Result<Option<File>, EmbeddedErro
                 };
                 file.set_len(0)
                     .and_then(|()| file.rewind())
-                    .and_then(|()| file.write_all(format!("{} {word}\n", std::process::id()).as_bytes()))
+                    .and_then(|()| {
+                        file.write_all(format!("{} {word}\n", std::process::id()).as_bytes())
+                    })
                     .map_err(EmbeddedError::io("write", path))?;
                 return Ok(Some(file));
             }
-            Err(TryLockError::WouldBlock) if holder(path).serves || Instant::now() > deadline => return Ok(None),
+            Err(TryLockError::WouldBlock) if holder(path).serves || Instant::now() > deadline => {
+                return Ok(None);
+            }
             Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(50)),
             Err(TryLockError::Error(error)) => return Err(EmbeddedError::io("lock", path)(error)),
         }
     }
 }
 
-/// A service that has just been started, or whose PostgreSQL died, is about to be ready. Where it is not in time, the
-/// connection says so.
+/// A service that has just been started, or whose PostgreSQL died, is about to be ready. Where it
+/// is not in time, the connection says so.
 fn wait_until_ready(places: &Places) {
     let deadline = Instant::now() + WAIT_FOR_SERVICE;
     while ready_process(&places.cluster).is_none() && Instant::now() < deadline {
@@ -275,19 +298,29 @@ fn holder(path: &Path) -> Holder {
     let _ = File::open(path).and_then(|file| file.take(100).read_to_string(&mut text));
     let mut words = text.split_whitespace();
     let pid = words.next().unwrap_or("unknown").to_owned();
-    Holder { pid, serves: words.next() == Some("serve") }
+    Holder {
+        pid,
+        serves: words.next() == Some("serve"),
+    }
 }
 
 /// The programs of the version that made the cluster; for a new one the first found.
 fn choose_programs(places: &Places) -> Result<Programs, EmbeddedError> {
     let installed = Programs::installed();
-    let best = installed.first().cloned().ok_or(EmbeddedError::NoPrograms)?;
+    let best = installed
+        .first()
+        .cloned()
+        .ok_or(EmbeddedError::NoPrograms)?;
     match places.cluster_major()? {
         None => Ok(best),
         Some(of) => installed
             .into_iter()
             .find(|programs| programs.major == of)
-            .ok_or_else(|| EmbeddedError::OtherMajor { cluster: places.cluster.clone(), of, programs: best }),
+            .ok_or_else(|| EmbeddedError::OtherMajor {
+                cluster: places.cluster.clone(),
+                of,
+                programs: best,
+            }),
     }
 }
 

@@ -1,7 +1,8 @@
 //! Whose the data is, and how a process started as root becomes that user.
 //!
-//! PostgreSQL refuses to run as root, and nothing that parses requests should: the whole process becomes an unprivileged
-//! user, which `lockable` names if the machine has it, else `postgres`. Never `nobody`, whom other daemons share.
+//! PostgreSQL refuses to run as root, and nothing that parses requests should: the whole process
+//! becomes an unprivileged user, which `lockable` names if the machine has it, else `postgres`.
+//! Never `nobody`, whom other daemons share.
 
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
@@ -39,7 +40,9 @@ pub enum OwnerError {
     )]
     NotOurs(String),
     /// The data directory is out of the reach of the user.
-    #[error("the user {user} cannot use the data directory {dir} ({error}): choose another place with --data-dir")]
+    #[error(
+        "the user {user} cannot use the data directory {dir} ({error}): choose another place with --data-dir"
+    )]
     OutOfReach {
         /// The data directory.
         dir: String,
@@ -70,7 +73,10 @@ fn system(what: impl Into<String>) -> impl FnOnce(io::Error) -> OwnerError {
 
 fn system_errno(what: impl Into<String>) -> impl FnOnce(nix::Error) -> OwnerError {
     let what = what.into();
-    move |errno| OwnerError::System { what, error: errno.into() }
+    move |errno| OwnerError::System {
+        what,
+        error: errno.into(),
+    }
 }
 
 /// The name of the user that this process runs as.
@@ -79,11 +85,15 @@ fn system_errno(what: impl Into<String>) -> impl FnOnce(nix::Error) -> OwnerErro
 /// Where the passwd database has no such user.
 pub(super) fn current_user() -> Result<String, OwnerError> {
     let uid = geteuid();
-    User::from_uid(uid).ok().flatten().map(|user| user.name).ok_or(OwnerError::Nameless(uid.as_raw()))
+    User::from_uid(uid)
+        .ok()
+        .flatten()
+        .map(|user| user.name)
+        .ok_or(OwnerError::Nameless(uid.as_raw()))
 }
 
-/// Makes sure that the data directory exists, is closed to others, and belongs to the user that this process is or, started
-/// as root, becomes here for good. Returns the user's name.
+/// Makes sure that the data directory exists, is closed to others, and belongs to the user that
+/// this process is or, started as root, becomes here for good. Returns the user's name.
 ///
 /// # Errors
 /// A sentence that says what to do about it.
@@ -92,18 +102,23 @@ pub fn settle_in(data_dir: &Path) -> Result<String, OwnerError> {
         return Err(OwnerError::NotOurs(data_dir.display().to_string()));
     }
     if !geteuid().is_root() {
-        make_private_dir(data_dir).map_err(system(format!("make the data directory {}", data_dir.display())))?;
+        make_private_dir(data_dir).map_err(system(format!(
+            "make the data directory {}",
+            data_dir.display()
+        )))?;
         return current_user();
     }
     let user = user_for(data_dir)?;
-    make_private_dir(data_dir).map_err(system(format!("make the data directory {}", data_dir.display())))?;
-    let meta = std::fs::metadata(data_dir).map_err(system(format!("read {}", data_dir.display())))?;
+    make_private_dir(data_dir).map_err(system(format!(
+        "make the data directory {}",
+        data_dir.display()
+    )))?;
+    let meta =
+        std::fs::metadata(data_dir).map_err(system(format!("read {}", data_dir.display())))?;
     if meta.uid() != user.uid.as_raw() {
-        nix::unistd::chown(data_dir, Some(user.uid), Some(user.gid)).map_err(system_errno(format!(
-            "give {} to {}",
-            data_dir.display(),
-            user.name
-        )))?;
+        nix::unistd::chown(data_dir, Some(user.uid), Some(user.gid)).map_err(system_errno(
+            format!("give {} to {}", data_dir.display(), user.name),
+        ))?;
     }
     become_user(&user)?;
     // /root, for one, is closed to the user.
@@ -115,20 +130,27 @@ pub fn settle_in(data_dir: &Path) -> Result<String, OwnerError> {
     Ok(user.name)
 }
 
-/// Whether the folder may be taken: new, empty, or with something of the service's in it. `--data-dir /tmp` may not.
+/// Whether the folder may be taken: new, empty, or with something of the service's in it.
+/// `--data-dir /tmp` may not.
 fn is_ours_or_empty(data_dir: &Path) -> bool {
     const OURS: [&str; 3] = ["lockable.lock", "postgres", "outbox"];
     // What an operator prepares, and what a volume of its own has.
     const ALLOWED: [&str; 2] = ["postgresql.conf", "lost+found"];
-    let Ok(entries) = std::fs::read_dir(data_dir) else { return true };
+    let Ok(entries) = std::fs::read_dir(data_dir) else {
+        return true;
+    };
     OURS.iter().any(|name| data_dir.join(name).exists())
-        || entries.flatten().all(|entry| ALLOWED.iter().any(|name| entry.file_name() == *name))
+        || entries
+            .flatten()
+            .all(|entry| ALLOWED.iter().any(|name| entry.file_name() == *name))
 }
 
-/// Whom root becomes for this data: its owner if that is somebody; for new data (or a fresh folder of root's) the first
-/// candidate that exists.
+/// Whom root becomes for this data: its owner if that is somebody; for new data (or a fresh folder
+/// of root's) the first candidate that exists.
 fn user_for(data_dir: &Path) -> Result<User, OwnerError> {
-    let Ok(meta) = std::fs::metadata(data_dir) else { return candidate() };
+    let Ok(meta) = std::fs::metadata(data_dir) else {
+        return candidate();
+    };
     let empty = std::fs::read_dir(data_dir).is_ok_and(|mut entries| entries.next().is_none());
     if meta.uid() == 0 && empty {
         return candidate();
@@ -138,7 +160,10 @@ fn user_for(data_dir: &Path) -> Result<User, OwnerError> {
         Some(owner) if !owner.uid.is_root() && owner.name != "nobody" => Ok(owner),
         other => Err(OwnerError::WrongOwner {
             dir: data_dir.display().to_string(),
-            owner: other.map_or_else(|| format!("the unknown user id {}", meta.uid()), |owner| owner.name),
+            owner: other.map_or_else(
+                || format!("the unknown user id {}", meta.uid()),
+                |owner| owner.name,
+            ),
             to: candidate().map_or_else(|_| "lockable".to_owned(), |user| user.name),
         }),
     }
@@ -160,13 +185,16 @@ fn become_user(user: &User) -> Result<(), OwnerError> {
     nix::unistd::setgid(user.gid).map_err(system_errno(what()))?;
     nix::unistd::setuid(user.uid).map_err(system_errno(what()))?;
     if nix::unistd::setuid(nix::unistd::Uid::from_raw(0)).is_ok() {
-        return Err(system(what())(io::Error::other("root's rights could be taken back")));
+        return Err(system(what())(io::Error::other(
+            "root's rights could be taken back",
+        )));
     }
     tracing::info!(user = user.name, "left root");
     Ok(())
 }
 
-/// Makes a directory with mode 0700; one that is there already keeps its mode unless others may enter it.
+/// Makes a directory with mode 0700; one that is there already keeps its mode unless others may
+/// enter it.
 ///
 /// # Errors
 /// What the system says.

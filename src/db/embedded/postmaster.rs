@@ -1,7 +1,8 @@
 //! The running PostgreSQL: started, watched, started again where it died, and stopped.
 //!
-//! It never outlives this process. Beside it runs a small watchdog that reads a pipe of which only this process holds the
-//! other end: at end of file, which comes even where this process was killed with SIGKILL, it stops PostgreSQL cleanly.
+//! It never outlives this process. Beside it runs a small watchdog that reads a pipe of which only
+//! this process holds the other end: at end of file, which comes even where this process was killed
+//! with SIGKILL, it stops PostgreSQL cleanly.
 
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Write};
@@ -54,8 +55,9 @@ impl Shared {
 }
 
 impl Postmaster {
-    /// Starts PostgreSQL on a configured cluster and waits until it takes connections. The caller holds the lock of the
-    /// data directory, so whatever runs on it already has lost its parent and is stopped first.
+    /// Starts PostgreSQL on a configured cluster and waits until it takes connections. The caller
+    /// holds the lock of the data directory, so whatever runs on it already has lost its parent and
+    /// is stopped first.
     pub(super) fn start(places: Places, programs: Programs) -> Result<Self, EmbeddedError> {
         stop_orphan(&places.cluster)?;
         let shared = Arc::new(Shared::default());
@@ -66,20 +68,31 @@ impl Postmaster {
                 let shared = Arc::clone(&shared);
                 move || supervise(&shared, running, &places, &programs)
             })
-            .map_err(|error| EmbeddedError::Program { program: "postgres".to_owned(), said: error.to_string() })?;
-        Ok(Self { shared, supervisor: Some(supervisor) })
+            .map_err(|error| EmbeddedError::Program {
+                program: "postgres".to_owned(),
+                said: error.to_string(),
+            })?;
+        Ok(Self {
+            shared,
+            supervisor: Some(supervisor),
+        })
     }
 
-    /// Stops it: sessions are ended, what is committed is on disk, and the process is gone when this returns.
+    /// Stops it: sessions are ended, what is committed is on disk, and the process is gone when
+    /// this returns.
     pub(super) fn stop(mut self) {
         self.stop_now();
     }
 
     fn stop_now(&mut self) {
-        let Some(supervisor) = self.supervisor.take() else { return };
-        for (signal, patience) in
-            [(Signal::SIGINT, FAST_STOP), (Signal::SIGQUIT, IMMEDIATE_STOP), (Signal::SIGKILL, IMMEDIATE_STOP)]
-        {
+        let Some(supervisor) = self.supervisor.take() else {
+            return;
+        };
+        for (signal, patience) in [
+            (Signal::SIGINT, FAST_STOP),
+            (Signal::SIGQUIT, IMMEDIATE_STOP),
+            (Signal::SIGKILL, IMMEDIATE_STOP),
+        ] {
             let mut state = self.shared.lock();
             state.stopping = true;
             self.shared.changed.notify_all();
@@ -158,14 +171,19 @@ struct Running {
 }
 
 impl Running {
-    /// Returns when it takes connections. A stop reaches it before that, too: it may have much to recover.
+    /// Returns when it takes connections. A stop reaches it before that, too: it may have much to
+    /// recover.
     fn spawn(places: &Places, programs: &Programs, shared: &Shared) -> Result<Self, EmbeddedError> {
-        let failed = |said: String| EmbeddedError::Program { program: "postgres".to_owned(), said };
+        let failed = |said: String| EmbeddedError::Program {
+            program: "postgres".to_owned(),
+            said,
+        };
         let mut child = places
             .command(programs, "postgres")
             .arg("-D")
             .arg(&places.cluster)
-            // A group of its own: Ctrl-C in a terminal is for the service, which stops PostgreSQL last.
+            // A group of its own: Ctrl-C in a terminal is for the service, which stops PostgreSQL
+            // last.
             .process_group(0)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -176,7 +194,8 @@ impl Running {
             let _ = child.kill();
             let _ = child.wait();
         });
-        let watchdog = watchdog.map_err(|error| failed(format!("no watchdog beside it: {error}")))?;
+        let watchdog =
+            watchdog.map_err(|error| failed(format!("no watchdog beside it: {error}")))?;
         let said = Arc::new(Mutex::new(VecDeque::new()));
         let reader = child.stderr.take().map(|stderr| {
             let said = Arc::clone(&said);
@@ -191,7 +210,11 @@ impl Running {
                 }
             })
         });
-        let mut running = Self { child, watchdog, reader };
+        let mut running = Self {
+            child,
+            watchdog,
+            reader,
+        };
         {
             let mut state = shared.lock();
             state.pid = Some(running.pid());
@@ -203,7 +226,11 @@ impl Running {
         let started = Instant::now();
         let mut next_word = Duration::from_secs(10);
         while !is_ready(&places.cluster, running.pid()) {
-            if let Some(status) = running.child.try_wait().map_err(|error| failed(error.to_string()))? {
+            if let Some(status) = running
+                .child
+                .try_wait()
+                .map_err(|error| failed(error.to_string()))?
+            {
                 running.dismiss_watchdog();
                 if let Some(reader) = running.reader.take() {
                     let _ = reader.join();
@@ -230,7 +257,10 @@ impl Running {
 
     /// Waits until it ends, and says how.
     fn wait(mut self) -> String {
-        let status = self.child.wait().map_or_else(|error| error.to_string(), |status| status.to_string());
+        let status = self
+            .child
+            .wait()
+            .map_or_else(|error| error.to_string(), |status| status.to_string());
         self.dismiss_watchdog();
         status
     }
@@ -244,7 +274,8 @@ impl Running {
     }
 }
 
-/// At end of file of the pipe that only this process can write to, interrupts PostgreSQL: a fast, clean shutdown.
+/// At end of file of the pipe that only this process can write to, interrupts PostgreSQL: a fast,
+/// clean shutdown.
 fn watch(postgres: &Child) -> std::io::Result<Child> {
     Command::new("/bin/sh")
         .arg("-c")
@@ -261,8 +292,8 @@ fn is_ready(cluster: &Path, pid: Pid) -> bool {
     ready_process(cluster) == Some(pid)
 }
 
-/// The process that takes connections on this cluster, if one does. PostgreSQL writes its state into `postmaster.pid`: the
-/// process first, its readiness in line eight.
+/// The process that takes connections on this cluster, if one does. PostgreSQL writes its state
+/// into `postmaster.pid`: the process first, its readiness in line eight.
 pub(super) fn ready_process(cluster: &Path) -> Option<Pid> {
     let text = std::fs::read_to_string(cluster.join("postmaster.pid")).ok()?;
     let mut lines = text.lines();
@@ -270,13 +301,20 @@ pub(super) fn ready_process(cluster: &Path) -> Option<Pid> {
     (lines.nth(6)?.trim() == "ready").then(|| Pid::from_raw(pid))
 }
 
-/// What is left of a service that was killed: a PostgreSQL on this cluster that is about to stop (its watchdog told it so)
-/// is told again and waited for; the file of one that is gone is removed if its number is somebody else's by now, which
-/// PostgreSQL itself would take for a running one.
+/// What is left of a service that was killed: a PostgreSQL on this cluster that is about to stop
+/// (its watchdog told it so) is told again and waited for; the file of one that is gone is removed
+/// if its number is somebody else's by now, which PostgreSQL itself would take for a running one.
 fn stop_orphan(cluster: &Path) -> Result<(), EmbeddedError> {
     let file = cluster.join("postmaster.pid");
-    let Ok(text) = std::fs::read_to_string(&file) else { return Ok(()) };
-    let Some(pid) = text.lines().next().and_then(|line| line.trim().parse::<i32>().ok()).filter(|pid| *pid > 1) else {
+    let Ok(text) = std::fs::read_to_string(&file) else {
+        return Ok(());
+    };
+    let Some(pid) = text
+        .lines()
+        .next()
+        .and_then(|line| line.trim().parse::<i32>().ok())
+        .filter(|pid| *pid > 1)
+    else {
         return Ok(());
     };
     if !is_postgres_on(pid, cluster) {
@@ -288,8 +326,14 @@ fn stop_orphan(cluster: &Path) -> Result<(), EmbeddedError> {
             _ => Ok(()),
         };
     }
-    tracing::warn!(pid, "a PostgreSQL of a service that was killed still runs on this data: taking over");
-    for (signal, patience) in [(Signal::SIGINT, FAST_STOP), (Signal::SIGQUIT, IMMEDIATE_STOP)] {
+    tracing::warn!(
+        pid,
+        "a PostgreSQL of a service that was killed still runs on this data: taking over"
+    );
+    for (signal, patience) in [
+        (Signal::SIGINT, FAST_STOP),
+        (Signal::SIGQUIT, IMMEDIATE_STOP),
+    ] {
         let _ = kill(Pid::from_raw(pid), signal);
         let deadline = Instant::now() + patience;
         while Instant::now() < deadline {
@@ -299,29 +343,39 @@ fn stop_orphan(cluster: &Path) -> Result<(), EmbeddedError> {
             std::thread::sleep(LOOK_EVERY);
         }
     }
-    Err(EmbeddedError::OrphanStays { pid, cluster: cluster.to_path_buf() })
+    Err(EmbeddedError::OrphanStays {
+        pid,
+        cluster: cluster.to_path_buf(),
+    })
 }
 
 /// Whether this process is a PostgreSQL server that runs on this cluster.
 fn is_postgres_on(pid: i32, cluster: &Path) -> bool {
-    // Permission denied is somebody else's process, so not ours; a zombie has no folder and no command line any more.
+    // Permission denied is somebody else's process, so not ours; a zombie has no folder and no
+    // command line any more.
     let proc = Path::new("/proc").join(pid.to_string());
     if Path::new("/proc/self").exists() {
-        let is_postgres =
-            std::fs::read(proc.join("cmdline")).is_ok_and(|line| String::from_utf8_lossy(&line).contains("postgres"));
+        let is_postgres = std::fs::read(proc.join("cmdline"))
+            .is_ok_and(|line| String::from_utf8_lossy(&line).contains("postgres"));
         // A postmaster works in its data directory.
-        return is_postgres && std::fs::read_link(proc.join("cwd")).is_ok_and(|folder| folder == cluster);
+        return is_postgres
+            && std::fs::read_link(proc.join("cwd")).is_ok_and(|folder| folder == cluster);
     }
-    let output = Command::new("ps").args(["-o", "args=", "-p", &pid.to_string()]).output();
+    let output = Command::new("ps")
+        .args(["-o", "args=", "-p", &pid.to_string()])
+        .output();
     output.is_ok_and(|output| {
         let line = String::from_utf8_lossy(&output.stdout);
         line.contains("postgres") && line.contains(&*cluster.to_string_lossy())
     })
 }
 
-/// PostgreSQL's lines, in the service's log. ERROR is a statement that failed: whoever sent it has the error itself.
+/// PostgreSQL's lines, in the service's log. ERROR is a statement that failed: whoever sent it has
+/// the error itself.
 fn log_line(line: &str) {
-    let (severity, text) = line.split_once(':').map_or(("", line), |(severity, text)| (severity, text.trim()));
+    let (severity, text) = line
+        .split_once(':')
+        .map_or(("", line), |(severity, text)| (severity, text.trim()));
     match severity {
         // A stop, ours or an administrator's, ends sessions: that is no news.
         "FATAL" if text.starts_with("terminating connection due to administrator command") => {

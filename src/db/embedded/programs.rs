@@ -21,14 +21,15 @@ impl Programs {
         self.bin.join(program)
     }
 
-    /// Every complete installation of a version that is new enough, in this order: `$PG_BIN`, `PATH`, and then the places
-    /// where packages put them, newest first.
+    /// Every complete installation of a version that is new enough, in this order: `$PG_BIN`,
+    /// `PATH`, and then the places where packages put them, newest first.
     pub fn installed() -> Vec<Self> {
         let mut found: Vec<Self> = Vec::new();
         let mut consider = |bin: PathBuf| {
             // PATH often has a link to the real folder, which has the other programs too.
-            let real =
-                std::fs::canonicalize(bin.join("postgres")).ok().and_then(|it| it.parent().map(Path::to_path_buf));
+            let real = std::fs::canonicalize(bin.join("postgres"))
+                .ok()
+                .and_then(|it| it.parent().map(Path::to_path_buf));
             for bin in [Some(bin), real].into_iter().flatten() {
                 if let Some(programs) = Self::in_folder(&bin)
                     && !found.contains(&programs)
@@ -57,9 +58,18 @@ impl Programs {
     }
 
     fn in_folder(bin: &Path) -> Option<Self> {
-        let all = ["postgres", "initdb", "pg_dump"].iter().all(|program| bin.join(program).is_file());
-        let major = if all { major_of(&bin.join("postgres"))? } else { return None };
-        (major >= OLDEST_MAJOR).then(|| Self { bin: bin.to_path_buf(), major })
+        let all = ["postgres", "initdb", "pg_dump"]
+            .iter()
+            .all(|program| bin.join(program).is_file());
+        let major = if all {
+            major_of(&bin.join("postgres"))?
+        } else {
+            return None;
+        };
+        (major >= OLDEST_MAJOR).then(|| Self {
+            bin: bin.to_path_buf(),
+            major,
+        })
     }
 }
 
@@ -80,7 +90,9 @@ fn major_of(postgres: &Path) -> Option<u32> {
 
 fn parse_major(version: &str) -> Option<u32> {
     let number = version.split_once("(PostgreSQL)")?.1.trim_start();
-    let digits = number.find(|c: char| !c.is_ascii_digit()).map_or(number, |end| &number[..end]);
+    let digits = number
+        .find(|c: char| !c.is_ascii_digit())
+        .map_or(number, |end| &number[..end]);
     digits.parse().ok()
 }
 
@@ -90,7 +102,10 @@ mod tests {
 
     #[test]
     fn versions_are_read() {
-        assert_eq!(parse_major("postgres (PostgreSQL) 15.13 (Debian 15.13-0+deb12u1)\n"), Some(15));
+        assert_eq!(
+            parse_major("postgres (PostgreSQL) 15.13 (Debian 15.13-0+deb12u1)\n"),
+            Some(15)
+        );
         assert_eq!(parse_major("postgres (PostgreSQL) 18beta1"), Some(18));
         assert_eq!(parse_major("postgres"), None);
     }
@@ -99,6 +114,10 @@ mod tests {
     fn programs_are_found_here() {
         let installed = Programs::installed();
         assert!(!installed.is_empty(), "run script/bootstrap");
-        assert!(installed.iter().all(|it| it.major >= OLDEST_MAJOR && it.path("initdb").is_file()));
+        assert!(
+            installed
+                .iter()
+                .all(|it| it.major >= OLDEST_MAJOR && it.path("initdb").is_file())
+        );
     }
 }

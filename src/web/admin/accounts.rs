@@ -76,7 +76,9 @@ pub(in crate::web) struct Asked {
 }
 
 fn plan_choices(plans: &[Plan]) -> impl Iterator<Item = Choice> + '_ {
-    plans.iter().map(|plan| Choice::new(&plan.code, &plan.limits.name))
+    plans
+        .iter()
+        .map(|plan| Choice::new(&plan.code, &plan.limits.name))
 }
 
 pub(in crate::web) async fn list(
@@ -95,7 +97,12 @@ pub(in crate::web) async fn list(
         ..Filter::default()
     };
     // One more than the page shows says whether there is another.
-    let mut found = accounts::search(&web.app.db, &filter, i64::try_from(PAGE + 1).expect("a page is short")).await?;
+    let mut found = accounts::search(
+        &web.app.db,
+        &filter,
+        i64::try_from(PAGE + 1).expect("a page is short"),
+    )
+    .await?;
     let more = found.len() > PAGE;
     found.truncate(PAGE);
     let kept: Vec<_> = [("q", &filter.text), ("plan", &filter.plan)]
@@ -107,7 +114,9 @@ pub(in crate::web) async fn list(
         parameters.push(("before".to_owned(), last.account_id.to_string()));
         address("/admin/accounts", &parameters)
     });
-    let all_plans = std::iter::once(Choice::new("", "Any plan")).chain(plan_choices(&plans)).collect();
+    let all_plans = std::iter::once(Choice::new("", "Any plan"))
+        .chain(plan_choices(&plans))
+        .collect();
     render(&AccountsPage {
         page: current.page("Accounts", Tab::AdminAccounts).await?,
         search: Field::search("q", "E-mail address").value(asked.q),
@@ -147,7 +156,11 @@ struct Back {
 
 impl Default for Back {
     fn default() -> Self {
-        Self { status: StatusCode::OK, reason: String::new(), problems: Problems::of("account-") }
+        Self {
+            status: StatusCode::OK,
+            reason: String::new(),
+            problems: Problems::of("account-"),
+        }
     }
 }
 
@@ -156,33 +169,70 @@ async fn find(web: &Web, account_id: &str) -> Result<Account, WebError> {
     Ok(accounts::find(&web.app.db, account_id).await?)
 }
 
-async fn show_with(web: &Web, current: &CurrentAccount, account: &Account, back: Back) -> Result<Response, WebError> {
+async fn show_with(
+    web: &Web,
+    current: &CurrentAccount,
+    account: &Account,
+    back: Back,
+) -> Result<Response, WebError> {
     let db = &web.app.db;
     let account_id = account.account_id;
     let plans = plans::list(db).await?;
-    let filter = audit::store::Filter { subject_account_id: Some(account_id), ..audit::store::Filter::default() };
+    let filter = audit::store::Filter {
+        subject_account_id: Some(account_id),
+        ..audit::store::Filter::default()
+    };
     let (lines, more) = page_of(web, &filter, AUDIT).await?;
-    let of =
-        |count: usize, max: i32| format!("{} of {}", grouped(i64::try_from(count).unwrap_or(i64::MAX)), grouped(max));
+    let of = |count: usize, max: i32| {
+        format!(
+            "{} of {}",
+            grouped(i64::try_from(count).unwrap_or(i64::MAX)),
+            grouped(max)
+        )
+    };
     let limits = &account.limits;
-    let tokens = tokens::list(db, account_id).await?.into_iter().filter(|token| !token.expired).count();
-    let private = namespaces::list(db, account_id).await?.len().saturating_sub(1);
+    let tokens = tokens::list(db, account_id)
+        .await?
+        .into_iter()
+        .filter(|token| !token.expired)
+        .count();
+    let private = namespaces::list(db, account_id)
+        .await?
+        .len()
+        .saturating_sub(1);
     let live_locks = locks::store::count_live(db, account_id).await?;
     let page = AccountPage {
-        page: current.page(back.problems.title(&account.email), Tab::AdminAccounts).await?,
+        page: current
+            .page(back.problems.title(&account.email), Tab::AdminAccounts)
+            .await?,
         account: Row::from(account),
-        suspended: account.suspended_at.map(|at| (When::new(at), account.suspended_reason.clone().unwrap_or_default())),
+        suspended: account.suspended_at.map(|at| {
+            (
+                When::new(at),
+                account.suspended_reason.clone().unwrap_or_default(),
+            )
+        }),
         is_self: account_id == current.account.account_id,
         namespaces: of(private, limits.max_private_namespaces),
         tokens: of(tokens, limits.max_tokens),
-        live_locks: format!("{} of {}", grouped(live_locks), grouped(limits.max_live_locks)),
-        plan: Field::select("plan", "Plan", plan_choices(&plans).collect()).value(&account.plan).of(&back.problems),
+        live_locks: format!(
+            "{} of {}",
+            grouped(live_locks),
+            grouped(limits.max_live_locks)
+        ),
+        plan: Field::select("plan", "Plan", plan_choices(&plans).collect())
+            .value(&account.plan)
+            .of(&back.problems),
         reason: Field::lines("reason", "Reason")
             .value(back.reason)
             .hint("Its owner reads it when signing in, and it stands in the audit log.")
             .attribute("maxlength", "500")
             .of(&back.problems),
-        sure: Field::check("sure", format!("{} may manage every account and plan", account.email)).of(&back.problems),
+        sure: Field::check(
+            "sure",
+            format!("{} may manage every account and plan", account.email),
+        )
+        .of(&back.problems),
         problems: back.problems,
         lines,
         more_lines: more.is_some(),
@@ -199,7 +249,8 @@ pub(in crate::web) async fn show(
     show_with(&web, &current, &account, Back::default()).await
 }
 
-/// To the account's page, with what was done; an act that had been done already is no mistake of the form.
+/// To the account's page, with what was done; an act that had been done already is no mistake of
+/// the form.
 async fn done(
     current: &CurrentAccount,
     account: &Account,
@@ -227,7 +278,17 @@ async fn refused(
     reason: String,
 ) -> Result<Response, WebError> {
     let problems = Problems::one("account-", field, sentence);
-    show_with(web, current, account, Back { status: StatusCode::UNPROCESSABLE_ENTITY, reason, problems }).await
+    show_with(
+        web,
+        current,
+        account,
+        Back {
+            status: StatusCode::UNPROCESSABLE_ENTITY,
+            reason,
+            problems,
+        },
+    )
+    .await
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -248,13 +309,30 @@ pub(in crate::web) async fn set_plan(
         return refused(&web, &current, &account, unknown, String::new()).await;
     }
     if form.plan == account.plan {
-        return done(&current, &account, Err(AccountError::Already("on this plan")), String::new()).await;
+        return done(
+            &current,
+            &account,
+            Err(AccountError::Already("on this plan")),
+            String::new(),
+        )
+        .await;
     }
-    match accounts::set_plan(&web.app.db, &current.actor(), account.account_id, &form.plan).await {
-        Err(AccountError::UnknownPlan(_)) => refused(&web, &current, &account, unknown, String::new()).await,
+    match accounts::set_plan(
+        &web.app.db,
+        &current.actor(),
+        account.account_id,
+        &form.plan,
+    )
+    .await
+    {
+        Err(AccountError::UnknownPlan(_)) => {
+            refused(&web, &current, &account, unknown, String::new()).await
+        }
         outcome => {
-            let sentence =
-                format!("{} is on the plan {} now, on every node within a second.", account.email, form.plan);
+            let sentence = format!(
+                "{} is on the plan {} now, on every node within a second.",
+                account.email, form.plan
+            );
             done(&current, &account, outcome, sentence).await
         }
     }
@@ -274,15 +352,30 @@ pub(in crate::web) async fn suspend(
 ) -> Result<Response, WebError> {
     let account = find(&web, &account_id).await?;
     if account.account_id == current.account.account_id {
-        current.flash(Flash::error("You cannot suspend yourself: another administrator can.")).await?;
+        current
+            .flash(Flash::error(
+                "You cannot suspend yourself: another administrator can.",
+            ))
+            .await?;
         return Ok(to_page(&account));
     }
-    let problem = check_reason(&form.reason).err().map(|refused| sentence(&refused));
+    let problem = check_reason(&form.reason)
+        .err()
+        .map(|refused| sentence(&refused));
     if let Some(problem) = problem {
         return refused(&web, &current, &account, ("reason", problem), form.reason).await;
     }
-    let outcome = accounts::suspend(&web.app.db, &current.actor(), account.account_id, &form.reason).await;
-    let sentence = format!("{} is suspended: its tokens are refused within a second, its leases lapse.", account.email);
+    let outcome = accounts::suspend(
+        &web.app.db,
+        &current.actor(),
+        account.account_id,
+        &form.reason,
+    )
+    .await;
+    let sentence = format!(
+        "{} is suspended: its tokens are refused within a second, its leases lapse.",
+        account.email
+    );
     done(&current, &account, outcome, sentence).await
 }
 
@@ -293,7 +386,13 @@ pub(in crate::web) async fn restore(
 ) -> Result<Response, WebError> {
     let account = find(&web, &account_id).await?;
     let outcome = accounts::restore(&web.app.db, &current.actor(), account.account_id).await;
-    done(&current, &account, outcome, format!("{} is restored: its tokens work again.", account.email)).await
+    done(
+        &current,
+        &account,
+        outcome,
+        format!("{} is restored: its tokens work again.", account.email),
+    )
+    .await
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -314,5 +413,11 @@ pub(in crate::web) async fn promote(
         return refused(&web, &current, &account, ("sure", problem), String::new()).await;
     }
     let outcome = accounts::promote(&web.app.db, &current.actor(), account.account_id).await;
-    done(&current, &account, outcome, format!("{} is an administrator now.", account.email)).await
+    done(
+        &current,
+        &account,
+        outcome,
+        format!("{} is an administrator now.", account.email),
+    )
+    .await
 }

@@ -59,11 +59,18 @@ impl From<Entry> for Line {
 
 /// What differs between two sets of values, in the order of their names.
 fn changes(before: Option<&Value>, after: Option<&Value>) -> Vec<Change> {
-    let objects = [before, after].into_iter().flatten().filter_map(Value::as_object);
+    let objects = [before, after]
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_object);
     let all: BTreeSet<String> = objects.flat_map(|object| object.keys().cloned()).collect();
     let get = |value: Option<&Value>, key: &str| value.and_then(|value| value.get(key)).map(shown);
     all.into_iter()
-        .map(|key| Change { from: get(before, &key), to: get(after, &key), what: words(&key) })
+        .map(|key| Change {
+            from: get(before, &key),
+            to: get(after, &key),
+            what: words(&key),
+        })
         .filter(|change| change.from != change.to)
         .collect()
 }
@@ -88,7 +95,11 @@ fn shown(value: &Value) -> String {
 }
 
 /// The newest lines of a filter, and whether there are more.
-pub(super) async fn page_of(web: &Web, filter: &Filter, page: usize) -> Result<(Vec<Line>, Option<i64>), WebError> {
+pub(super) async fn page_of(
+    web: &Web,
+    filter: &Filter,
+    page: usize,
+) -> Result<(Vec<Line>, Option<i64>), WebError> {
     let limit = i64::try_from(page + 1).expect("a page is short");
     let mut entries = audit::list(&web.app.db, filter, limit).await?;
     let more = entries.len() > page;
@@ -125,7 +136,10 @@ pub(in crate::web) async fn list(
 ) -> Result<Response, WebError> {
     let number = |text: &str| match text {
         "" => Ok(None),
-        text => text.parse::<i64>().map(Some).map_err(|_| WebError::BadRequest),
+        text => text
+            .parse::<i64>()
+            .map(Some)
+            .map_err(|_| WebError::BadRequest),
     };
     let filter = Filter {
         subject_account_id: number(&asked.account)?.map(AccountId),
@@ -134,7 +148,10 @@ pub(in crate::web) async fn list(
     };
     let (lines, last) = page_of(&web, &filter, PAGE).await?;
     let mut kept: Vec<(String, String)> = Vec::new();
-    for (key, value) in [("q", filter.text.clone().unwrap_or_default()), ("account", asked.account.clone())] {
+    for (key, value) in [
+        ("q", filter.text.clone().unwrap_or_default()),
+        ("account", asked.account.clone()),
+    ] {
         if !value.is_empty() {
             kept.push((key.to_owned(), value));
         }

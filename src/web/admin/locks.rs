@@ -44,7 +44,9 @@ async fn page(
     problems: Problems,
 ) -> Result<Response, WebError> {
     let page = LocksPage {
-        page: current.page(problems.title("Locks"), Tab::AdminLocks).await?,
+        page: current
+            .page(problems.title("Locks"), Tab::AdminLocks)
+            .await?,
         name: Field::text("name", "Lock")
             .value(&form.name)
             .hint("Its name in the public namespace, exactly.")
@@ -58,8 +60,16 @@ async fn page(
     render_as(status, &page)
 }
 
-pub(in crate::web) async fn form(RequireAdmin(current): RequireAdmin) -> Result<Response, WebError> {
-    page(&current, StatusCode::OK, &BreakForm::default(), Problems::of("break-")).await
+pub(in crate::web) async fn form(
+    RequireAdmin(current): RequireAdmin,
+) -> Result<Response, WebError> {
+    page(
+        &current,
+        StatusCode::OK,
+        &BreakForm::default(),
+        Problems::of("break-"),
+    )
+    .await
 }
 
 pub(in crate::web) async fn break_lock(
@@ -68,16 +78,37 @@ pub(in crate::web) async fn break_lock(
     Form(form): Form<BreakForm>,
 ) -> Result<Response, WebError> {
     let mut problems = Problems::of("break-");
-    let name = LockName::new(&form.name).map_err(|refused| problems.add("name", sentence(&refused))).ok();
-    let reason = check_reason(&form.reason).map_err(|refused| problems.add("reason", sentence(&refused))).ok();
+    let name = LockName::new(&form.name)
+        .map_err(|refused| problems.add("name", sentence(&refused)))
+        .ok();
+    let reason = check_reason(&form.reason)
+        .map_err(|refused| problems.add("reason", sentence(&refused)))
+        .ok();
     if let (Some(name), Some(reason)) = (name, reason) {
-        let whoever = Seen { fencing_token: None, account_id: None };
+        let whoever = Seen {
+            fencing_token: None,
+            account_id: None,
+        };
         let namespace = (NamespaceId::PUBLIC, PUBLIC);
-        if store::break_lease(&web.app.db, &current.actor(), namespace, &name, whoever, reason).await? {
-            current.flash(Flash::ok(format!("The lock {name} is broken and free."))).await?;
+        if store::break_lease(
+            &web.app.db,
+            &current.actor(),
+            namespace,
+            &name,
+            whoever,
+            reason,
+        )
+        .await?
+        {
+            current
+                .flash(Flash::ok(format!("The lock {name} is broken and free.")))
+                .await?;
             return Ok(Redirect::to("/admin/locks").into_response());
         }
-        problems.add("name", "Nobody holds a lock of this name in the public namespace.");
+        problems.add(
+            "name",
+            "Nobody holds a lock of this name in the public namespace.",
+        );
     }
     page(&current, StatusCode::UNPROCESSABLE_ENTITY, &form, problems).await
 }

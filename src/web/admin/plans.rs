@@ -37,7 +37,11 @@ impl From<Plan> for Row {
         Self {
             lease: if limits.lease_is_configurable() {
                 let default = duration(limits.lease_default_ms);
-                format!("{default} ({} to {})", duration(limits.lease_min_ms), duration(limits.lease_max_ms))
+                format!(
+                    "{default} ({} to {})",
+                    duration(limits.lease_min_ms),
+                    duration(limits.lease_max_ms)
+                )
             } else {
                 format!("{}, fixed", duration(limits.lease_default_ms))
             },
@@ -66,7 +70,10 @@ pub(in crate::web) async fn list(
 ) -> Result<Response, WebError> {
     let plans = plans::list(&web.app.db).await?;
     let page = current.page("Plans", Tab::AdminPlans).await?;
-    render(&PlansPage { page, plans: plans.into_iter().map(Row::from).collect() })
+    render(&PlansPage {
+        page,
+        plans: plans.into_iter().map(Row::from).collect(),
+    })
 }
 
 /// A number of a plan: its field, what it is called, what helps.
@@ -102,7 +109,12 @@ const NUMBERS: [Number; 8] = [
         hint: "0: the public one only.",
         of: |limits| &mut limits.max_private_namespaces,
     },
-    Number { field: "max_tokens", label: "API tokens", hint: "", of: |limits| &mut limits.max_tokens },
+    Number {
+        field: "max_tokens",
+        label: "API tokens",
+        hint: "",
+        of: |limits| &mut limits.max_tokens,
+    },
     Number {
         field: "max_live_locks",
         label: "Live locks",
@@ -141,8 +153,15 @@ fn modest() -> Limits {
 /// The fields' values as a form sends them.
 fn values(limits: &Limits) -> Sent {
     let mut limits = limits.clone();
-    let mut sent: Sent =
-        NUMBERS.iter().map(|number| (number.field.to_owned(), (number.of)(&mut limits).to_string())).collect();
+    let mut sent: Sent = NUMBERS
+        .iter()
+        .map(|number| {
+            (
+                number.field.to_owned(),
+                (number.of)(&mut limits).to_string(),
+            )
+        })
+        .collect();
     sent.insert("name".to_owned(), limits.name);
     sent
 }
@@ -151,18 +170,29 @@ fn at<'a>(sent: &'a Sent, field: &str) -> &'a str {
     sent.get(field).map_or("", String::as_str)
 }
 
-/// Reads what differs from `was` into `limits`: two administrators who edit different fields at once are both heard.
-fn read(sent: &Sent, was: impl Fn(&str) -> Option<String>, limits: &mut Limits, problems: &mut Problems) {
+/// Reads what differs from `was` into `limits`: two administrators who edit different fields at
+/// once are both heard.
+fn read(
+    sent: &Sent,
+    was: impl Fn(&str) -> Option<String>,
+    limits: &mut Limits,
+    problems: &mut Problems,
+) {
     let changed = |field: &str| was(field).is_none_or(|was| was != at(sent, field));
     if changed("name") {
         at(sent, "name").trim().clone_into(&mut limits.name);
     }
     for number in NUMBERS.iter().filter(|number| changed(number.field)) {
-        let digits: String =
-            at(sent, number.field).chars().filter(|c| !matches!(c, ',' | ' ' | '\u{a0}' | '_')).collect();
+        let digits: String = at(sent, number.field)
+            .chars()
+            .filter(|c| !matches!(c, ',' | ' ' | '\u{a0}' | '_'))
+            .collect();
         match digits.parse() {
             Ok(value) => *(number.of)(limits) = value,
-            Err(_) => problems.add(number.field, format!("{}: enter a whole number.", number.label)),
+            Err(_) => problems.add(
+                number.field,
+                format!("{}: enter a whole number.", number.label),
+            ),
         }
     }
 }
@@ -184,12 +214,24 @@ struct PlanPage {
     was: Vec<(String, String)>,
 }
 
-fn plan_page(page: Page, plan: Option<&Plan>, sent: &Sent, was: &Sent, problems: Problems) -> PlanPage {
+fn plan_page(
+    page: Page,
+    plan: Option<&Plan>,
+    sent: &Sent,
+    was: &Sent,
+    problems: Problems,
+) -> PlanPage {
     let field = |number: &Number| {
-        Field::number(number.field, number.label).value(at(sent, number.field)).hint(number.hint).of(&problems)
+        Field::number(number.field, number.label)
+            .value(at(sent, number.field))
+            .hint(number.hint)
+            .of(&problems)
     };
     let (leases, limits) = NUMBERS.split_at(3);
-    let mut was: Vec<_> = was.iter().map(|(field, value)| (format!("was_{field}"), value.clone())).collect();
+    let mut was: Vec<_> = was
+        .iter()
+        .map(|(field, value)| (format!("was_{field}"), value.clone()))
+        .collect();
     was.sort();
     PlanPage {
         page,
@@ -217,9 +259,17 @@ fn plan_page(page: Page, plan: Option<&Plan>, sent: &Sent, was: &Sent, problems:
     }
 }
 
-pub(in crate::web) async fn new_form(RequireAdmin(current): RequireAdmin) -> Result<Response, WebError> {
+pub(in crate::web) async fn new_form(
+    RequireAdmin(current): RequireAdmin,
+) -> Result<Response, WebError> {
     let page = current.page("New plan", Tab::AdminPlans).await?;
-    render(&plan_page(page, None, &values(&modest()), &Sent::new(), Problems::of("plan-")))
+    render(&plan_page(
+        page,
+        None,
+        &values(&modest()),
+        &Sent::new(),
+        Problems::of("plan-"),
+    ))
 }
 
 async fn back(
@@ -229,16 +279,26 @@ async fn back(
     was: &Sent,
     problems: Problems,
 ) -> Result<Response, WebError> {
-    let title = plan.map_or_else(|| "New plan".to_owned(), |plan| format!("Plan {}", plan.limits.name));
-    let page = current.page(problems.title(&title), Tab::AdminPlans).await?;
-    render_as(StatusCode::UNPROCESSABLE_ENTITY, &plan_page(page, plan, sent, was, problems))
+    let title = plan.map_or_else(
+        || "New plan".to_owned(),
+        |plan| format!("Plan {}", plan.limits.name),
+    );
+    let page = current
+        .page(problems.title(&title), Tab::AdminPlans)
+        .await?;
+    render_as(
+        StatusCode::UNPROCESSABLE_ENTITY,
+        &plan_page(page, plan, sent, was, problems),
+    )
 }
 
 /// A refusal of the noun, next to its field; anything else is no matter of the form.
 fn note(error: PlanError, problems: &mut Problems) -> Result<(), WebError> {
     match error {
         PlanError::Invalid(invalid) => problems.add(invalid.field, sentence(&invalid.problem)),
-        error @ (PlanError::InvalidCode | PlanError::Taken(_)) => problems.add("code", sentence(&error)),
+        error @ (PlanError::InvalidCode | PlanError::Taken(_)) => {
+            problems.add("code", sentence(&error))
+        }
         error @ (PlanError::Unknown(_) | PlanError::Database(_)) => return Err(error.into()),
     }
     Ok(())
@@ -255,7 +315,9 @@ pub(in crate::web) async fn create(
     if problems.is_empty() {
         match plans::create(&web.app.db, &current.actor(), at(&sent, "code"), &limits).await {
             Ok(()) => {
-                current.flash(Flash::ok(format!("The plan {} is there.", limits.name))).await?;
+                current
+                    .flash(Flash::ok(format!("The plan {} is there.", limits.name)))
+                    .await?;
                 return Ok(Redirect::to("/admin/plans").into_response());
             }
             Err(error) => note(error, &mut problems)?,
@@ -277,9 +339,17 @@ pub(in crate::web) async fn edit_form(
     Path(code): Path<String>,
 ) -> Result<Response, WebError> {
     let plan = find(&web, &code).await?;
-    let page = current.page(format!("Plan {}", plan.limits.name), Tab::AdminPlans).await?;
+    let page = current
+        .page(format!("Plan {}", plan.limits.name), Tab::AdminPlans)
+        .await?;
     let values = values(&plan.limits);
-    render(&plan_page(page, Some(&plan), &values, &values, Problems::of("plan-")))
+    render(&plan_page(
+        page,
+        Some(&plan),
+        &values,
+        &values,
+        Problems::of("plan-"),
+    ))
 }
 
 pub(in crate::web) async fn edit(
@@ -297,15 +367,20 @@ pub(in crate::web) async fn edit(
         let edit = |limits: &mut Limits| read(&sent, was, limits, &mut Problems::default());
         match plans::update(&web.app.db, &current.actor(), &code, edit).await {
             Ok(limits) => {
-                let done = format!("Saved. {} works so on every node within a second.", limits.name);
+                let done = format!(
+                    "Saved. {} works so on every node within a second.",
+                    limits.name
+                );
                 current.flash(Flash::ok(done)).await?;
                 return Ok(Redirect::to("/admin/plans").into_response());
             }
             Err(error) => note(error, &mut problems)?,
         }
     }
-    let was =
-        sent.iter().filter_map(|(key, value)| Some((key.strip_prefix("was_")?.to_owned(), value.clone()))).collect();
+    let was = sent
+        .iter()
+        .filter_map(|(key, value)| Some((key.strip_prefix("was_")?.to_owned(), value.clone())))
+        .collect();
     back(&current, Some(&plan), &sent, &was, problems).await
 }
 
@@ -322,11 +397,21 @@ mod tests {
         // Somebody else has raised this in the meantime.
         limits.max_waiters = 77;
         let mut problems = Problems::default();
-        read(&sent, |field| seen.get(field).cloned(), &mut limits, &mut problems);
+        read(
+            &sent,
+            |field| seen.get(field).cloned(),
+            &mut limits,
+            &mut problems,
+        );
         assert!(problems.is_empty());
         assert_eq!((limits.max_tokens, limits.max_waiters), (1000, 77));
         sent.insert("max_tokens".to_owned(), "many".to_owned());
-        read(&sent, |field| seen.get(field).cloned(), &mut limits, &mut problems);
+        read(
+            &sent,
+            |field| seen.get(field).cloned(),
+            &mut limits,
+            &mut problems,
+        );
         assert!(problems.at("max_tokens").is_some() && limits.max_tokens == 1000);
     }
 }

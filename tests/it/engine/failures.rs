@@ -1,8 +1,11 @@
-//! Answers that are lost: between the database and the engine, and between the engine and whoever asked.
+//! Answers that are lost: between the database and the engine, and between the engine and whoever
+//! asked.
 
 use std::time::Duration;
 
-use lockable::locks::{AcquireOutcome, EngineError, EngineSettings, HeartbeatOutcome, Lost, ReleaseOutcome};
+use lockable::locks::{
+    AcquireOutcome, EngineError, EngineSettings, HeartbeatOutcome, Lost, ReleaseOutcome,
+};
 use uuid::Uuid;
 
 use super::{Node, acquire, heartbeat, release};
@@ -14,18 +17,29 @@ async fn node_behind_a_proxy() -> (Database, Proxy, Node) {
     let proxy = Proxy::to(&db).await;
     let node = Node::start(
         &proxy.options(&db),
-        EngineSettings { deadline: Duration::from_secs(30), ..EngineSettings::default() },
+        EngineSettings {
+            deadline: Duration::from_secs(30),
+            ..EngineSettings::default()
+        },
     );
     // Connections are there, and the statements prepared.
     node.engine.acquire(acquire(1, "warm", None)).await.unwrap();
-    node.engine.heartbeat(heartbeat(1, "warm", None)).await.unwrap();
+    node.engine
+        .heartbeat(heartbeat(1, "warm", None))
+        .await
+        .unwrap();
     node.engine.release(release(1, "warm", None)).await.unwrap();
     (db, proxy, node)
 }
 
 /// Waits until the statement that is under way has been committed.
 async fn committed(db: &Database, what: &str) {
-    eventually(what, async || db.value::<bool>(&format!("SELECT EXISTS ({what})")).await.then_some(())).await;
+    eventually(what, async || {
+        db.value::<bool>(&format!("SELECT EXISTS ({what})"))
+            .await
+            .then_some(())
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -37,45 +51,73 @@ async fn a_grant_whose_answer_is_lost_is_asked_for_again_and_granted_once() {
         async move { engine.acquire(acquire(1, "lost", None)).await }
     });
     committed(&db, "SELECT FROM locks WHERE name = 'lost'").await;
-    let token: i64 = db.value("SELECT fencing_token FROM locks WHERE name = 'lost'").await;
+    let token: i64 = db
+        .value("SELECT fencing_token FROM locks WHERE name = 'lost'")
+        .await;
     proxy.cut();
     proxy.mend();
-    let Ok(AcquireOutcome::Granted(lease)) = asked.await.unwrap() else { panic!("not granted") };
+    let Ok(AcquireOutcome::Granted(lease)) = asked.await.unwrap() else {
+        panic!("not granted")
+    };
     assert_eq!(lease.fencing_token, token, "the same grant");
-    assert_eq!(node.engine.acquire(acquire(2, "lost", None)).await, Ok(AcquireOutcome::Held));
+    assert_eq!(
+        node.engine.acquire(acquire(2, "lost", None)).await,
+        Ok(AcquireOutcome::Held)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_heartbeat_and_a_release_with_an_id_survive_a_lost_answer() {
     let (db, proxy, node) = node_behind_a_proxy().await;
     let id = Uuid::new_v4();
-    node.engine.acquire(acquire(1, "kept", Some(id))).await.unwrap();
+    node.engine
+        .acquire(acquire(1, "kept", Some(id)))
+        .await
+        .unwrap();
 
     proxy.answers(Flow::Drop);
     let asked = tokio::spawn({
         let engine = node.engine.clone();
         async move { engine.release(release(1, "kept", Some(id))).await }
     });
-    committed(&db, "SELECT FROM locks WHERE name = 'kept' AND end_reason = 1").await;
+    committed(
+        &db,
+        "SELECT FROM locks WHERE name = 'kept' AND end_reason = 1",
+    )
+    .await;
     proxy.cut();
     proxy.mend();
     assert_eq!(asked.await.unwrap(), Ok(ReleaseOutcome::Released));
-    assert_eq!(node.engine.heartbeat(heartbeat(1, "kept", Some(id))).await, Ok(HeartbeatOutcome::Lost(Lost::Released)));
+    assert_eq!(
+        node.engine.heartbeat(heartbeat(1, "kept", Some(id))).await,
+        Ok(HeartbeatOutcome::Lost(Lost::Released))
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_release_without_an_id_whose_answer_is_lost_is_answered_as_unknown() {
     let (db, proxy, node) = node_behind_a_proxy().await;
-    node.engine.acquire(acquire(1, "plain", None)).await.unwrap();
+    node.engine
+        .acquire(acquire(1, "plain", None))
+        .await
+        .unwrap();
     proxy.answers(Flow::Drop);
     let asked = tokio::spawn({
         let engine = node.engine.clone();
         async move { engine.release(release(1, "plain", None)).await }
     });
-    committed(&db, "SELECT FROM locks WHERE name = 'plain' AND end_reason = 1").await;
+    committed(
+        &db,
+        "SELECT FROM locks WHERE name = 'plain' AND end_reason = 1",
+    )
+    .await;
     proxy.cut();
     proxy.mend();
-    assert_eq!(asked.await.unwrap(), Err(EngineError::Unknown), "true and false would both be guesses");
+    assert_eq!(
+        asked.await.unwrap(),
+        Err(EngineError::Unknown),
+        "true and false would both be guesses"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -86,12 +128,23 @@ async fn a_grant_that_nobody_heard_of_is_given_back() {
         let engine = node.engine.clone();
         async move { engine.acquire(acquire(1, "abandoned", None)).await }
     });
-    committed(&db, "SELECT FROM locks WHERE name = 'abandoned' AND end_reason = 0").await;
+    committed(
+        &db,
+        "SELECT FROM locks WHERE name = 'abandoned' AND end_reason = 0",
+    )
+    .await;
     asked.abort();
     assert!(asked.await.unwrap_err().is_cancelled());
     proxy.mend();
-    committed(&db, "SELECT FROM locks WHERE name = 'abandoned' AND end_reason = 1").await;
-    assert!(matches!(node.engine.acquire(acquire(2, "abandoned", None)).await, Ok(AcquireOutcome::Granted(_))));
+    committed(
+        &db,
+        "SELECT FROM locks WHERE name = 'abandoned' AND end_reason = 1",
+    )
+    .await;
+    assert!(matches!(
+        node.engine.acquire(acquire(2, "abandoned", None)).await,
+        Ok(AcquireOutcome::Granted(_))
+    ));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -104,12 +157,19 @@ async fn a_grant_with_an_id_that_nobody_heard_of_waits_for_the_repetition() {
         async move { engine.acquire(acquire(1, "repeated", Some(id))).await }
     });
     committed(&db, "SELECT FROM locks WHERE name = 'repeated'").await;
-    let token: i64 = db.value("SELECT fencing_token FROM locks WHERE name = 'repeated'").await;
+    let token: i64 = db
+        .value("SELECT fencing_token FROM locks WHERE name = 'repeated'")
+        .await;
     asked.abort();
     assert!(asked.await.unwrap_err().is_cancelled());
     proxy.mend();
-    assert_eq!(node.engine.acquire(acquire(2, "repeated", None)).await, Ok(AcquireOutcome::Held));
-    let Ok(AcquireOutcome::Granted(lease)) = node.engine.acquire(acquire(1, "repeated", Some(id))).await else {
+    assert_eq!(
+        node.engine.acquire(acquire(2, "repeated", None)).await,
+        Ok(AcquireOutcome::Held)
+    );
+    let Ok(AcquireOutcome::Granted(lease)) =
+        node.engine.acquire(acquire(1, "repeated", Some(id))).await
+    else {
         panic!()
     };
     assert_eq!(lease.fencing_token, token);
@@ -128,14 +188,24 @@ async fn a_request_that_was_given_up_before_it_was_sent_does_nothing() {
         let engine = node.engine.clone();
         async move { engine.acquire(acquire(1, "second", None)).await }
     });
-    eventually("it waits", async || (node.engine.depth() == 1).then_some(())).await;
+    eventually("it waits", async || {
+        (node.engine.depth() == 1).then_some(())
+    })
+    .await;
     second.abort();
     assert!(second.await.unwrap_err().is_cancelled());
     proxy.mend();
     first.await.unwrap().unwrap();
     // Behind it in the same queue.
-    node.engine.acquire(acquire(1, "third", None)).await.unwrap();
-    assert_eq!(db.value::<i64>("SELECT count(*) FROM locks WHERE name = 'second'").await, 0);
+    node.engine
+        .acquire(acquire(1, "third", None))
+        .await
+        .unwrap();
+    assert_eq!(
+        db.value::<i64>("SELECT count(*) FROM locks WHERE name = 'second'")
+            .await,
+        0
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -144,26 +214,43 @@ async fn what_cannot_be_known_in_time_is_answered_as_unknown() {
     let proxy = Proxy::to(&db).await;
     let node = Node::start(
         &proxy.options(&db),
-        EngineSettings { deadline: Duration::from_millis(300), ..EngineSettings::default() },
+        EngineSettings {
+            deadline: Duration::from_millis(300),
+            ..EngineSettings::default()
+        },
     );
     proxy.sever();
-    assert_eq!(node.engine.acquire(acquire(1, "a", None)).await, Err(EngineError::Unknown));
+    assert_eq!(
+        node.engine.acquire(acquire(1, "a", None)).await,
+        Err(EngineError::Unknown)
+    );
     proxy.mend();
-    eventually("the database is back", async || node.engine.acquire(acquire(1, "b", None)).await.ok()).await;
+    eventually("the database is back", async || {
+        node.engine.acquire(acquire(1, "b", None)).await.ok()
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_lock_that_is_busy_in_the_database_holds_up_nobody_else_in_its_batch() {
     let db = Database::create().await;
-    let node =
-        Node::start(&db.options(), EngineSettings { deadline: Duration::from_secs(20), ..EngineSettings::default() });
+    let node = Node::start(
+        &db.options(),
+        EngineSettings {
+            deadline: Duration::from_secs(20),
+            ..EngineSettings::default()
+        },
+    );
     for name in ["busy", "other"] {
         node.engine.acquire(acquire(1, name, None)).await.unwrap();
         node.engine.release(release(1, name, None)).await.unwrap();
     }
     let mut blocker = db.connect().await;
     let mut transaction = sqlx::Connection::begin(&mut blocker).await.unwrap();
-    sqlx::query("SELECT FROM locks WHERE name = 'busy' FOR UPDATE").execute(&mut *transaction).await.unwrap();
+    sqlx::query("SELECT FROM locks WHERE name = 'busy' FOR UPDATE")
+        .execute(&mut *transaction)
+        .await
+        .unwrap();
     let busy = tokio::spawn({
         let engine = node.engine.clone();
         async move { engine.acquire(acquire(1, "busy", None)).await }
@@ -172,11 +259,17 @@ async fn one_lock_that_is_busy_in_the_database_holds_up_nobody_else_in_its_batch
     for n in 0..20 {
         let outcome = node.engine.acquire(acquire(n, "other", None)).await;
         assert!(outcome.is_ok(), "{outcome:?}");
-        node.engine.release(release(n, "other", None)).await.unwrap();
+        node.engine
+            .release(release(n, "other", None))
+            .await
+            .unwrap();
     }
     assert!(!busy.is_finished());
     transaction.rollback().await.unwrap();
-    assert!(matches!(busy.await.unwrap(), Ok(AcquireOutcome::Granted(_))));
+    assert!(matches!(
+        busy.await.unwrap(),
+        Ok(AcquireOutcome::Granted(_))
+    ));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -193,16 +286,29 @@ async fn an_answer_does_not_wait_for_the_batch_that_is_sent_before_it_is_given()
     let first = ask("first");
     committed(&db, "SELECT FROM locks WHERE name = 'first'").await;
     let second = ask("second");
-    eventually("it waits", async || (node.engine.depth() == 1).then_some(())).await;
-    // The second is sent when the first one's answer is there, and is then on its way for as long as we like.
+    eventually("it waits", async || {
+        (node.engine.depth() == 1).then_some(())
+    })
+    .await;
+    // The second is sent when the first one's answer is there, and is then on its way for as long
+    // as we like.
     proxy.requests(Flow::Freeze);
     proxy.answers(Flow::Pass);
-    assert!(matches!(first.await.unwrap(), Ok(AcquireOutcome::Granted(_))));
+    assert!(matches!(
+        first.await.unwrap(),
+        Ok(AcquireOutcome::Granted(_))
+    ));
     assert!(!second.is_finished());
     proxy.mend();
-    assert!(matches!(second.await.unwrap(), Ok(AcquireOutcome::Granted(_))));
+    assert!(matches!(
+        second.await.unwrap(),
+        Ok(AcquireOutcome::Granted(_))
+    ));
     let after: Vec<i32> = db.value(connections).await;
-    assert_eq!(before, after, "the second was given up and asked again: the first had waited for it");
+    assert_eq!(
+        before, after,
+        "the second was given up and asked again: the first had waited for it"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -210,18 +316,31 @@ async fn a_database_that_is_away_is_not_asked_again_at_once_however_much_waits()
     let db = Database::create().await;
     let proxy = Proxy::to(&db).await;
     // Each question a batch of its own: there is always a next one.
-    let settings = EngineSettings { deadline: Duration::from_secs(2), largest_batch: 1, ..EngineSettings::default() };
+    let settings = EngineSettings {
+        deadline: Duration::from_secs(2),
+        largest_batch: 1,
+        ..EngineSettings::default()
+    };
     let node = Node::start(&proxy.options(&db), settings);
-    eventually("it is warm", async || node.engine.acquire(acquire(1, "warm", None)).await.ok()).await;
+    eventually("it is warm", async || {
+        node.engine.acquire(acquire(1, "warm", None)).await.ok()
+    })
+    .await;
     proxy.sever();
     let names: Vec<_> = (0..200).map(|n| format!("lock-{n}")).collect();
-    let asked = names.iter().map(|name| node.engine.acquire(acquire(1, name, None)));
+    let asked = names
+        .iter()
+        .map(|name| node.engine.acquire(acquire(1, name, None)));
     for answer in futures_util::future::join_all(asked).await {
         assert_eq!(answer, Err(EngineError::Unknown));
     }
-    // Pauses of 10 ms at least, that double up to half a second: some ten in the deadline. The tick asks, too.
+    // Pauses of 10 ms at least, that double up to half a second: some ten in the deadline. The tick
+    // asks, too.
     let refused = proxy.refused();
-    assert!(refused > 0 && refused < 60, "{refused} connections in two seconds");
+    assert!(
+        refused > 0 && refused < 60,
+        "{refused} connections in two seconds"
+    );
     // What may have happened is given back before the lane's thread ends.
     proxy.mend();
     node.engine.shut_down().await;
@@ -231,19 +350,33 @@ async fn a_database_that_is_away_is_not_asked_again_at_once_however_much_waits()
 async fn a_grant_in_doubt_is_given_back_when_the_database_returns_too_late() {
     let db = Database::create().await;
     let proxy = Proxy::to(&db).await;
-    let settings = EngineSettings { deadline: Duration::from_secs(1), ..EngineSettings::default() };
+    let settings = EngineSettings {
+        deadline: Duration::from_secs(1),
+        ..EngineSettings::default()
+    };
     let node = Node::start(&proxy.options(&db), settings);
-    eventually("it is warm", async || node.engine.acquire(acquire(1, "warm", None)).await.ok()).await;
+    eventually("it is warm", async || {
+        node.engine.acquire(acquire(1, "warm", None)).await.ok()
+    })
+    .await;
     proxy.answers(Flow::Drop);
     let asked = tokio::spawn({
         let engine = node.engine.clone();
         async move { engine.acquire(acquire(1, "in doubt", None)).await }
     });
-    committed(&db, "SELECT FROM locks WHERE name = 'in doubt' AND end_reason = 0").await;
+    committed(
+        &db,
+        "SELECT FROM locks WHERE name = 'in doubt' AND end_reason = 0",
+    )
+    .await;
     proxy.sever();
     assert_eq!(asked.await.unwrap(), Err(EngineError::Unknown));
     proxy.mend();
-    committed(&db, "SELECT FROM locks WHERE name = 'in doubt' AND end_reason = 1").await;
+    committed(
+        &db,
+        "SELECT FROM locks WHERE name = 'in doubt' AND end_reason = 1",
+    )
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -255,10 +388,15 @@ async fn a_plain_acquire_whose_lost_grant_has_lapsed_is_asked_anew_and_not_refus
         async move { engine.acquire(acquire(1, "lapsed", None)).await }
     });
     committed(&db, "SELECT FROM locks WHERE name = 'lapsed'").await;
-    let token: i64 = db.value("SELECT fencing_token FROM locks WHERE name = 'lapsed'").await;
-    db.execute("UPDATE locks SET expires_at = '2000-01-01' WHERE name = 'lapsed'").await;
+    let token: i64 = db
+        .value("SELECT fencing_token FROM locks WHERE name = 'lapsed'")
+        .await;
+    db.execute("UPDATE locks SET expires_at = '2000-01-01' WHERE name = 'lapsed'")
+        .await;
     proxy.cut();
     proxy.mend();
-    let Ok(AcquireOutcome::Granted(lease)) = asked.await.unwrap() else { panic!("the lock was free") };
+    let Ok(AcquireOutcome::Granted(lease)) = asked.await.unwrap() else {
+        panic!("the lock was free")
+    };
     assert!(lease.fencing_token > token);
 }

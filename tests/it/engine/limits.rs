@@ -1,4 +1,5 @@
-//! Bounds: queues that are full, accounts that are greedy, accounts at their limit, an engine that stops.
+//! Bounds: queues that are full, accounts that are greedy, accounts at their limit, an engine that
+//! stops.
 
 use std::time::{Duration, Instant};
 
@@ -17,7 +18,11 @@ use crate::support::proxy::Flow;
 async fn stuck_node(capacity: usize) -> (Database, Proxy, Node) {
     let db = Database::create().await;
     let proxy = Proxy::to(&db).await;
-    let settings = EngineSettings { queue_capacity: capacity, largest_batch: 1, ..EngineSettings::default() };
+    let settings = EngineSettings {
+        queue_capacity: capacity,
+        largest_batch: 1,
+        ..EngineSettings::default()
+    };
     let node = Node::start(&proxy.options(&db), settings);
     // Connections are there, and the statements prepared.
     node.engine.acquire(acquire(1, "warm", None)).await.unwrap();
@@ -33,19 +38,34 @@ async fn a_full_queue_refuses_at_once_and_answers_what_it_accepted() {
         let engine = node.engine.clone();
         async move { engine.acquire(acquire(1, "under way", None)).await }
     });
-    eventually("it is under way", async || (db.value::<i64>("SELECT count(*) FROM locks").await == 2).then_some(()))
-        .await;
+    eventually("it is under way", async || {
+        (db.value::<i64>("SELECT count(*) FROM locks").await == 2).then_some(())
+    })
+    .await;
     let waiting: Vec<_> = (0..8)
         .map(|account| {
             let engine = node.engine.clone();
-            tokio::spawn(async move { engine.acquire(acquire(account, &format!("waits {account}"), None)).await })
+            tokio::spawn(async move {
+                engine
+                    .acquire(acquire(account, &format!("waits {account}"), None))
+                    .await
+            })
         })
         .collect();
-    eventually("eight wait", async || (node.engine.depth() == 8).then_some(())).await;
+    eventually("eight wait", async || {
+        (node.engine.depth() == 8).then_some(())
+    })
+    .await;
     assert_eq!(node.engine.check_room(), Err(EngineError::Overloaded));
-    assert_eq!(node.engine.acquire(acquire(99, "too many", None)).await, Err(EngineError::Overloaded));
+    assert_eq!(
+        node.engine.acquire(acquire(99, "too many", None)).await,
+        Err(EngineError::Overloaded)
+    );
     proxy.mend();
-    assert!(matches!(under_way.await.unwrap(), Ok(AcquireOutcome::Granted(_))));
+    assert!(matches!(
+        under_way.await.unwrap(),
+        Ok(AcquireOutcome::Granted(_))
+    ));
     for answer in join_all(waiting).await {
         assert!(matches!(answer.unwrap(), Ok(AcquireOutcome::Granted(_))));
     }
@@ -57,37 +77,61 @@ fn locks(options: &PgConnectOptions) -> i64 {
     let options = options.clone();
     let ask = async move {
         let mut connection = PgConnection::connect_with(&options).await.unwrap();
-        sqlx::query_scalar("SELECT count(*) FROM locks").fetch_one(&mut connection).await.unwrap()
+        sqlx::query_scalar("SELECT count(*) FROM locks")
+            .fetch_one(&mut connection)
+            .await
+            .unwrap()
     };
-    std::thread::spawn(|| tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(ask))
-        .join()
-        .unwrap()
+    std::thread::spawn(|| {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap()
+            .block_on(ask)
+    })
+    .join()
+    .unwrap()
 }
 
 #[tokio::test]
 async fn a_crowded_lane_goes_on_where_the_runtime_has_no_turn_for_it() {
     let db = Database::create().await;
-    let settings = EngineSettings { largest_batch: 4, ..EngineSettings::default() };
+    let settings = EngineSettings {
+        largest_batch: 4,
+        ..EngineSettings::default()
+    };
     let node = Node::start(&db.options(), settings);
     node.engine.acquire(acquire(1, "warm", None)).await.unwrap();
     let asked: Vec<_> = (0..100)
         .map(|n| {
             let engine = node.engine.clone();
-            tokio::spawn(async move { engine.acquire(acquire(n, &format!("lock {n}"), None)).await })
+            tokio::spawn(
+                async move { engine.acquire(acquire(n, &format!("lock {n}"), None)).await },
+            )
         })
         .collect();
-    eventually("a first batch is sent", async || (50..100).contains(&node.engine.depth()).then_some(())).await;
+    eventually("a first batch is sent", async || {
+        (50..100).contains(&node.engine.depth()).then_some(())
+    })
+    .await;
     // From here on nothing else runs on this test's runtime.
     let deadline = Instant::now() + Duration::from_secs(30);
     while locks(&db.options()) < 101 {
-        assert!(Instant::now() < deadline, "the lane waits for its turn: {} of 101 locks", locks(&db.options()));
+        assert!(
+            Instant::now() < deadline,
+            "the lane waits for its turn: {} of 101 locks",
+            locks(&db.options())
+        );
         std::thread::sleep(Duration::from_millis(10));
     }
     for answer in join_all(asked).await {
         assert!(matches!(answer.unwrap(), Ok(AcquireOutcome::Granted(_))));
     }
     // And comes back from where it went.
-    assert!(matches!(node.engine.acquire(acquire(1, "later", None)).await, Ok(AcquireOutcome::Granted(_))));
+    assert!(matches!(
+        node.engine.acquire(acquire(1, "later", None)).await,
+        Ok(AcquireOutcome::Granted(_))
+    ));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -100,16 +144,26 @@ async fn no_account_fills_more_than_a_quarter_of_a_queue() {
     let greedy: Vec<_> = (0..20)
         .map(|n| {
             let engine = node.engine.clone();
-            tokio::spawn(async move { engine.acquire(acquire(7, &format!("greedy {n}"), None)).await })
+            tokio::spawn(async move {
+                engine
+                    .acquire(acquire(7, &format!("greedy {n}"), None))
+                    .await
+            })
         })
         .collect();
     let modest = tokio::spawn({
         let engine = node.engine.clone();
         async move { engine.acquire(acquire(8, "modest", None)).await }
     });
-    eventually("the greedy account's share is full", async || (node.engine.depth() >= 3).then_some(())).await;
+    eventually("the greedy account's share is full", async || {
+        (node.engine.depth() >= 3).then_some(())
+    })
+    .await;
     proxy.mend();
-    assert!(matches!(modest.await.unwrap(), Ok(AcquireOutcome::Granted(_))));
+    assert!(matches!(
+        modest.await.unwrap(),
+        Ok(AcquireOutcome::Granted(_))
+    ));
     under_way.await.unwrap().unwrap();
     let refused = join_all(greedy)
         .await
@@ -127,11 +181,15 @@ async fn an_engine_that_stops_answers_what_it_accepted_and_refuses_the_rest() {
     let accepted: Vec<_> = (0..100)
         .map(|n| {
             let engine = node.engine.clone();
-            tokio::spawn(async move { engine.acquire(acquire(n, &format!("lock {n}"), None)).await })
+            tokio::spawn(
+                async move { engine.acquire(acquire(n, &format!("lock {n}"), None)).await },
+            )
         })
         .collect();
-    eventually("some are answered", async || (db.value::<i64>("SELECT count(*) FROM locks").await > 0).then_some(()))
-        .await;
+    eventually("some are answered", async || {
+        (db.value::<i64>("SELECT count(*) FROM locks").await > 0).then_some(())
+    })
+    .await;
     node.engine.shut_down().await;
     let mut granted = 0;
     for answer in join_all(accepted).await {
@@ -142,35 +200,69 @@ async fn an_engine_that_stops_answers_what_it_accepted_and_refuses_the_rest() {
         }
     }
     assert_eq!(db.value::<i64>("SELECT count(*) FROM locks").await, granted);
-    assert_eq!(node.engine.acquire(acquire(1, "late", None)).await, Err(EngineError::ShuttingDown));
+    assert_eq!(
+        node.engine.acquire(acquire(1, "late", None)).await,
+        Err(EngineError::ShuttingDown)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_account_at_its_limit_takes_nothing_new_and_keeps_what_it_has() {
     let db = Database::create().await;
     let node = Node::start(&db.options(), EngineSettings::default());
-    let limited = |name: &str, id: Option<Uuid>| lockable::locks::Acquire { max_live_locks: 3, ..acquire(5, name, id) };
+    let limited = |name: &str, id: Option<Uuid>| lockable::locks::Acquire {
+        max_live_locks: 3,
+        ..acquire(5, name, id)
+    };
     let id = Uuid::new_v4();
-    let AcquireOutcome::Granted(first) = node.engine.acquire(limited("one", Some(id))).await.unwrap() else { panic!() };
+    let AcquireOutcome::Granted(first) =
+        node.engine.acquire(limited("one", Some(id))).await.unwrap()
+    else {
+        panic!()
+    };
     for name in ["two", "three"] {
-        assert!(matches!(node.engine.acquire(limited(name, None)).await, Ok(AcquireOutcome::Granted(_))));
+        assert!(matches!(
+            node.engine.acquire(limited(name, None)).await,
+            Ok(AcquireOutcome::Granted(_))
+        ));
     }
     node.engine.usage().count(&db.pool).await.unwrap();
     assert!(node.engine.usage().is_at_limit(AccountId(5), 3));
     let refused = Err(EngineError::TooManyLocks { max: 3 });
     assert_eq!(node.engine.acquire(limited("four", None)).await, refused);
-    assert_eq!(node.engine.acquire(limited("four", Some(Uuid::new_v4()))).await, refused);
+    assert_eq!(
+        node.engine
+            .acquire(limited("four", Some(Uuid::new_v4())))
+            .await,
+        refused
+    );
     // Asked again for what it has: renewed (P6).
-    let AcquireOutcome::Granted(again) = node.engine.acquire(limited("one", Some(id))).await.unwrap() else { panic!() };
+    let AcquireOutcome::Granted(again) =
+        node.engine.acquire(limited("one", Some(id))).await.unwrap()
+    else {
+        panic!()
+    };
     assert_eq!(again.fencing_token, first.fencing_token);
-    assert!(matches!(node.engine.heartbeat(heartbeat(5, "two", None)).await, Ok(HeartbeatOutcome::Renewed(_))));
+    assert!(matches!(
+        node.engine.heartbeat(heartbeat(5, "two", None)).await,
+        Ok(HeartbeatOutcome::Renewed(_))
+    ));
     // Another account is not concerned; and a lock given back makes room.
-    assert!(matches!(node.engine.acquire(acquire(6, "four", None)).await, Ok(AcquireOutcome::Granted(_))));
-    node.engine.release(super::release(5, "two", None)).await.unwrap();
+    assert!(matches!(
+        node.engine.acquire(acquire(6, "four", None)).await,
+        Ok(AcquireOutcome::Granted(_))
+    ));
+    node.engine
+        .release(super::release(5, "two", None))
+        .await
+        .unwrap();
     eventually("it is counted", async || {
         node.engine.usage().count(&db.pool).await.unwrap();
         (!node.engine.usage().is_at_limit(AccountId(5), 3)).then_some(())
     })
     .await;
-    assert!(matches!(node.engine.acquire(limited("five", None)).await, Ok(AcquireOutcome::Granted(_))));
+    assert!(matches!(
+        node.engine.acquire(limited("five", None)).await,
+        Ok(AcquireOutcome::Granted(_))
+    ));
 }

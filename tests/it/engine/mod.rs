@@ -1,4 +1,5 @@
-//! The lock engine without HTTP: what it answers, in what order, and what becomes of an answer that is lost on either side.
+//! The lock engine without HTTP: what it answers, in what order, and what becomes of an answer that
+//! is lost on either side.
 
 mod failures;
 mod limits;
@@ -36,7 +37,11 @@ impl Node {
                 }
             }
         });
-        Self { engine: Engine::start(options, settings), pool, ticking }
+        Self {
+            engine: Engine::start(options, settings),
+            pool,
+            ticking,
+        }
     }
 }
 
@@ -47,7 +52,10 @@ impl Drop for Node {
 }
 
 pub(crate) fn key(name: &str) -> LockKey {
-    LockKey { namespace_id: NamespaceId::PUBLIC, name: LockName::new(name).unwrap() }
+    LockKey {
+        namespace_id: NamespaceId::PUBLIC,
+        name: LockName::new(name).unwrap(),
+    }
 }
 
 /// An acquire of 60 s, with a lease id of the client's own or without one.
@@ -67,9 +75,18 @@ pub(crate) fn acquire(account: i64, name: &str, lease_id: Option<Uuid>) -> Acqui
 }
 
 pub(crate) fn heartbeat(account: i64, name: &str, lease_id: Option<Uuid>) -> Heartbeat {
-    Heartbeat { key: key(name), account_id: AccountId(account), lease_id, lease_ms: None }
+    Heartbeat {
+        key: key(name),
+        account_id: AccountId(account),
+        lease_id,
+        lease_ms: None,
+    }
 }
 
 pub(crate) fn release(account: i64, name: &str, lease_id: Option<Uuid>) -> Release {
-    Release { key: key(name), account_id: AccountId(account), lease_id }
+    Release {
+        key: key(name),
+        account_id: AccountId(account),
+        lease_id,
+    }
 }

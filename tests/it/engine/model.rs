@@ -1,10 +1,13 @@
-//! The engine against a model that is simple enough to be believed: any sequence of operations of two accounts on two locks, sent one by one
-//! or in bursts that share batches, answers as the model does when it does them one after the other.
+//! The engine against a model that is simple enough to be believed: any sequence of operations of
+//! two accounts on two locks, sent one by one or in bursts that share batches, answers as the model
+//! does when it does them one after the other.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::future::join_all;
-use lockable::locks::{AcquireOutcome, Engine, EngineError, EngineSettings, HeartbeatOutcome, Lost, ReleaseOutcome};
+use lockable::locks::{
+    AcquireOutcome, Engine, EngineError, EngineSettings, HeartbeatOutcome, Lost, ReleaseOutcome,
+};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
 use sqlx::PgPool;
@@ -31,9 +34,7 @@ enum Op {
         id: Option<u128>,
     },
     /// Time passes until the lease of this lock has lapsed.
-    Lapse {
-        lock: usize,
-    },
+    Lapse { lock: usize },
 }
 
 impl Op {
@@ -50,7 +51,8 @@ impl Op {
 
 const LOCKS: [&str; 2] = ["a", "b"];
 
-/// Each lock has lease ids of its own: what one id does to two locks in one burst depends on which of them comes first.
+/// Each lock has lease ids of its own: what one id does to two locks in one burst depends on which
+/// of them comes first.
 fn op() -> impl Strategy<Value = Op> {
     let account = 1..=2i64;
     let id = prop_oneof![2 => Just(None), 3 => (1..=3u128).prop_map(Some)];
@@ -144,7 +146,11 @@ impl Model {
         }
         if let Some(row) = self.rows.get(&lock) {
             if row.account == account && row.id.is_some() && row.id == id {
-                return if row.end == End::Live { Answer::Granted { grant: row.grant } } else { Answer::LeaseEnded };
+                return if row.end == End::Live {
+                    Answer::Granted { grant: row.grant }
+                } else {
+                    Answer::LeaseEnded
+                };
             }
             if row.end == End::Live {
                 return Answer::Held;
@@ -155,7 +161,15 @@ impl Model {
             }
         }
         let grant = self.rows.get(&lock).map_or(0, |row| row.grant + 1);
-        self.rows.insert(lock, Row { account, id, end: End::Live, grant });
+        self.rows.insert(
+            lock,
+            Row {
+                account,
+                id,
+                end: End::Live,
+                grant,
+            },
+        );
         Answer::Granted { grant }
     }
 
@@ -163,24 +177,36 @@ impl Model {
     fn find(&mut self, account: i64, lock: usize, id: Option<u128>) -> Result<&mut Row, Lost> {
         let remembered = id.and_then(|id| self.ends.get(&(account, id, lock)).copied());
         match self.rows.get_mut(&lock) {
-            Some(row) if row.account == account && (id.is_none() || row.id == id) => match row.end {
-                _ if id.is_none() && row.id.is_some() => {
-                    Err(if row.end == End::Live { Lost::Unproved } else { Lost::Unknown })
+            Some(row) if row.account == account && (id.is_none() || row.id == id) => {
+                match row.end {
+                    _ if id.is_none() && row.id.is_some() => Err(if row.end == End::Live {
+                        Lost::Unproved
+                    } else {
+                        Lost::Unknown
+                    }),
+                    End::Live => Ok(row),
+                    End::Lapsed => Err(Lost::Expired),
+                    End::Released => Err(Lost::Released),
                 }
-                End::Live => Ok(row),
-                End::Lapsed => Err(Lost::Expired),
-                End::Released => Err(Lost::Released),
-            },
+            }
             _ => Err(remembered.unwrap_or(Lost::Unknown)),
         }
     }
 }
 
-/// Does an operation for real. Fencing tokens are returned beside the answer, to be compared afterwards.
-async fn perform(engine: &Engine, pool: &PgPool, op: &Op) -> Result<(Answer, Option<i64>), EngineError> {
+/// Does an operation for real. Fencing tokens are returned beside the answer, to be compared
+/// afterwards.
+async fn perform(
+    engine: &Engine,
+    pool: &PgPool,
+    op: &Op,
+) -> Result<(Answer, Option<i64>), EngineError> {
     Ok(match *op {
         Op::Acquire { account, lock, id } => {
-            match engine.acquire(acquire(account, LOCKS[lock], id.map(Uuid::from_u128))).await? {
+            match engine
+                .acquire(acquire(account, LOCKS[lock], id.map(Uuid::from_u128)))
+                .await?
+            {
                 AcquireOutcome::Granted(lease) => {
                     assert_eq!((lease.lease_ms, lease.expires_in_ms), (60_000, 60_000));
                     (Answer::Granted { grant: 0 }, Some(lease.fencing_token))
@@ -190,13 +216,21 @@ async fn perform(engine: &Engine, pool: &PgPool, op: &Op) -> Result<(Answer, Opt
             }
         }
         Op::Heartbeat { account, lock, id } => {
-            match engine.heartbeat(heartbeat(account, LOCKS[lock], id.map(Uuid::from_u128))).await? {
-                HeartbeatOutcome::Renewed(lease) => (Answer::Renewed { grant: 0 }, Some(lease.fencing_token)),
+            match engine
+                .heartbeat(heartbeat(account, LOCKS[lock], id.map(Uuid::from_u128)))
+                .await?
+            {
+                HeartbeatOutcome::Renewed(lease) => {
+                    (Answer::Renewed { grant: 0 }, Some(lease.fencing_token))
+                }
                 HeartbeatOutcome::Lost(lost) => (Answer::Lost(lost), None),
             }
         }
         Op::Release { account, lock, id } => {
-            match engine.release(release(account, LOCKS[lock], id.map(Uuid::from_u128))).await? {
+            match engine
+                .release(release(account, LOCKS[lock], id.map(Uuid::from_u128)))
+                .await?
+            {
                 ReleaseOutcome::Released => (Answer::Released, None),
                 ReleaseOutcome::Lost(lost) => (Answer::Lost(lost), None),
             }
@@ -213,11 +247,17 @@ async fn perform(engine: &Engine, pool: &PgPool, op: &Op) -> Result<(Answer, Opt
 }
 
 /// Puts each lock's fencing tokens in the place of the grants that the model counts.
-fn check(ops: &[Op], real: &[(Answer, Option<i64>)], expected: &[Answer]) -> Result<(), TestCaseError> {
+fn check(
+    ops: &[Op],
+    real: &[(Answer, Option<i64>)],
+    expected: &[Answer],
+) -> Result<(), TestCaseError> {
     let mut tokens: BTreeMap<(usize, usize), i64> = BTreeMap::new();
     for (at, ((answer, token), expected)) in real.iter().zip(expected).enumerate() {
-        let (Op::Acquire { lock, .. } | Op::Heartbeat { lock, .. } | Op::Release { lock, .. } | Op::Lapse { lock }) =
-            ops[at];
+        let (Op::Acquire { lock, .. }
+        | Op::Heartbeat { lock, .. }
+        | Op::Release { lock, .. }
+        | Op::Lapse { lock }) = ops[at];
         match (*expected, *answer) {
             (Answer::Granted { grant }, Answer::Granted { .. })
             | (Answer::Renewed { grant }, Answer::Renewed { .. }) => {
@@ -230,14 +270,17 @@ fn check(ops: &[Op], real: &[(Answer, Option<i64>)], expected: &[Answer]) -> Res
                     prop_assert!(*before < token, "fencing tokens increase: op {}", at);
                 }
             }
-            (expected, answer) => prop_assert_eq!(answer, expected, "op {}: {:?} of {:?}", at, &ops[at], ops),
+            (expected, answer) => {
+                prop_assert_eq!(answer, expected, "op {}: {:?} of {:?}", at, &ops[at], ops)
+            }
         }
     }
     Ok(())
 }
 
-/// Operations in bursts: those of a burst are on their way at once, in order. A lapse stands alone; and two accounts do not ask
-/// about one lock in one burst, for they are served by turns, in whatever order they came.
+/// Operations in bursts: those of a burst are on their way at once, in order. A lapse stands alone;
+/// and two accounts do not ask about one lock in one burst, for they are served by turns, in
+/// whatever order they came.
 fn bursts(ops: &[Op], sizes: &[usize]) -> Vec<Vec<Op>> {
     let mut bursts: Vec<Vec<Op>> = vec![];
     let mut sizes = sizes.iter().cycle();
@@ -260,27 +303,45 @@ fn bursts(ops: &[Op], sizes: &[usize]) -> Vec<Vec<Op>> {
 }
 
 fn run_model(settings: EngineSettings, cases: u32) {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
     let (db, node) = runtime.block_on(async {
         let db = Database::create().await;
         let node = Node::start(&db.options(), settings);
         (db, node)
     });
-    let config = Config { cases, failure_persistence: None, ..Config::default() };
-    let strategy = (proptest::collection::vec(op(), 1..40), proptest::collection::vec(1..8usize, 1..5));
+    let config = Config {
+        cases,
+        failure_persistence: None,
+        ..Config::default()
+    };
+    let strategy = (
+        proptest::collection::vec(op(), 1..40),
+        proptest::collection::vec(1..8usize, 1..5),
+    );
     TestRunner::new(config)
         .run(&strategy, |(ops, sizes)| {
             let real = runtime.block_on(async {
                 db.execute("TRUNCATE locks, lease_ends").await;
                 let mut answers = vec![];
                 for burst in bursts(&ops, &sizes) {
-                    answers.extend(join_all(burst.iter().map(|op| perform(&node.engine, &node.pool, op))).await);
+                    answers.extend(
+                        join_all(burst.iter().map(|op| perform(&node.engine, &node.pool, op)))
+                            .await,
+                    );
                 }
                 answers.into_iter().collect::<Result<Vec<_>, _>>()
             });
             let mut model = Model::default();
             let expected: Vec<Answer> = ops.iter().map(|op| model.apply(op)).collect();
-            check(&ops, &real.map_err(|error| TestCaseError::fail(error.to_string()))?, &expected)
+            check(
+                &ops,
+                &real.map_err(|error| TestCaseError::fail(error.to_string()))?,
+                &expected,
+            )
         })
         .unwrap();
 }
@@ -292,7 +353,14 @@ fn any_interleaving_answers_as_one_after_the_other() {
 
 #[test]
 fn so_it_does_with_several_lanes_and_tiny_batches() {
-    run_model(EngineSettings { lanes: 3, largest_batch: 2, ..EngineSettings::default() }, 60);
+    run_model(
+        EngineSettings {
+            lanes: 3,
+            largest_batch: 2,
+            ..EngineSettings::default()
+        },
+        60,
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -300,10 +368,25 @@ async fn a_lease_id_serves_one_lease_whatever_the_lock() {
     let db = Database::create().await;
     let node = Node::start(&db.options(), EngineSettings::default());
     let id = Some(Uuid::new_v4());
-    assert!(matches!(node.engine.acquire(acquire(1, "a", id)).await, Ok(AcquireOutcome::Granted(_))));
-    assert_eq!(node.engine.release(release(1, "a", id)).await, Ok(ReleaseOutcome::Released));
-    assert_eq!(node.engine.acquire(acquire(1, "b", id)).await, Ok(AcquireOutcome::LeaseEnded));
+    assert!(matches!(
+        node.engine.acquire(acquire(1, "a", id)).await,
+        Ok(AcquireOutcome::Granted(_))
+    ));
+    assert_eq!(
+        node.engine.release(release(1, "a", id)).await,
+        Ok(ReleaseOutcome::Released)
+    );
+    assert_eq!(
+        node.engine.acquire(acquire(1, "b", id)).await,
+        Ok(AcquireOutcome::LeaseEnded)
+    );
     // Another account's id of the same value is another id.
-    assert!(matches!(node.engine.acquire(acquire(2, "b", id)).await, Ok(AcquireOutcome::Granted(_))));
-    assert_eq!(node.engine.release(release(1, "b", id)).await, Ok(ReleaseOutcome::Lost(Lost::Unknown)));
+    assert!(matches!(
+        node.engine.acquire(acquire(2, "b", id)).await,
+        Ok(AcquireOutcome::Granted(_))
+    ));
+    assert_eq!(
+        node.engine.release(release(1, "b", id)).await,
+        Ok(ReleaseOutcome::Lost(Lost::Unknown))
+    );
 }

@@ -11,7 +11,8 @@ use uuid::Uuid;
 use super::{Node, lost, renewed};
 use crate::support::prelude::*;
 
-/// Takes and gives back locks until told to stop, and returns those that it was told it holds, and those that it gave back.
+/// Takes and gives back locks until told to stop, and returns those that it was told it holds, and
+/// those that it gave back.
 async fn answered(
     node: Arc<Node>,
     client: usize,
@@ -24,7 +25,9 @@ async fn answered(
         }
         let (name, lease_id) = (format!("{client}-{number}"), Uuid::new_v4());
         match node.acquire(&name, lease_id, 3_600_000).await {
-            Ok(AcquireOutcome::Granted(lease)) => held.insert(name.clone(), (lease_id, lease.fencing_token)),
+            Ok(AcquireOutcome::Granted(lease)) => {
+                held.insert(name.clone(), (lease_id, lease.fencing_token))
+            }
             _ => continue,
         };
         if number % 3 == 0 {
@@ -37,20 +40,28 @@ async fn answered(
     (held, released)
 }
 
-/// Crashes a PostgreSQL under load, and returns what is missing afterwards, and how much was answered.
-async fn missing_after_a_crash(change: impl Fn(PgConnectOptions) -> PgConnectOptions) -> (Vec<String>, usize) {
-    let cluster = Arc::new(tokio::task::block_in_place(|| Cluster::durable_with(&["wal_writer_delay=10s"])));
+/// Crashes a PostgreSQL under load, and returns what is missing afterwards, and how much was
+/// answered.
+async fn missing_after_a_crash(
+    change: impl Fn(PgConnectOptions) -> PgConnectOptions,
+) -> (Vec<String>, usize) {
+    let cluster = Arc::new(tokio::task::block_in_place(|| {
+        Cluster::durable_with(&["wal_writer_delay=10s"])
+    }));
     let db = Database::create_in(&cluster).await;
     let node = Arc::new(Node::start(change(db.options())).await);
     let stop = Arc::new(AtomicBool::new(false));
-    let clients: Vec<_> = (0..16).map(|client| tokio::spawn(answered(node.clone(), client, stop.clone()))).collect();
+    let clients: Vec<_> = (0..16)
+        .map(|client| tokio::spawn(answered(node.clone(), client, stop.clone())))
+        .collect();
     eventually("there is something to lose", async || {
         (db.value::<i64>("SELECT count(*) FROM locks").await > 300).then_some(())
     })
     .await;
     tokio::task::block_in_place(|| {
         cluster.crash();
-        // What was asked before the crash may still be answered by a node that asks again; nothing new is.
+        // What was asked before the crash may still be answered by a node that asks again; nothing
+        // new is.
         stop.store(true, Ordering::Relaxed);
         cluster.start();
     });
@@ -61,7 +72,8 @@ async fn missing_after_a_crash(change: impl Fn(PgConnectOptions) -> PgConnectOpt
         answered += held.len() + released.len();
         for (name, (lease_id, token)) in held {
             match node.heartbeat(&name, lease_id).await.unwrap() {
-                lockable::locks::HeartbeatOutcome::Renewed(lease) if lease.fencing_token == token => {}
+                lockable::locks::HeartbeatOutcome::Renewed(lease)
+                    if lease.fencing_token == token => {}
                 other => missing.push(format!("{name}: {other:?}")),
             }
         }
@@ -81,21 +93,29 @@ async fn a_crash_of_postgresql_loses_nothing_that_was_answered() {
     assert!(answered > 300, "{answered}");
 }
 
-/// The same with a database that is configured not to wait for its disk, which the service does not trust: it sets what it needs.
+/// The same with a database that is configured not to wait for its disk, which the service does not
+/// trust: it sets what it needs.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_set_to_asynchronous_commit_loses_nothing_either() {
-    let (missing, _) = missing_after_a_crash(|options| options.options([("synchronous_commit", "off")])).await;
+    let (missing, _) =
+        missing_after_a_crash(|options| options.options([("synchronous_commit", "off")])).await;
     assert_eq!(missing, Vec::<String>::new());
 }
 
 /// And the measure can see a loss: a service whose sessions do not wait for the disk is caught.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_before_its_commit_is_durable_is_caught() {
-    let cluster = Arc::new(tokio::task::block_in_place(|| Cluster::durable_with(&["wal_writer_delay=10s"])));
+    let cluster = Arc::new(tokio::task::block_in_place(|| {
+        Cluster::durable_with(&["wal_writer_delay=10s"])
+    }));
     let db = Database::create_in(&cluster).await;
-    db.execute("CREATE TABLE naive (name text PRIMARY KEY)").await;
+    db.execute("CREATE TABLE naive (name text PRIMARY KEY)")
+        .await;
     let mut hasty = db.connect().await;
-    sqlx::query("SET synchronous_commit = off").execute(&mut hasty).await.unwrap();
+    sqlx::query("SET synchronous_commit = off")
+        .execute(&mut hasty)
+        .await
+        .unwrap();
     for number in 0..300 {
         let insert = sqlx::query("INSERT INTO naive VALUES ($1)").bind(number.to_string());
         insert.execute(&mut hasty).await.unwrap();
@@ -104,7 +124,10 @@ async fn an_answer_before_its_commit_is_durable_is_caught() {
         cluster.crash();
         cluster.start();
     });
-    eventually("the database answers", async || sqlx::query("SELECT 1").execute(&db.pool).await.ok()).await;
+    eventually("the database answers", async || {
+        sqlx::query("SELECT 1").execute(&db.pool).await.ok()
+    })
+    .await;
     assert!(
         db.value::<i64>("SELECT count(*) FROM naive").await < 300,
         "a crash that loses nothing would prove nothing"
@@ -119,12 +142,17 @@ async fn a_node_that_is_killed_takes_no_answer_with_it() {
     let start = || {
         tokio::task::block_in_place(|| {
             Process::start(|command| {
-                command.arg("--unsafe-database").env("DATABASE_URL", app.db.url());
+                command
+                    .arg("--unsafe-database")
+                    .env("DATABASE_URL", app.db.url());
             })
         })
     };
     let ask = async |process: &Process, path: &str| {
-        let request = process.anonymous().request(reqwest::Method::POST, path).basic_auth(token.expose(), Some(""));
+        let request = process
+            .anonymous()
+            .request(reqwest::Method::POST, path)
+            .basic_auth(token.expose(), Some(""));
         crate::support::client::send(request).await.verdict()
     };
     let lease_id = Uuid::new_v4();
@@ -136,7 +164,13 @@ async fn a_node_that_is_killed_takes_no_answer_with_it() {
     let second = start();
     assert!(!ask(&second, "/v1/acquire/with-id").await);
     assert!(!ask(&second, "/v1/acquire/without").await);
-    assert!(ask(&second, &format!("/v1/heartbeat/with-id?lease_id={lease_id}")).await);
+    assert!(
+        ask(
+            &second,
+            &format!("/v1/heartbeat/with-id?lease_id={lease_id}")
+        )
+        .await
+    );
     assert!(ask(&second, "/v1/heartbeat/without").await);
     assert!(ask(&second, &format!("/v1/release/with-id?lease_id={lease_id}")).await);
     assert!(ask(&second, "/v1/acquire/with-id").await);
@@ -153,7 +187,11 @@ async fn sessions_set_what_correctness_depends_on() {
         "lock_timeout = 0",
         "synchronous_commit = off",
     ];
-    db.execute(&bad.map(|setting| format!("ALTER DATABASE {} SET {setting}", db.name)).join("; ")).await;
+    db.execute(
+        &bad.map(|setting| format!("ALTER DATABASE {} SET {setting}", db.name))
+            .join("; "),
+    )
+    .await;
     let node = Node::start(db.options()).await;
     let lease_id = Uuid::new_v4();
     node.grant("l", lease_id, 60_000).await;
@@ -172,5 +210,8 @@ async fn sessions_set_what_correctness_depends_on() {
         ("statement_timeout", "0"),
         ("synchronous_commit", "on"),
     ];
-    assert_eq!(settings, expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    assert_eq!(
+        settings,
+        expected.map(|(name, value)| (name.to_owned(), value.to_owned()))
+    );
 }

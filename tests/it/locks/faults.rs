@@ -1,4 +1,5 @@
-//! The whole service under faults: two nodes as shipped, each behind a network of its own, and clients who write down what they see.
+//! The whole service under faults: two nodes as shipped, each behind a network of its own, and
+//! clients who write down what they see.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
@@ -35,28 +36,50 @@ struct Service {
 }
 
 impl Subject for Service {
-    async fn ask(&self, node: usize, operation: Operation, lock: &str, lease_id: Uuid, lease: Duration) -> Answer {
+    async fn ask(
+        &self,
+        node: usize,
+        operation: Operation,
+        lock: &str,
+        lease_id: Uuid,
+        lease: Duration,
+    ) -> Answer {
         let path = match operation {
-            Operation::Acquire => format!("/v1/acquire/{lock}?lease_id={lease_id}&lease_ms={}", lease.as_millis()),
+            Operation::Acquire => format!(
+                "/v1/acquire/{lock}?lease_id={lease_id}&lease_ms={}",
+                lease.as_millis()
+            ),
             Operation::Heartbeat => format!("/v1/heartbeat/{lock}?lease_id={lease_id}"),
             Operation::Release => format!("/v1/release/{lock}?lease_id={lease_id}"),
         };
         let first = self.asked.lock().unwrap().insert(lease_id);
-        let request = self.clients[node].lock().unwrap().request(Method::POST, &path).timeout(PATIENCE);
+        let request = self.clients[node]
+            .lock()
+            .unwrap()
+            .request(Method::POST, &path)
+            .timeout(PATIENCE);
         match try_send(request).await {
             Ok(answer) if answer.status == 200 => match (operation, answer.verdict()) {
                 (Operation::Acquire | Operation::Heartbeat, true) => {
-                    let fencing_token = answer.header("lockable-fencing-token").unwrap().parse().unwrap();
+                    let fencing_token = answer
+                        .header("lockable-fencing-token")
+                        .unwrap()
+                        .parse()
+                        .unwrap();
                     Answer::Held { fencing_token }
                 }
                 (Operation::Release, true) => Answer::Released,
                 (Operation::Heartbeat | Operation::Release, false) => Answer::Lost,
                 (Operation::Acquire, false) if first => Answer::Refused,
-                // Held by another, or this lease was there and has ended: version 1 does not tell them apart.
+                // Held by another, or this lease was there and has ended: version 1 does not tell
+                // them apart.
                 (Operation::Acquire, false) => Answer::Unknown,
             },
             Ok(answer) => {
-                assert_eq!(answer.status, 503, "nothing but an honest \"unknown\": {answer:?}");
+                assert_eq!(
+                    answer.status, 503,
+                    "nothing but an honest \"unknown\": {answer:?}"
+                );
                 assert!(answer.header("retry-after").is_some(), "{answer:?}");
                 Answer::Unknown
             }
@@ -79,7 +102,9 @@ impl Faults {
     fn start_node(url: &str) -> Process {
         block_in_place(|| {
             Process::start(|command| {
-                command.env("DATABASE_URL", url).env("LOCKABLE_LOG", "error,lockable::server=info");
+                command
+                    .env("DATABASE_URL", url)
+                    .env("LOCKABLE_LOG", "error,lockable::server=info");
             })
         })
     }
@@ -124,7 +149,10 @@ impl Faults {
                 6 => {
                     self.nodes[victim].signal(Signal::SIGKILL);
                     self.nodes[victim] = Faults::start_node(&proxy.url(&self.db));
-                    let client = TokenClient::new(self.nodes[victim].anonymous(), self.token.expose().to_owned());
+                    let client = TokenClient::new(
+                        self.nodes[victim].anonymous(),
+                        self.token.expose().to_owned(),
+                    );
                     *self.service.clients[victim].lock().unwrap() = client;
                 }
                 7 => {
@@ -160,30 +188,58 @@ async fn the_promises_hold_while_things_break() {
     let token = app.account("business").await.token().await;
     drop(app);
     let proxies = [Proxy::to(&db).await, Proxy::to(&db).await];
-    let nodes = [Faults::start_node(&proxies[0].url(&db)), Faults::start_node(&proxies[1].url(&db))];
-    let clients =
-        [0, 1].map(|node: usize| Mutex::new(TokenClient::new(nodes[node].anonymous(), token.expose().to_owned())));
-    let service = Arc::new(Service { clients, asked: Mutex::default() });
-    let mut faults = Faults { cluster, db, proxies, nodes, service: service.clone(), token };
+    let nodes = [
+        Faults::start_node(&proxies[0].url(&db)),
+        Faults::start_node(&proxies[1].url(&db)),
+    ];
+    let clients = [0, 1].map(|node: usize| {
+        Mutex::new(TokenClient::new(
+            nodes[node].anonymous(),
+            token.expose().to_owned(),
+        ))
+    });
+    let service = Arc::new(Service {
+        clients,
+        asked: Mutex::default(),
+    });
+    let mut faults = Faults {
+        cluster,
+        db,
+        proxies,
+        nodes,
+        service: service.clone(),
+        token,
+    };
 
     let history = run_during(service.clone(), LOAD, faults.happen()).await;
 
     let held = history.count(|call| matches!(call.answer, Answer::Held { .. }));
     let unknown = history.count(|call| call.answer == Answer::Unknown);
-    // How long a statement may still take effect whose answer was lost, and an outage and its grace.
-    history.assert_holds(Rules { lease: LOAD.lease, outage: Duration::from_secs(15) });
-    assert!(held > 50 && unknown > 10, "{held} grants and renewals, {unknown} unknown");
+    // How long a statement may still take effect whose answer was lost, and an outage and its
+    // grace.
+    history.assert_holds(Rules {
+        lease: LOAD.lease,
+        outage: Duration::from_secs(15),
+    });
+    assert!(
+        held > 50 && unknown > 10,
+        "{held} grants and renewals, {unknown} unknown"
+    );
     // And all is well again: nothing is stuck.
     for lock in 0..LOAD.locks {
         for node in 0..LOAD.nodes {
             let lease_id = Uuid::new_v4();
             let name = format!("lock-{lock}");
             eventually("the lock can be had", async || {
-                let asked = service.ask(node, Operation::Acquire, &name, lease_id, LOAD.lease).await;
+                let asked = service
+                    .ask(node, Operation::Acquire, &name, lease_id, LOAD.lease)
+                    .await;
                 matches!(asked, Answer::Held { .. }).then_some(())
             })
             .await;
-            service.ask(node, Operation::Release, &name, lease_id, LOAD.lease).await;
+            service
+                .ask(node, Operation::Release, &name, lease_id, LOAD.lease)
+                .await;
         }
     }
 }

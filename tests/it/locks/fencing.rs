@@ -15,7 +15,14 @@ use crate::support::prelude::*;
 struct Nodes(Vec<Node>);
 
 impl Subject for Nodes {
-    async fn ask(&self, node: usize, operation: Operation, lock: &str, lease_id: Uuid, lease: Duration) -> Answer {
+    async fn ask(
+        &self,
+        node: usize,
+        operation: Operation,
+        lock: &str,
+        lease_id: Uuid,
+        lease: Duration,
+    ) -> Answer {
         self.0[node].ask(operation, lock, lease_id, lease).await
     }
 }
@@ -34,17 +41,29 @@ async fn histories_of_two_nodes_hold_the_promises() {
         forgotten: 5,
         time: Duration::from_secs(3),
     };
-    let hasty =
-        Load { locks: 1, pause: Duration::ZERO, heartbeats: 1, forgotten: 0, time: Duration::from_secs(2), ..busy };
+    let hasty = Load {
+        locks: 1,
+        pause: Duration::ZERO,
+        heartbeats: 1,
+        forgotten: 0,
+        time: Duration::from_secs(2),
+        ..busy
+    };
     for load in [busy, hasty] {
         let db = Database::create().await;
-        let nodes = vec![Node::start(db.options()).await, Node::start(db.options()).await];
+        let nodes = vec![
+            Node::start(db.options()).await,
+            Node::start(db.options()).await,
+        ];
         let nodes = Arc::new(Nodes(nodes));
         // How much happens in a second depends on the machine.
         let (mut held, mut refused) = (0, 0);
         while held < 150 || refused < 20 {
             let history = run(nodes.clone(), load).await;
-            history.assert_holds(Rules { lease, outage: Duration::ZERO });
+            history.assert_holds(Rules {
+                lease,
+                outage: Duration::ZERO,
+            });
             held += history.count(|call| matches!(call.answer, Answer::Held { .. }));
             refused += history.count(|call| call.answer == Answer::Refused);
         }
@@ -65,7 +84,10 @@ async fn tokens_increase_across_release_expiry_and_clean_up() {
             }
             "lapse" => {
                 let lapsed = "SELECT expires_at < clock_timestamp() FROM locks";
-                eventually("it lapses", async || db.value::<bool>(lapsed).await.then_some(())).await;
+                eventually("it lapses", async || {
+                    db.value::<bool>(lapsed).await.then_some(())
+                })
+                .await;
             }
             _ => db.execute("DELETE FROM locks").await,
         }
@@ -74,7 +96,8 @@ async fn tokens_increase_across_release_expiry_and_clean_up() {
     assert!(tokens.is_sorted_by(|one, next| one < next), "{tokens:?}");
 }
 
-/// A copy of the files that is promoted, as in a failover that lost the last grants: another timeline.
+/// A copy of the files that is promoted, as in a failover that lost the last grants: another
+/// timeline.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_promoted_copy_never_repeats_a_token() {
     let cluster = Arc::new(tokio::task::block_in_place(Cluster::durable));
@@ -88,7 +111,10 @@ async fn a_promoted_copy_never_repeats_a_token() {
         copy
     }));
     // Granted by the old primary after the copy was taken: the copy does not know of it.
-    let lost = node.grant("other", Uuid::new_v4(), 60_000).await.fencing_token;
+    let lost = node
+        .grant("other", Uuid::new_v4(), 60_000)
+        .await
+        .fencing_token;
     let copied = Database::existing_in(&copy, &db.name);
     copied.execute("SELECT pg_promote()").await;
     let node = Node::start(copied.options()).await;
@@ -96,8 +122,14 @@ async fn a_promoted_copy_never_repeats_a_token() {
     assert!(lease.fencing_token > lost, "{lease:?} after {lost}");
     assert!(lease.fencing_token > 1 << 32, "moved far ahead: {lease:?}");
     // Once, not for each connection.
-    let again = Node::start(copied.options()).await.grant("third", Uuid::new_v4(), 60_000).await;
-    assert!(again.fencing_token < lease.fencing_token + 100, "{again:?} after {lease:?}");
+    let again = Node::start(copied.options())
+        .await
+        .grant("third", Uuid::new_v4(), 60_000)
+        .await;
+    assert!(
+        again.fencing_token < lease.fencing_token + 100,
+        "{again:?} after {lease:?}"
+    );
 }
 
 /// A dump that was restored elsewhere: another cluster.
@@ -108,18 +140,36 @@ async fn a_dump_restored_into_another_cluster_never_repeats_a_token() {
     node.grant("l", Uuid::new_v4(), 60_000).await;
     let dump = tempfile::NamedTempFile::new().unwrap();
     let mut pg_dump = db.cluster().client("pg_dump");
-    pg_dump.args(["--format", "custom", "--dbname", &db.name, "--file"]).arg(dump.path());
-    assert!(tokio::task::block_in_place(|| pg_dump.status()).unwrap().success());
-    let lost = node.grant("other", Uuid::new_v4(), 60_000).await.fencing_token;
+    pg_dump
+        .args(["--format", "custom", "--dbname", &db.name, "--file"])
+        .arg(dump.path());
+    assert!(
+        tokio::task::block_in_place(|| pg_dump.status())
+            .unwrap()
+            .success()
+    );
+    let lost = node
+        .grant("other", Uuid::new_v4(), 60_000)
+        .await
+        .fencing_token;
 
     let elsewhere = Arc::new(tokio::task::block_in_place(Cluster::durable));
     let mut pg_restore = elsewhere.client("pg_restore");
-    pg_restore.args(["--create", "--dbname", SUPERUSER]).arg(dump.path());
-    assert!(tokio::task::block_in_place(|| pg_restore.status()).unwrap().success());
+    pg_restore
+        .args(["--create", "--dbname", SUPERUSER])
+        .arg(dump.path());
+    assert!(
+        tokio::task::block_in_place(|| pg_restore.status())
+            .unwrap()
+            .success()
+    );
     let restored = Database::existing_in(&elsewhere, &db.name);
     let node = Node::start(restored.options()).await;
     let lease = node.grant("other", Uuid::new_v4(), 60_000).await;
-    assert!(lease.fencing_token > lost && lease.fencing_token > 1 << 32, "{lease:?} after {lost}");
+    assert!(
+        lease.fencing_token > lost && lease.fencing_token > 1 << 32,
+        "{lease:?} after {lost}"
+    );
 }
 
 /// A disk image changes neither system identifier nor timeline: `lockable admin restored` says it.
@@ -132,7 +182,13 @@ async fn after_a_disk_image_the_tokens_are_moved_by_command() {
     assert!(next > before.fencing_token + (1 << 32) - 1);
     let after = node.grant("other", Uuid::new_v4(), 60_000).await;
     assert!(after.fencing_token >= next, "{after:?}, {next}");
-    let row = sqlx::query("SELECT max_value, cache_size FROM pg_sequences WHERE sequencename = 'lock_fence'");
+    let row = sqlx::query(
+        "SELECT max_value, cache_size FROM pg_sequences WHERE sequencename = 'lock_fence'",
+    );
     let row = row.fetch_one(&db.pool).await.unwrap();
-    assert_eq!((row.get::<i64, _>(0), row.get::<i64, _>(1)), ((1 << 53) - 1, 1), "exact in JSON, and drawn in order");
+    assert_eq!(
+        (row.get::<i64, _>(0), row.get::<i64, _>(1)),
+        ((1 << 53) - 1, 1),
+        "exact in JSON, and drawn in order"
+    );
 }

@@ -19,8 +19,8 @@ use lockable::clock;
 use lockable::db::{Purpose, pool};
 use lockable::id::{AccountId, NamespaceId, TokenId};
 use lockable::locks::{
-    Acquire, AcquireOutcome, Engine, EngineError, EngineSettings, Heartbeat, HeartbeatOutcome, Lease, LockKey,
-    LockName, Lost, Release, ReleaseOutcome,
+    Acquire, AcquireOutcome, Engine, EngineError, EngineSettings, Heartbeat, HeartbeatOutcome,
+    Lease, LockKey, LockName, Lost, Release, ReleaseOutcome,
 };
 use sqlx::PgPool;
 use sqlx::postgres::PgConnectOptions;
@@ -72,7 +72,11 @@ impl Node {
                 }
             }
         });
-        Node { engine: Engine::start(options, settings), pool, ticking }
+        Node {
+            engine: Engine::start(options, settings),
+            pool,
+            ticking,
+        }
     }
 
     /// Takes a lock for Alice, with a lease id.
@@ -82,20 +86,39 @@ impl Node {
         lease_id: Uuid,
         lease_ms: i32,
     ) -> Result<AcquireOutcome, EngineError> {
-        self.engine.acquire(acquire(ALICE, name, lease_id, lease_ms)).await
+        self.engine
+            .acquire(acquire(ALICE, name, lease_id, lease_ms))
+            .await
     }
 
-    pub(crate) async fn heartbeat(&self, name: &str, lease_id: Uuid) -> Result<HeartbeatOutcome, EngineError> {
-        self.engine.heartbeat(heartbeat(ALICE, name, Some(lease_id))).await
+    pub(crate) async fn heartbeat(
+        &self,
+        name: &str,
+        lease_id: Uuid,
+    ) -> Result<HeartbeatOutcome, EngineError> {
+        self.engine
+            .heartbeat(heartbeat(ALICE, name, Some(lease_id)))
+            .await
     }
 
-    pub(crate) async fn release(&self, name: &str, lease_id: Uuid) -> Result<ReleaseOutcome, EngineError> {
-        self.engine.release(release(ALICE, name, Some(lease_id))).await
+    pub(crate) async fn release(
+        &self,
+        name: &str,
+        lease_id: Uuid,
+    ) -> Result<ReleaseOutcome, EngineError> {
+        self.engine
+            .release(release(ALICE, name, Some(lease_id)))
+            .await
     }
 
     /// Takes a lock that must be free.
     #[track_caller]
-    pub(crate) fn grant(&self, name: &str, lease_id: Uuid, lease_ms: i32) -> impl Future<Output = Lease> {
+    pub(crate) fn grant(
+        &self,
+        name: &str,
+        lease_id: Uuid,
+        lease_ms: i32,
+    ) -> impl Future<Output = Lease> {
         let asked = self.acquire(name, lease_id, lease_ms);
         async move {
             match asked.await {
@@ -106,17 +129,27 @@ impl Node {
     }
 
     /// Asks, in the words of a history.
-    pub(crate) async fn ask(&self, operation: Operation, name: &str, lease_id: Uuid, lease: Duration) -> Answer {
+    pub(crate) async fn ask(
+        &self,
+        operation: Operation,
+        name: &str,
+        lease_id: Uuid,
+        lease: Duration,
+    ) -> Answer {
         let lease_ms = i32::try_from(lease.as_millis()).unwrap();
         match operation {
             Operation::Acquire => match self.acquire(name, lease_id, lease_ms).await {
-                Ok(AcquireOutcome::Granted(lease)) => Answer::Held { fencing_token: lease.fencing_token },
+                Ok(AcquireOutcome::Granted(lease)) => Answer::Held {
+                    fencing_token: lease.fencing_token,
+                },
                 Ok(AcquireOutcome::Held) => Answer::Refused,
                 Ok(AcquireOutcome::LeaseEnded) => Answer::Lost,
                 Err(error) => unknown(error),
             },
             Operation::Heartbeat => match self.heartbeat(name, lease_id).await {
-                Ok(HeartbeatOutcome::Renewed(lease)) => Answer::Held { fencing_token: lease.fencing_token },
+                Ok(HeartbeatOutcome::Renewed(lease)) => Answer::Held {
+                    fencing_token: lease.fencing_token,
+                },
                 Ok(HeartbeatOutcome::Lost(_)) => Answer::Lost,
                 Err(error) => unknown(error),
             },
@@ -142,7 +175,10 @@ fn unknown(error: EngineError) -> Answer {
 }
 
 pub(crate) fn key(name: &str) -> LockKey {
-    LockKey { namespace_id: NamespaceId::PUBLIC, name: LockName::new(name).unwrap() }
+    LockKey {
+        namespace_id: NamespaceId::PUBLIC,
+        name: LockName::new(name).unwrap(),
+    }
 }
 
 /// The wish for a lock, with a lease id of the client's own.
@@ -163,15 +199,27 @@ pub(crate) fn acquire(account_id: AccountId, name: &str, lease_id: Uuid, lease_m
 
 /// The same as version 1 asks it of old: without a lease id of the client's.
 pub(crate) fn acquire_unproved(account_id: AccountId, name: &str, lease_ms: i32) -> Acquire {
-    Acquire { needs_proof: false, ..acquire(account_id, name, Uuid::new_v4(), lease_ms) }
+    Acquire {
+        needs_proof: false,
+        ..acquire(account_id, name, Uuid::new_v4(), lease_ms)
+    }
 }
 
 pub(crate) fn heartbeat(account_id: AccountId, name: &str, lease_id: Option<Uuid>) -> Heartbeat {
-    Heartbeat { key: key(name), account_id, lease_id, lease_ms: None }
+    Heartbeat {
+        key: key(name),
+        account_id,
+        lease_id,
+        lease_ms: None,
+    }
 }
 
 pub(crate) fn release(account_id: AccountId, name: &str, lease_id: Option<Uuid>) -> Release {
-    Release { key: key(name), account_id, lease_id }
+    Release {
+        key: key(name),
+        account_id,
+        lease_id,
+    }
 }
 
 /// Panics unless the heartbeat renewed, and returns the lease.

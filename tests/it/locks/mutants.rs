@@ -1,5 +1,5 @@
-//! Lock services with a bug put in on purpose. The checker must find every one of them, or it proves nothing; the same
-//! service without the bug must pass.
+//! Lock services with a bug put in on purpose. The checker must find every one of them, or it
+//! proves nothing; the same service without the bug must pass.
 //!
 //! Each is the version that one would write first, in SQL of its own on a table of its own.
 
@@ -24,12 +24,22 @@ const LOAD: Load = Load {
     forgotten: 5,
     time: Duration::from_secs(1),
 };
-/// Everybody at one lock, without a pause: what it takes to be overtaken between the draw and the row.
-const HASTY: Load = Load { locks: 1, pause: Duration::ZERO, heartbeats: 1, forgotten: 0, ..LOAD };
-const RULES: Rules = Rules { lease: LOAD.lease, outage: Duration::ZERO };
+/// Everybody at one lock, without a pause: what it takes to be overtaken between the draw and the
+/// row.
+const HASTY: Load = Load {
+    locks: 1,
+    pause: Duration::ZERO,
+    heartbeats: 1,
+    forgotten: 0,
+    ..LOAD
+};
+const RULES: Rules = Rules {
+    lease: LOAD.lease,
+    outage: Duration::ZERO,
+};
 
-/// Statements with `$1` name, `$2` lease id, `$3` lease in milliseconds, `$4` how far this node's clock is ahead, in
-/// milliseconds. The first column is the fencing token.
+/// Statements with `$1` name, `$2` lease id, `$3` lease in milliseconds, `$4` how far this node's
+/// clock is ahead, in milliseconds. The first column is the fencing token.
 #[derive(Debug, Clone)]
 struct Naive {
     acquire: String,
@@ -45,8 +55,9 @@ const SCHEMA: &str = "
     CREATE FUNCTION overtaken() RETURNS bigint LANGUAGE plpgsql AS $$
       BEGIN PERFORM pg_sleep(random() * 0.01); RETURN 0; END $$";
 
-/// Takes a free lock; a lease id that was known before acquires no more. `TOKEN`, `NEW_TOKEN`, `NOW`: where the bugs go.
-/// Without a look first: everybody waits for the row, which is where tokens come into the wrong order.
+/// Takes a free lock; a lease id that was known before acquires no more. `TOKEN`, `NEW_TOKEN`,
+/// `NOW`: where the bugs go. Without a look first: everybody waits for the row, which is where
+/// tokens come into the wrong order.
 const ACQUIRE: &str = "
     WITH granted AS (
       INSERT INTO naive AS n (name, lease_id, token, expires_at)
@@ -78,7 +89,11 @@ const DELETE: &str = "
 impl Naive {
     fn right() -> Naive {
         Naive {
-            acquire: acquire("nextval('naive_fence')", "nextval('naive_fence')", "clock_timestamp()"),
+            acquire: acquire(
+                "nextval('naive_fence')",
+                "nextval('naive_fence')",
+                "clock_timestamp()",
+            ),
             heartbeat: HEARTBEAT.to_owned(),
             release: RELEASE.replace("ENDING", END),
         }
@@ -86,7 +101,10 @@ impl Naive {
 }
 
 fn acquire(token: &str, new_token: &str, now: &str) -> String {
-    ACQUIRE.replace("NEW_TOKEN", new_token).replace("TOKEN", token).replace("NOW", now)
+    ACQUIRE
+        .replace("NEW_TOKEN", new_token)
+        .replace("TOKEN", token)
+        .replace("NOW", now)
 }
 
 struct Nodes {
@@ -95,13 +113,24 @@ struct Nodes {
 }
 
 impl Subject for Nodes {
-    async fn ask(&self, node: usize, operation: Operation, lock: &str, lease_id: Uuid, lease: Duration) -> Answer {
+    async fn ask(
+        &self,
+        node: usize,
+        operation: Operation,
+        lock: &str,
+        lease_id: Uuid,
+        lease: Duration,
+    ) -> Answer {
         let sql = match operation {
             Operation::Acquire => self.statements.acquire.as_str(),
             Operation::Heartbeat => self.statements.heartbeat.as_str(),
             Operation::Release => self.statements.release.as_str(),
         };
-        let ahead_ms = if node == 0 { 0.0 } else { lease.as_secs_f64() * 500.0 };
+        let ahead_ms = if node == 0 {
+            0.0
+        } else {
+            lease.as_secs_f64() * 500.0
+        };
         let answer: sqlx::Result<Option<i64>> = sqlx::query_scalar(AssertSqlSafe(sql.to_owned()))
             .bind(lock)
             .bind(lease_id)
@@ -115,7 +144,9 @@ impl Subject for Nodes {
                 Answer::Unknown
             }
             (Operation::Release, Ok(Some(_))) => Answer::Released,
-            (Operation::Acquire | Operation::Heartbeat, Ok(Some(fencing_token))) => Answer::Held { fencing_token },
+            (Operation::Acquire | Operation::Heartbeat, Ok(Some(fencing_token))) => {
+                Answer::Held { fencing_token }
+            }
             (Operation::Acquire, Ok(None)) => self.refused_or_lost(node, lease_id).await,
             (Operation::Heartbeat | Operation::Release, Ok(None)) => Answer::Lost,
         }
@@ -124,7 +155,9 @@ impl Subject for Nodes {
 
 impl Nodes {
     async fn refused_or_lost(&self, node: usize, lease_id: Uuid) -> Answer {
-        let known = sqlx::query_scalar("SELECT EXISTS (SELECT FROM naive_known WHERE lease_id = $1)").bind(lease_id);
+        let known =
+            sqlx::query_scalar("SELECT EXISTS (SELECT FROM naive_known WHERE lease_id = $1)")
+                .bind(lease_id);
         match known.fetch_one(&self.pools[node]).await {
             Ok(true) => Answer::Lost,
             Ok(false) => Answer::Refused,
@@ -136,8 +169,15 @@ impl Nodes {
 async fn history_of(statements: Naive, load: Load) -> Arc<History> {
     let db = Database::create().await;
     db.execute(SCHEMA).await;
-    let pool = || PgPoolOptions::new().max_connections(10).connect_lazy_with(db.options());
-    let nodes = Nodes { statements, pools: vec![pool(), pool()] };
+    let pool = || {
+        PgPoolOptions::new()
+            .max_connections(10)
+            .connect_lazy_with(db.options())
+    };
+    let nodes = Nodes {
+        statements,
+        pools: vec![pool(), pool()],
+    };
     run(Arc::new(nodes), load).await
 }
 
@@ -148,7 +188,10 @@ async fn caught(mutant: Naive, load: Load, expected: &[&str]) {
         let history = history_of(mutant.clone(), load).await;
         grants += history.count(|call| matches!(call.answer, Answer::Held { .. }));
         let violations = history.violations(RULES);
-        if violations.iter().any(|line| expected.iter().any(|words| line.contains(words))) {
+        if violations
+            .iter()
+            .any(|line| expected.iter().any(|words| line.contains(words)))
+        {
             return;
         }
     }
@@ -165,47 +208,84 @@ async fn the_service_without_a_bug_passes() {
     }
 }
 
-/// The version of every textbook: the token is drawn before the conflict is found, and a release deletes the row. A pause after
-/// the draw makes the race, which a busy machine has as well, likely; drawn in `SET`, the same pause does no harm.
+/// The version of every textbook: the token is drawn before the conflict is found, and a release
+/// deletes the row. A pause after the draw makes the race, which a busy machine has as well,
+/// likely; drawn in `SET`, the same pause does no harm.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_drawn_too_early_is_caught() {
     let mutant = Naive {
-        acquire: acquire("nextval('naive_fence') + overtaken()", "excluded.token", "clock_timestamp()"),
+        acquire: acquire(
+            "nextval('naive_fence') + overtaken()",
+            "excluded.token",
+            "clock_timestamp()",
+        ),
         release: RELEASE.replace("ENDING", DELETE),
         ..Naive::right()
     };
     caught(mutant, LOAD, &["acted after it"]).await;
-    let slow = acquire("overtaken()", "overtaken() + nextval('naive_fence')", "clock_timestamp()");
-    let history = history_of(Naive { acquire: slow, ..Naive::right() }, HASTY).await;
+    let slow = acquire(
+        "overtaken()",
+        "overtaken() + nextval('naive_fence')",
+        "clock_timestamp()",
+    );
+    let history = history_of(
+        Naive {
+            acquire: slow,
+            ..Naive::right()
+        },
+        HASTY,
+    )
+    .await;
     history.assert_holds(RULES);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn expiry_on_a_nodes_clock_is_caught() {
     let draw = "nextval('naive_fence')";
-    let mutant = Naive { acquire: acquire(draw, draw, "(clock_timestamp() + $4 * interval '1 ms')"), ..Naive::right() };
+    let mutant = Naive {
+        acquire: acquire(draw, draw, "(clock_timestamp() + $4 * interval '1 ms')"),
+        ..Naive::right()
+    };
     caught(mutant, LOAD, &["two leases at once", "before its time"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_release_without_an_owner_check_is_caught() {
     let mutant = Naive {
-        release: RELEASE.replace("ENDING", &END.replace("lease_id = $2", "$2::uuid IS NOT NULL")),
+        release: RELEASE.replace(
+            "ENDING",
+            &END.replace("lease_id = $2", "$2::uuid IS NOT NULL"),
+        ),
         ..Naive::right()
     };
-    caught(mutant, LOAD, &["two leases at once", "before its time", "acted after it"]).await;
+    caught(
+        mutant,
+        LOAD,
+        &["two leases at once", "before its time", "acted after it"],
+    )
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_heartbeat_without_an_owner_check_is_caught() {
-    let mutant = Naive { heartbeat: HEARTBEAT.replace("lease_id = $2", "$2::uuid IS NOT NULL"), ..Naive::right() };
+    let mutant = Naive {
+        heartbeat: HEARTBEAT.replace("lease_id = $2", "$2::uuid IS NOT NULL"),
+        ..Naive::right()
+    };
     caught(mutant, LOAD, &["several fencing tokens", "acted after it"]).await;
 }
 
-/// A lease id that serves a second lease: what a repetition that was delayed on its way does without a memory.
+/// A lease id that serves a second lease: what a repetition that was delayed on its way does
+/// without a memory.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lease_id_that_acquires_twice_is_caught() {
-    let acquire = Naive::right().acquire.replace("EXISTS (SELECT FROM naive_known WHERE lease_id = $2)", "false");
-    let mutant = Naive { acquire, ..Naive::right() };
+    let acquire = Naive::right().acquire.replace(
+        "EXISTS (SELECT FROM naive_known WHERE lease_id = $2)",
+        "false",
+    );
+    let mutant = Naive {
+        acquire,
+        ..Naive::right()
+    };
     caught(mutant, LOAD, &["had ended, and was held again"]).await;
 }

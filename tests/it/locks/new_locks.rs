@@ -1,5 +1,5 @@
-//! Acquires of locks that have no row have a statement of their own. What it says is what the general one would say; about all
-//! other locks it says nothing, and does nothing to them.
+//! Acquires of locks that have no row have a statement of their own. What it says is what the
+//! general one would say; about all other locks it says nothing, and does nothing to them.
 
 use std::sync::Arc;
 
@@ -26,7 +26,8 @@ async fn only_what_has_no_row_is_granted_and_rows_stay_as_they_are() {
     node.grant("c-released", released, 60_000).await;
     node.release("c-released", released).await.unwrap();
     node.grant("d-lapsed", Uuid::new_v4(), 60_000).await;
-    db.execute("UPDATE locks SET expires_at = 'epoch' WHERE name = 'd-lapsed'").await;
+    db.execute("UPDATE locks SET expires_at = 'epoch' WHERE name = 'd-lapsed'")
+        .await;
     // The lease of this id has ended, and its lock's row was swept since.
     node.grant("f-swept", used, 60_000).await;
     node.release("f-swept", used).await.unwrap();
@@ -47,33 +48,56 @@ async fn only_what_has_no_row_is_granted_and_rows_stay_as_they_are() {
         acquire(ALICE, "f-swept", used, 60_000),
         labelled,
     ];
-    let mut connection = pool(db.options(), Purpose::LockEngine, 1).acquire().await.unwrap();
-    let outcomes = statements::acquire_new(&mut connection, &questions.iter().collect::<Vec<_>>()).await.unwrap();
+    let mut connection = pool(db.options(), Purpose::LockEngine, 1)
+        .acquire()
+        .await
+        .unwrap();
+    let outcomes = statements::acquire_new(&mut connection, &questions.iter().collect::<Vec<_>>())
+        .await
+        .unwrap();
 
     for silent in [1, 2, 3, 4, 5] {
         assert_eq!(outcomes[silent], None, "{:?}", questions[silent]);
     }
     assert_eq!(db.value::<String>(rows).await, before);
     let (plain, labelled) = (granted(outcomes[0].as_ref()), granted(outcomes[6].as_ref()));
-    assert_eq!((plain.lease_id, plain.lease_ms, plain.expires_in_ms), (questions[0].lease_id, 60_000, 60_000));
-    assert_eq!((labelled.lease_id, labelled.lease_ms, labelled.expires_in_ms), (questions[6].lease_id, 5_000, 5_000));
+    assert_eq!(
+        (plain.lease_id, plain.lease_ms, plain.expires_in_ms),
+        (questions[0].lease_id, 60_000, 60_000)
+    );
+    assert_eq!(
+        (labelled.lease_id, labelled.lease_ms, labelled.expires_in_ms),
+        (questions[6].lease_id, 5_000, 5_000)
+    );
     assert!(plain.fencing_token < labelled.fencing_token, "{outcomes:?}");
-    assert_eq!((labelled.expires_at - labelled.acquired_at).num_seconds(), 5);
+    assert_eq!(
+        (labelled.expires_at - labelled.acquired_at).num_seconds(),
+        5
+    );
     let (token, account, row): (i64, i64, String) = sqlx::query_as(
         "SELECT fencing_token, account_id, concat_ws(' ', end_reason, needs_proof, holder, metadata) FROM locks WHERE name = 'g-new'",
     )
     .fetch_one(&mut *connection)
     .await
     .unwrap();
-    assert_eq!((token, account, row.as_str()), (labelled.fencing_token, BOB.0, "0 t builder {\"build\": 7}"));
+    assert_eq!(
+        (token, account, row.as_str()),
+        (labelled.fencing_token, BOB.0, "0 t builder {\"build\": 7}")
+    );
 
     // Without the outage record nothing is granted: nobody could say what has ended.
     db.execute("DELETE FROM service_clock").await;
     let question = acquire_unproved(BOB, "h-new", 60_000);
-    assert_eq!(statements::acquire_new(&mut connection, &[&question]).await.unwrap(), [None]);
+    assert_eq!(
+        statements::acquire_new(&mut connection, &[&question])
+            .await
+            .unwrap(),
+        [None]
+    );
 }
 
-/// The two statements on four connections, all about the same new names, in batches that overlap: each name is granted once.
+/// The two statements on four connections, all about the same new names, in batches that overlap:
+/// each name is granted once.
 #[tokio::test(flavor = "multi_thread")]
 async fn of_many_batches_that_race_for_new_names_each_is_granted_by_one() {
     const ROUNDS: usize = 40;
@@ -84,24 +108,39 @@ async fn of_many_batches_that_race_for_new_names_each_is_granted_by_one() {
         .map(|racer| {
             let (options, together) = (db.options(), together.clone());
             tokio::spawn(async move {
-                let mut connection = pool(options, Purpose::LockEngine, 1).acquire().await.unwrap();
+                let mut connection = pool(options, Purpose::LockEngine, 1)
+                    .acquire()
+                    .await
+                    .unwrap();
                 let mut granted = Vec::new();
                 for round in 0..ROUNDS {
                     // Every other name, every third, ...
                     let names = (0..NAMES).filter(|number| number % (racer + 1) == 0);
                     let questions: Vec<_> = names
-                        .map(|number| acquire(ALICE, &format!("{round:03}-{number:03}"), Uuid::new_v4(), 60_000))
+                        .map(|number| {
+                            acquire(
+                                ALICE,
+                                &format!("{round:03}-{number:03}"),
+                                Uuid::new_v4(),
+                                60_000,
+                            )
+                        })
                         .collect();
                     let questions: Vec<_> = questions.iter().collect();
                     together.wait().await;
                     let outcomes = if racer < 3 {
-                        statements::acquire_new(&mut connection, &questions).await.unwrap()
+                        statements::acquire_new(&mut connection, &questions)
+                            .await
+                            .unwrap()
                     } else {
-                        statements::acquire(&mut connection, &questions).await.unwrap()
+                        statements::acquire(&mut connection, &questions)
+                            .await
+                            .unwrap()
                     };
                     for (question, outcome) in questions.iter().zip(outcomes) {
                         if let Some(AcquireOutcome::Granted(lease)) = outcome {
-                            granted.push((question.key.name.as_str().to_owned(), lease.fencing_token));
+                            granted
+                                .push((question.key.name.as_str().to_owned(), lease.fencing_token));
                         }
                     }
                 }
@@ -119,40 +158,74 @@ async fn of_many_batches_that_race_for_new_names_each_is_granted_by_one() {
     granted.sort();
     let count = granted.len();
     granted.dedup_by(|a, b| a.0 == b.0);
-    assert_eq!((granted.len(), count), (ROUNDS * NAMES, ROUNDS * NAMES), "won by {winners:?}");
-    let rows: Vec<(String, i64)> = sqlx::query_as("SELECT name, fencing_token FROM locks ORDER BY name")
-        .fetch_all(&mut db.connect().await)
-        .await
-        .unwrap();
+    assert_eq!(
+        (granted.len(), count),
+        (ROUNDS * NAMES, ROUNDS * NAMES),
+        "won by {winners:?}"
+    );
+    let rows: Vec<(String, i64)> =
+        sqlx::query_as("SELECT name, fencing_token FROM locks ORDER BY name")
+            .fetch_all(&mut db.connect().await)
+            .await
+            .unwrap();
     assert_eq!(rows, granted);
-    assert!(winners.iter().filter(|won| **won > 0).count() > 1, "nobody raced: {winners:?}");
+    assert!(
+        winners.iter().filter(|won| **won > 0).count() > 1,
+        "nobody raced: {winners:?}"
+    );
 }
 
 /// A lane that takes a lock for new, and one that does not, come to the same answers.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_guess_changes_no_answer() {
     let db = Database::create().await;
-    let (one, other) = (Node::start(db.options()).await, Node::start(db.options()).await);
+    let (one, other) = (
+        Node::start(db.options()).await,
+        Node::start(db.options()).await,
+    );
     let lease_id = Uuid::new_v4();
     let lease = one.grant("a", lease_id, 60_000).await;
     // It has never heard of the lock.
-    assert_eq!(other.acquire("a", Uuid::new_v4(), 60_000).await.unwrap(), AcquireOutcome::Held);
+    assert_eq!(
+        other.acquire("a", Uuid::new_v4(), 60_000).await.unwrap(),
+        AcquireOutcome::Held
+    );
     let plain = acquire_unproved(BOB, "a", 60_000);
-    assert_eq!(other.engine.acquire(plain).await.unwrap(), AcquireOutcome::Held);
+    assert_eq!(
+        other.engine.acquire(plain).await.unwrap(),
+        AcquireOutcome::Held
+    );
     let third = Node::start(db.options()).await;
     let renewed = third.grant("a", lease_id, 60_000).await;
-    assert_eq!((renewed.fencing_token, renewed.acquired_at), (lease.fencing_token, lease.acquired_at));
-    third.engine.release(release(ALICE, "a", Some(lease_id))).await.unwrap();
+    assert_eq!(
+        (renewed.fencing_token, renewed.acquired_at),
+        (lease.fencing_token, lease.acquired_at)
+    );
+    third
+        .engine
+        .release(release(ALICE, "a", Some(lease_id)))
+        .await
+        .unwrap();
     let fourth = Node::start(db.options()).await;
-    assert_eq!(fourth.acquire("a", lease_id, 60_000).await.unwrap(), AcquireOutcome::LeaseEnded);
+    assert_eq!(
+        fourth.acquire("a", lease_id, 60_000).await.unwrap(),
+        AcquireOutcome::LeaseEnded
+    );
     let again = fourth.grant("a", Uuid::new_v4(), 60_000).await;
     assert!(again.fencing_token > lease.fencing_token);
     // One that it knows and whose row is gone.
     db.execute("DELETE FROM locks").await;
-    assert!(fourth.grant("a", Uuid::new_v4(), 60_000).await.fencing_token > again.fencing_token);
+    assert!(
+        fourth
+            .grant("a", Uuid::new_v4(), 60_000)
+            .await
+            .fencing_token
+            > again.fencing_token
+    );
 }
 
-/// What a node was never asked for and has rows all the same: it soon stops guessing, and refusals write nothing again.
+/// What a node was never asked for and has rows all the same: it soon stops guessing, and refusals
+/// write nothing again.
 #[tokio::test(flavor = "multi_thread")]
 async fn refusals_of_many_names_draw_few_fencing_tokens() {
     const NAMES: usize = 4000;
@@ -167,8 +240,10 @@ async fn refusals_of_many_names_draw_few_fencing_tokens() {
     let drawn = "SELECT last_value FROM lock_fence";
     let before: i64 = db.value(drawn).await;
     for first in (0..NAMES).step_by(100) {
-        let asked =
-            (first..first + 100).map(|n| node.engine.acquire(acquire_unproved(BOB, &format!("held-{n}"), 60_000)));
+        let asked = (first..first + 100).map(|n| {
+            node.engine
+                .acquire(acquire_unproved(BOB, &format!("held-{n}"), 60_000))
+        });
         for outcome in futures_util::future::join_all(asked).await {
             assert_eq!(outcome, Ok(AcquireOutcome::Held));
         }
@@ -176,5 +251,8 @@ async fn refusals_of_many_names_draw_few_fencing_tokens() {
     let drawn = db.value::<i64>(drawn).await - before;
     assert!(drawn > 0, "nothing was guessed");
     // A quarter, and the batch with which it began.
-    assert!(drawn <= NAMES as i64 / 4 + 100, "{drawn} tokens for {NAMES} refusals");
+    assert!(
+        drawn <= NAMES as i64 / 4 + 100,
+        "{drawn} tokens for {NAMES} refusals"
+    );
 }

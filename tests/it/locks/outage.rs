@@ -1,4 +1,5 @@
-//! P10: an outage of the database takes no lock from a holder that comes back, and keeps a dead one's lock at most the grace.
+//! P10: an outage of the database takes no lock from a holder that comes back, and keeps a dead
+//! one's lock at most the grace.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -46,22 +47,34 @@ async fn a_service_without_a_memory_of_outages_is_caught() {
         recent_until timestamptz, open_start timestamptz, outage_start timestamptz, outage_end timestamptz, grace_ms integer)
       RETURNS boolean LANGUAGE sql VOLATILE AS 'SELECT end_reason = 0 AND expires_at > clock_timestamp()'";
     let caught = survive(Outage::Stopped, Some(forgetful)).await.unwrap_err();
-    assert!(caught.contains("somebody else got the lock") || caught.contains("lost its lock"), "{caught}");
+    assert!(
+        caught.contains("somebody else got the lock") || caught.contains("lost its lock"),
+        "{caught}"
+    );
 }
 
 async fn survive(outage: Outage, mutation: Option<&str>) -> Result<(), String> {
     let cluster = Arc::new(tokio::task::block_in_place(Cluster::durable));
     let db = Database::create_in(&cluster).await;
-    db.execute(&format!("UPDATE service_clock SET grace_ms = {GRACE_MS}")).await;
+    db.execute(&format!("UPDATE service_clock SET grace_ms = {GRACE_MS}"))
+        .await;
     if let Some(sql) = mutation {
         db.execute(sql).await;
     }
-    let nodes = [Arc::new(Node::start(db.options()).await), Arc::new(Node::start(db.options()).await)];
+    let nodes = [
+        Arc::new(Node::start(db.options()).await),
+        Arc::new(Node::start(db.options()).await),
+    ];
     nodes[0].grant("lapsed before", Uuid::new_v4(), 1000).await;
     // A tick after it, so that it is known to be over before the outage.
     let lapsed = "SELECT expires_at < last_ok_at FROM locks, service_clock";
-    eventually("it lapses", async || db.value::<bool>(lapsed).await.then_some(())).await;
-    nodes[0].grant("of a dead holder", Uuid::new_v4(), LEASE_MS).await;
+    eventually("it lapses", async || {
+        db.value::<bool>(lapsed).await.then_some(())
+    })
+    .await;
+    nodes[0]
+        .grant("of a dead holder", Uuid::new_v4(), LEASE_MS)
+        .await;
     let lease_id = Uuid::new_v4();
     let lease = nodes[0].grant("held", lease_id, LEASE_MS).await;
 
@@ -79,7 +92,9 @@ async fn survive(outage: Outage, mutation: Option<&str>) -> Result<(), String> {
             let over = over.clone();
             tokio::spawn(async move {
                 while !over.load(Ordering::Relaxed) {
-                    if let Ok(AcquireOutcome::Granted(lease)) = node.acquire("held", Uuid::new_v4(), LEASE_MS).await {
+                    if let Ok(AcquireOutcome::Granted(lease)) =
+                        node.acquire("held", Uuid::new_v4(), LEASE_MS).await
+                    {
                         return Some(lease);
                     }
                     tokio::time::sleep(Duration::from_millis(5)).await;
@@ -96,17 +111,25 @@ async fn survive(outage: Outage, mutation: Option<&str>) -> Result<(), String> {
     });
 
     // The holder was not told anything, and goes on as soon as it can. Its node may be either.
-    let came_back =
-        eventually("the holder is answered", async || nodes[1].heartbeat("held", lease_id).await.ok()).await;
+    let came_back = eventually("the holder is answered", async || {
+        nodes[1].heartbeat("held", lease_id).await.ok()
+    })
+    .await;
     let kept = match came_back {
-        HeartbeatOutcome::Renewed(renewed) if renewed.fencing_token == lease.fencing_token => Ok(()),
+        HeartbeatOutcome::Renewed(renewed) if renewed.fencing_token == lease.fencing_token => {
+            Ok(())
+        }
         other => Err(format!("the holder lost its lock: {other:?}")),
     };
     let ended = "SELECT outage_end FROM service_clock WHERE outage_start > clock_timestamp() - interval '30 s'";
     let ended: Option<DateTime<Utc>> = if kept.is_ok() {
         Some(
             eventually("the outage is on record", async || {
-                sqlx::query_scalar(ended).fetch_optional(&db.pool).await.ok().flatten()
+                sqlx::query_scalar(ended)
+                    .fetch_optional(&db.pool)
+                    .await
+                    .ok()
+                    .flatten()
             })
             .await,
         )
@@ -116,15 +139,22 @@ async fn survive(outage: Outage, mutation: Option<&str>) -> Result<(), String> {
     // Another lease, that had lapsed before the outage, holds nobody up.
     if kept.is_ok() {
         eventually("what had lapsed before is free", async || {
-            matches!(nodes[0].acquire("lapsed before", Uuid::new_v4(), 1000).await, Ok(AcquireOutcome::Granted(_)))
-                .then_some(())
+            matches!(
+                nodes[0]
+                    .acquire("lapsed before", Uuid::new_v4(), 1000)
+                    .await,
+                Ok(AcquireOutcome::Granted(_))
+            )
+            .then_some(())
         })
         .await;
     }
     over.store(true, Ordering::Relaxed);
     for contender in contenders {
         if let Some(other) = contender.await.unwrap() {
-            return Err(format!("somebody else got the lock: {other:?} after {lease:?}"));
+            return Err(format!(
+                "somebody else got the lock: {other:?} after {lease:?}"
+            ));
         }
     }
     kept?;
@@ -132,7 +162,10 @@ async fn survive(outage: Outage, mutation: Option<&str>) -> Result<(), String> {
     // The dead holder's: protected for as long as a lease, and not a moment longer.
     let free_at = ended.unwrap() + chrono::TimeDelta::milliseconds(LEASE_MS.min(GRACE_MS).into());
     let lease = eventually("the dead holder's lock is free", async || {
-        match nodes[1].acquire("of a dead holder", Uuid::new_v4(), 1000).await {
+        match nodes[1]
+            .acquire("of a dead holder", Uuid::new_v4(), 1000)
+            .await
+        {
             Ok(AcquireOutcome::Granted(lease)) => Some(lease),
             _ => None,
         }
@@ -146,8 +179,15 @@ async fn survive(outage: Outage, mutation: Option<&str>) -> Result<(), String> {
     Ok(())
 }
 
-/// Sets the record to so many seconds before now, ticks, and returns whether an outage ended, and the record in seconds before now.
-async fn tick(db: &Database, last_ok: f64, outage_start: f64, outage_end: f64, grace_ms: i32) -> (bool, [f64; 3]) {
+/// Sets the record to so many seconds before now, ticks, and returns whether an outage ended, and
+/// the record in seconds before now.
+async fn tick(
+    db: &Database,
+    last_ok: f64,
+    outage_start: f64,
+    outage_end: f64,
+    grace_ms: i32,
+) -> (bool, [f64; 3]) {
     let mut connection = db.connect().await;
     let row = sqlx::query(AssertSqlSafe(format!(
         "WITH t AS MATERIALIZED (SELECT clock_timestamp() AS now)
@@ -159,7 +199,10 @@ async fn tick(db: &Database, last_ok: f64, outage_start: f64, outage_end: f64, g
     .await
     .unwrap();
     let now: DateTime<Utc> = row.get(0);
-    let ended: bool = sqlx::query_scalar("SELECT tick_service_clock()").fetch_one(&mut connection).await.unwrap();
+    let ended: bool = sqlx::query_scalar("SELECT tick_service_clock()")
+        .fetch_one(&mut connection)
+        .await
+        .unwrap();
     let row = sqlx::query(
         "SELECT extract(epoch FROM $1 - last_ok_at)::float8, extract(epoch FROM $1 - outage_start)::float8,
                 extract(epoch FROM $1 - outage_end)::float8 FROM service_clock",
@@ -169,7 +212,10 @@ async fn tick(db: &Database, last_ok: f64, outage_start: f64, outage_end: f64, g
     .await
     .unwrap();
     // A tick "now" is a little after it: to the half second.
-    (ended, [0, 1, 2].map(|at| (row.get::<f64, _>(at) * 2.0).round() / 2.0))
+    (
+        ended,
+        [0, 1, 2].map(|at| (row.get::<f64, _>(at) * 2.0).round() / 2.0),
+    )
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -177,17 +223,40 @@ async fn a_tick_records_outages_and_joins_those_that_overlap() {
     let db = Database::create().await;
     let none = (1000.0, 900.0);
     // The ordinary tick, and one that came late.
-    assert_eq!(tick(&db, 1.0, none.0, none.1, 60_000).await, (false, [0.0, 1000.0, 900.0]));
-    assert_eq!(tick(&db, 2.0, none.0, none.1, 60_000).await, (false, [0.0, 1000.0, 900.0]));
+    assert_eq!(
+        tick(&db, 1.0, none.0, none.1, 60_000).await,
+        (false, [0.0, 1000.0, 900.0])
+    );
+    assert_eq!(
+        tick(&db, 2.0, none.0, none.1, 60_000).await,
+        (false, [0.0, 1000.0, 900.0])
+    );
     // More than three seconds: an outage, from the last tick until now.
-    assert_eq!(tick(&db, 4.0, none.0, none.1, 60_000).await, (true, [0.0, 4.0, 0.0]));
-    // The grace of the one before still ran when this one began: leases of before that one are protected still.
-    assert_eq!(tick(&db, 4.0, 40.0, 30.0, 60_000).await, (true, [0.0, 40.0, 0.0]));
+    assert_eq!(
+        tick(&db, 4.0, none.0, none.1, 60_000).await,
+        (true, [0.0, 4.0, 0.0])
+    );
+    // The grace of the one before still ran when this one began: leases of before that one are
+    // protected still.
+    assert_eq!(
+        tick(&db, 4.0, 40.0, 30.0, 60_000).await,
+        (true, [0.0, 40.0, 0.0])
+    );
     // It did not any more.
-    assert_eq!(tick(&db, 4.0, 40.0, 30.0, 10_000).await, (true, [0.0, 4.0, 0.0]));
-    // A clock that was set back takes the record back with it: nothing is forgotten, nothing is invented, and nothing lies ahead.
-    assert_eq!(tick(&db, -50.0, 1000.0, 900.0, 60_000).await, (false, [0.0, 1000.0, 900.0]));
-    assert_eq!(tick(&db, -50.0, -10.0, -50.0, 60_000).await, (false, [0.0, 0.0, 0.0]));
+    assert_eq!(
+        tick(&db, 4.0, 40.0, 30.0, 10_000).await,
+        (true, [0.0, 4.0, 0.0])
+    );
+    // A clock that was set back takes the record back with it: nothing is forgotten, nothing is
+    // invented, and nothing lies ahead.
+    assert_eq!(
+        tick(&db, -50.0, 1000.0, 900.0, 60_000).await,
+        (false, [0.0, 1000.0, 900.0])
+    );
+    assert_eq!(
+        tick(&db, -50.0, -10.0, -50.0, 60_000).await,
+        (false, [0.0, 0.0, 0.0])
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -211,12 +280,33 @@ async fn one_definition_says_when_a_lease_lives() {
     assert!(!lives(-5.0, 1, 1.0, none).await, "released");
     assert!(!lives(-5.0, 2, 1.0, none).await, "broken");
     assert!(!lives(5.0, 0, 1.0, none).await, "lapsed");
-    assert!(lives(5.0, 0, 10.0, none).await, "lapsed in an outage that still runs");
-    assert!(!lives(15.0, 0, 10.0, none).await, "lapsed before an outage that still runs");
-    assert!(lives(30.0, 0, 1.0, (40.0, 10.0)).await, "lapsed in an outage that ended just now");
-    assert!(lives(5.0, 0, 1.0, (40.0, 10.0)).await, "lapsed after it, within the time to come back");
+    assert!(
+        lives(5.0, 0, 10.0, none).await,
+        "lapsed in an outage that still runs"
+    );
+    assert!(
+        !lives(15.0, 0, 10.0, none).await,
+        "lapsed before an outage that still runs"
+    );
+    assert!(
+        lives(30.0, 0, 1.0, (40.0, 10.0)).await,
+        "lapsed in an outage that ended just now"
+    );
+    assert!(
+        lives(5.0, 0, 1.0, (40.0, 10.0)).await,
+        "lapsed after it, within the time to come back"
+    );
     assert!(!lives(50.0, 0, 1.0, (40.0, 10.0)).await, "lapsed before it");
-    assert!(!lives(30.0, 0, 1.0, (80.0, 25.0)).await, "lapsed in one that ended longer ago than the lease");
-    assert!(lives(30.0, 0, 5.0, (40.0, 30.0)).await, "two outages of which the second still runs");
-    assert!(!lives(30.0, 1, 5.0, (40.0, 30.0)).await, "released stays released");
+    assert!(
+        !lives(30.0, 0, 1.0, (80.0, 25.0)).await,
+        "lapsed in one that ended longer ago than the lease"
+    );
+    assert!(
+        lives(30.0, 0, 5.0, (40.0, 30.0)).await,
+        "two outages of which the second still runs"
+    );
+    assert!(
+        !lives(30.0, 1, 5.0, (40.0, 30.0)).await,
+        "released stays released"
+    );
 }

@@ -1,4 +1,5 @@
-//! The real statements stay on their indexes, whatever the statistics say: with ten million rows, one sequential scan is an outage.
+//! The real statements stay on their indexes, whatever the statistics say: with ten million rows,
+//! one sequential scan is an outage.
 
 use lockable::db::{Purpose, pool};
 use lockable::locks::statements;
@@ -14,12 +15,23 @@ const BATCH: usize = 200;
 
 /// A session of the engine, with its statements prepared, and what they are called.
 async fn session(db: &Database) -> (PoolConnection<Postgres>, Vec<Prepared>) {
-    let mut connection = pool(db.options(), Purpose::LockEngine, 1).acquire().await.unwrap();
+    let mut connection = pool(db.options(), Purpose::LockEngine, 1)
+        .acquire()
+        .await
+        .unwrap();
     let lease_id = Uuid::new_v4();
-    statements::acquire(&mut connection, &[&acquire(ALICE, "a", lease_id, 60_000)]).await.unwrap();
-    statements::acquire_new(&mut connection, &[&acquire(ALICE, "b", lease_id, 60_000)]).await.unwrap();
-    statements::heartbeat(&mut connection, &[&heartbeat(ALICE, "a", Some(lease_id))]).await.unwrap();
-    statements::release(&mut connection, &[&release(ALICE, "a", Some(lease_id))]).await.unwrap();
+    statements::acquire(&mut connection, &[&acquire(ALICE, "a", lease_id, 60_000)])
+        .await
+        .unwrap();
+    statements::acquire_new(&mut connection, &[&acquire(ALICE, "b", lease_id, 60_000)])
+        .await
+        .unwrap();
+    statements::heartbeat(&mut connection, &[&heartbeat(ALICE, "a", Some(lease_id))])
+        .await
+        .unwrap();
+    statements::release(&mut connection, &[&release(ALICE, "a", Some(lease_id))])
+        .await
+        .unwrap();
     let prepared: Vec<(String, String, Vec<String>)> = sqlx::query_as(
         "SELECT name, split_part(statement, ' ', 2), parameter_types::text[] FROM pg_prepared_statements
           WHERE statement LIKE '/* locks.%' ORDER BY 2",
@@ -27,9 +39,23 @@ async fn session(db: &Database) -> (PoolConnection<Postgres>, Vec<Prepared>) {
     .fetch_all(&mut *connection)
     .await
     .unwrap();
-    let prepared: Vec<_> = prepared.into_iter().map(|(name, what, types)| Prepared { name, what, types }).collect();
-    let names: Vec<&str> = prepared.iter().map(|prepared| prepared.what.as_str()).collect();
-    assert_eq!(names, ["locks.acquire", "locks.acquire_new", "locks.heartbeat", "locks.release"]);
+    let prepared: Vec<_> = prepared
+        .into_iter()
+        .map(|(name, what, types)| Prepared { name, what, types })
+        .collect();
+    let names: Vec<&str> = prepared
+        .iter()
+        .map(|prepared| prepared.what.as_str())
+        .collect();
+    assert_eq!(
+        names,
+        [
+            "locks.acquire",
+            "locks.acquire_new",
+            "locks.heartbeat",
+            "locks.release"
+        ]
+    );
     (connection, prepared)
 }
 
@@ -53,21 +79,29 @@ impl Prepared {
             });
             format!("'{{{}}}'::{kind}", items.collect::<Vec<_>>().join(","))
         });
-        format!("EXPLAIN EXECUTE {}({})", self.name, arguments.collect::<Vec<_>>().join(", "))
+        format!(
+            "EXPLAIN EXECUTE {}({})",
+            self.name,
+            arguments.collect::<Vec<_>>().join(", ")
+        )
     }
 }
 
 /// The scans of big tables that are not by an index.
 fn off_the_index(plan: &[String]) -> Vec<&String> {
     let big = |line: &&String| line.contains(" on locks") || line.contains(" on lease_ends");
-    plan.iter().filter(big).filter(|line| line.contains("Seq Scan") || line.contains("Bitmap")).collect()
+    plan.iter()
+        .filter(big)
+        .filter(|line| line.contains("Seq Scan") || line.contains("Bitmap"))
+        .collect()
 }
 
-/// The scans of a whole batch that are repeated for each of its locks: a join within a batch may look cheap, and then takes the square
-/// of its size.
+/// The scans of a whole batch that are repeated for each of its locks: a join within a batch may
+/// look cheap, and then takes the square of its size.
 fn repeated(plan: &[String]) -> Vec<&String> {
     let indent = |line: &str| line.len() - line.trim_start().len();
-    let is_scan = |line: &str| line.contains("CTE Scan on judged") || line.contains("CTE Scan on written");
+    let is_scan =
+        |line: &str| line.contains("CTE Scan on judged") || line.contains("CTE Scan on written");
     let scans = plan.iter().enumerate().filter(|(_, line)| is_scan(line));
     let repeated = scans.filter(|(at, scan)| {
         let mut inside = indent(scan);
@@ -76,17 +110,23 @@ fn repeated(plan: &[String]) -> Vec<&String> {
             inside = inside.min(indent(line));
             outside
         });
-        // A query of its own ("CTE", "InitPlan", "SubPlan") is run once: subplans have to be hashed.
-        above.take_while(|line| line.contains("(cost=")).any(|line| line.contains("Nested Loop"))
+        // A query of its own ("CTE", "InitPlan", "SubPlan") is run once: subplans have to be
+        // hashed.
+        above
+            .take_while(|line| line.contains("(cost="))
+            .any(|line| line.contains("Nested Loop"))
     });
-    let unhashed = plan
-        .iter()
-        .filter(|line| line.contains("SubPlan") && line.contains("Filter") && !line.contains("hashed SubPlan"));
+    let unhashed = plan.iter().filter(|line| {
+        line.contains("SubPlan") && line.contains("Filter") && !line.contains("hashed SubPlan")
+    });
     repeated.map(|(_, line)| line).chain(unhashed).collect()
 }
 
 async fn plan(connection: &mut PoolConnection<Postgres>, explain: String) -> Vec<String> {
-    sqlx::query_scalar(AssertSqlSafe(explain)).fetch_all(&mut **connection).await.unwrap()
+    sqlx::query_scalar(AssertSqlSafe(explain))
+        .fetch_all(&mut **connection)
+        .await
+        .unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -119,36 +159,71 @@ async fn no_statistics_make_a_batch_leave_its_index() {
         // As it is set up, and with a plan for each execution.
         let (mut connection, prepared) = session(&db).await;
         for mode in ["force_generic_plan", "force_custom_plan"] {
-            connection.execute(AssertSqlSafe(format!("SET plan_cache_mode = {mode}"))).await.unwrap();
+            connection
+                .execute(AssertSqlSafe(format!("SET plan_cache_mode = {mode}")))
+                .await
+                .unwrap();
             for statement in &prepared {
                 let plan = plan(&mut connection, statement.explain()).await;
                 let wrong = off_the_index(&plan);
-                assert!(wrong.is_empty(), "{} with {mode}, {belief}: {wrong:?}\n{}", statement.what, plan.join("\n"));
+                assert!(
+                    wrong.is_empty(),
+                    "{} with {mode}, {belief}: {wrong:?}\n{}",
+                    statement.what,
+                    plan.join("\n")
+                );
                 let wrong = repeated(&plan);
-                assert!(wrong.is_empty(), "{} with {mode}, {belief}: {wrong:?}\n{}", statement.what, plan.join("\n"));
+                assert!(
+                    wrong.is_empty(),
+                    "{} with {mode}, {belief}: {wrong:?}\n{}",
+                    statement.what,
+                    plan.join("\n")
+                );
                 let looks_at = if statement.what == "locks.acquire_new" {
                     "using lease_ends_pk on lease_ends"
                 } else {
                     "using locks_pk on locks"
                 };
                 let indexed = plan.iter().any(|line| line.contains(looks_at));
-                assert!(indexed, "{} goes by its index:\n{}", statement.what, plan.join("\n"));
+                assert!(
+                    indexed,
+                    "{} goes by its index:\n{}",
+                    statement.what,
+                    plan.join("\n")
+                );
             }
         }
-        // The statement that one would write first, in an ordinary session: some of this does make it leave the index.
+        // The statement that one would write first, in an ordinary session: some of this does make
+        // it leave the index.
         let naive = format!(
             "EXPLAIN UPDATE locks l SET holder = l.holder FROM unnest('{{1}}'::bigint[], ARRAY(SELECT 'name-' || n FROM generate_series(1, {BATCH}) n))
                AS i(namespace_id, name) WHERE l.namespace_id = i.namespace_id AND l.name = i.name"
         );
-        let mut ordinary = pool(db.options(), Purpose::General, 1).acquire().await.unwrap();
+        let mut ordinary = pool(db.options(), Purpose::General, 1)
+            .acquire()
+            .await
+            .unwrap();
         careless += usize::from(!off_the_index(&plan(&mut ordinary, naive).await).is_empty());
     }
     // And the join that one would write first, where the planner takes batches for small.
-    let mut ordinary = pool(db.options(), Purpose::General, 1).acquire().await.unwrap();
-    ordinary.execute("SET enable_hashjoin = off; SET enable_mergejoin = off").await.unwrap();
-    let naive = "EXPLAIN WITH judged AS MATERIALIZED (SELECT * FROM unnest(ARRAY['a', 'b']) AS j(name)),
+    let mut ordinary = pool(db.options(), Purpose::General, 1)
+        .acquire()
+        .await
+        .unwrap();
+    ordinary
+        .execute("SET enable_hashjoin = off; SET enable_mergejoin = off")
+        .await
+        .unwrap();
+    let naive =
+        "EXPLAIN WITH judged AS MATERIALIZED (SELECT * FROM unnest(ARRAY['a', 'b']) AS j(name)),
                       written AS MATERIALIZED (SELECT * FROM unnest(ARRAY['a', 'b']) AS w(name))
                  SELECT * FROM written w JOIN judged j ON j.name = w.name";
-    assert!(!repeated(&plan(&mut ordinary, naive.to_owned()).await).is_empty(), "a repeated scan is not seen");
-    assert!(careless > 0, "the statistics are not bad enough to prove anything");
+    assert!(
+        !repeated(&plan(&mut ordinary, naive.to_owned()).await).is_empty(),
+        "a repeated scan is not seen"
+    );
+    assert!(
+        careless > 0,
+        "the statistics are not bad enough to prove anything"
+    );
 }

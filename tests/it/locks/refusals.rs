@@ -1,4 +1,5 @@
-//! A refusal writes nothing: no transaction id, no WAL, no row version, so that pollers cost the holder nothing.
+//! A refusal writes nothing: no transaction id, no WAL, no row version, so that pollers cost the
+//! holder nothing.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,13 +17,22 @@ async fn written(db: &Database) -> (String, String, i64) {
     let transaction = "SELECT pg_snapshot_xmax(pg_current_snapshot())::text";
     db.execute("SELECT pg_stat_clear_snapshot()").await;
     let rows = "SELECT (n_tup_ins + n_tup_upd + n_tup_del)::bigint FROM pg_stat_user_tables WHERE relname = 'locks'";
-    (db.value(wal).await, db.value(transaction).await, db.value(rows).await)
+    (
+        db.value(wal).await,
+        db.value(transaction).await,
+        db.value(rows).await,
+    )
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn refusals_write_nothing() {
     let cluster = Arc::new(tokio::task::block_in_place(|| {
-        Cluster::durable_with(&["autovacuum=off", "wal_level=minimal", "max_wal_senders=0", "bgwriter_delay=10s"])
+        Cluster::durable_with(&[
+            "autovacuum=off",
+            "wal_level=minimal",
+            "max_wal_senders=0",
+            "bgwriter_delay=10s",
+        ])
     }));
     let db = Database::create_in(&cluster).await;
     let node = Node::start_ticking_every(&db.options(), Duration::from_secs(3600));
@@ -33,19 +43,37 @@ async fn refusals_write_nothing() {
     node.grant("held", held, 60_000).await;
     let refusals = async || {
         for account in [ALICE, BOB] {
-            let outcome = node.engine.acquire(acquire(account, "held", Uuid::new_v4(), 60_000)).await.unwrap();
+            let outcome = node
+                .engine
+                .acquire(acquire(account, "held", Uuid::new_v4(), 60_000))
+                .await
+                .unwrap();
             assert_eq!(outcome, AcquireOutcome::Held);
-            let outcome = node.engine.acquire(acquire_unproved(account, "held", 60_000)).await.unwrap();
+            let outcome = node
+                .engine
+                .acquire(acquire_unproved(account, "held", 60_000))
+                .await
+                .unwrap();
             assert_eq!(outcome, AcquireOutcome::Held);
             for name in ["held", "ended", "never taken"] {
                 for proof in [None, Some(Uuid::new_v4())] {
                     super::lost(node.engine.heartbeat(heartbeat(account, name, proof)).await);
-                    let outcome = node.engine.release(release(account, name, proof)).await.unwrap();
-                    assert!(matches!(outcome, lockable::locks::ReleaseOutcome::Lost(_)), "{outcome:?}");
+                    let outcome = node
+                        .engine
+                        .release(release(account, name, proof))
+                        .await
+                        .unwrap();
+                    assert!(
+                        matches!(outcome, lockable::locks::ReleaseOutcome::Lost(_)),
+                        "{outcome:?}"
+                    );
                 }
             }
         }
-        assert_eq!(node.acquire("ended", ended, 60_000).await.unwrap(), AcquireOutcome::LeaseEnded);
+        assert_eq!(
+            node.acquire("ended", ended, 60_000).await.unwrap(),
+            AcquireOutcome::LeaseEnded
+        );
         super::lost(node.heartbeat("ended", ended).await);
         node.release("ended", ended).await.unwrap();
     };

@@ -8,12 +8,36 @@ use crate::support::prelude::*;
 
 /// What happens to a lease before its requests are repeated.
 const FATES: [Fate; 6] = [
-    Fate { ended: Ended::Not, taken_over: false, known: None },
-    Fate { ended: Ended::Released, taken_over: false, known: Some(Lost::Released) },
-    Fate { ended: Ended::Released, taken_over: true, known: Some(Lost::Released) },
-    Fate { ended: Ended::Lapsed, taken_over: false, known: Some(Lost::Expired) },
-    Fate { ended: Ended::Lapsed, taken_over: true, known: Some(Lost::Superseded) },
-    Fate { ended: Ended::LapsedAndRowDeleted, taken_over: false, known: Some(Lost::Unknown) },
+    Fate {
+        ended: Ended::Not,
+        taken_over: false,
+        known: None,
+    },
+    Fate {
+        ended: Ended::Released,
+        taken_over: false,
+        known: Some(Lost::Released),
+    },
+    Fate {
+        ended: Ended::Released,
+        taken_over: true,
+        known: Some(Lost::Released),
+    },
+    Fate {
+        ended: Ended::Lapsed,
+        taken_over: false,
+        known: Some(Lost::Expired),
+    },
+    Fate {
+        ended: Ended::Lapsed,
+        taken_over: true,
+        known: Some(Lost::Superseded),
+    },
+    Fate {
+        ended: Ended::LapsedAndRowDeleted,
+        taken_over: false,
+        known: Some(Lost::Unknown),
+    },
 ];
 
 #[derive(Debug, Clone, Copy)]
@@ -36,43 +60,70 @@ enum Ended {
 #[tokio::test(flavor = "multi_thread")]
 async fn each_request_can_be_repeated_on_another_node_after_anything() {
     let db = Database::create().await;
-    let nodes = [Node::start(db.options()).await, Node::start(db.options()).await];
+    let nodes = [
+        Node::start(db.options()).await,
+        Node::start(db.options()).await,
+    ];
     for (number, fate) in FATES.into_iter().enumerate() {
         let name = format!("lock-{number}");
         let lease_id = Uuid::new_v4();
-        let lease_ms = if matches!(fate.ended, Ended::Not | Ended::Released) { 60_000 } else { 1000 };
+        let lease_ms = if matches!(fate.ended, Ended::Not | Ended::Released) {
+            60_000
+        } else {
+            1000
+        };
         let granted = nodes[0].grant(&name, lease_id, lease_ms).await;
         match fate.ended {
             Ended::Not => {}
             Ended::Released => {
-                assert_eq!(nodes[0].release(&name, lease_id).await.unwrap(), ReleaseOutcome::Released);
+                assert_eq!(
+                    nodes[0].release(&name, lease_id).await.unwrap(),
+                    ReleaseOutcome::Released
+                );
             }
             Ended::Lapsed | Ended::LapsedAndRowDeleted => {
-                let lapsed = format!("SELECT expires_at < clock_timestamp() FROM locks WHERE name = '{name}'");
-                eventually("it lapses", async || db.value::<bool>(&lapsed).await.then_some(())).await;
+                let lapsed = format!(
+                    "SELECT expires_at < clock_timestamp() FROM locks WHERE name = '{name}'"
+                );
+                eventually("it lapses", async || {
+                    db.value::<bool>(&lapsed).await.then_some(())
+                })
+                .await;
             }
         }
         if fate.ended == Ended::LapsedAndRowDeleted {
-            db.execute(&format!("DELETE FROM locks WHERE name = '{name}'")).await;
+            db.execute(&format!("DELETE FROM locks WHERE name = '{name}'"))
+                .await;
         }
         if fate.taken_over {
             for _ in 0..3 {
                 let other = Uuid::new_v4();
                 nodes[1].grant(&name, other, 60_000).await;
-                assert_eq!(nodes[0].release(&name, other).await.unwrap(), ReleaseOutcome::Released);
+                assert_eq!(
+                    nodes[0].release(&name, other).await.unwrap(),
+                    ReleaseOutcome::Released
+                );
             }
         }
         for node in [&nodes[1], &nodes[0]] {
             let again = node.acquire(&name, lease_id, lease_ms).await.unwrap();
             match (fate.ended, again) {
                 (Ended::Not, AcquireOutcome::Granted(lease)) => {
-                    assert_eq!((lease.fencing_token, lease.lease_id), (granted.fencing_token, lease_id), "{fate:?}");
+                    assert_eq!(
+                        (lease.fencing_token, lease.lease_id),
+                        (granted.fencing_token, lease_id),
+                        "{fate:?}"
+                    );
                     assert_eq!(lease.acquired_at, granted.acquired_at, "{fate:?}");
-                    assert!(lease.expires_at > granted.expires_at && lease.expires_in_ms == 60_000, "{lease:?}");
+                    assert!(
+                        lease.expires_at > granted.expires_at && lease.expires_in_ms == 60_000,
+                        "{lease:?}"
+                    );
                 }
                 // Nobody remembers it any more: an hour after its end at the earliest.
                 (Ended::LapsedAndRowDeleted, AcquireOutcome::Granted(_)) => {
-                    db.execute(&format!("DELETE FROM locks WHERE name = '{name}'")).await;
+                    db.execute(&format!("DELETE FROM locks WHERE name = '{name}'"))
+                        .await;
                 }
                 (Ended::Released | Ended::Lapsed, AcquireOutcome::LeaseEnded) => {}
                 (_, other) => panic!("{fate:?}: {other:?}"),
@@ -83,7 +134,8 @@ async fn each_request_can_be_repeated_on_another_node_after_anything() {
                 Some(known) => assert_eq!(lost(heartbeat), known, "{fate:?}"),
             }
         }
-        // The first release of the live one, and its repetition; a repetition answers as the first did.
+        // The first release of the live one, and its repetition; a repetition answers as the first
+        // did.
         for node in [&nodes[0], &nodes[1]] {
             let released = node.release(&name, lease_id).await.unwrap();
             let expected = match fate.known {
@@ -93,7 +145,10 @@ async fn each_request_can_be_repeated_on_another_node_after_anything() {
             assert_eq!(released, expected, "{fate:?}");
         }
         assert_eq!(
-            db.value::<i64>("SELECT count(*) FROM locks WHERE end_reason = 0 AND expires_at > clock_timestamp()").await,
+            db.value::<i64>(
+                "SELECT count(*) FROM locks WHERE end_reason = 0 AND expires_at > clock_timestamp()"
+            )
+            .await,
             0
         );
     }
@@ -102,7 +157,10 @@ async fn each_request_can_be_repeated_on_another_node_after_anything() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_that_is_repeated_while_it_runs_has_one_effect() {
     let db = Database::create().await;
-    let nodes = [Node::start(db.options()).await, Node::start(db.options()).await];
+    let nodes = [
+        Node::start(db.options()).await,
+        Node::start(db.options()).await,
+    ];
     for round in 0..40 {
         let name = format!("lock-{}", round % 5);
         let lease_id = Uuid::new_v4();
@@ -111,21 +169,39 @@ async fn a_request_that_is_repeated_while_it_runs_has_one_effect() {
             nodes[1].grant(&name, lease_id, 60_000),
             nodes[1].grant(&name, lease_id, 60_000),
         );
-        assert_eq!((one.fencing_token, one.fencing_token), (two.fencing_token, three.fencing_token));
-        let (one, two) = tokio::join!(nodes[0].release(&name, lease_id), nodes[1].release(&name, lease_id));
-        assert_eq!((one.unwrap(), two.unwrap()), (ReleaseOutcome::Released, ReleaseOutcome::Released));
-        assert_eq!(nodes[0].acquire(&name, lease_id, 60_000).await.unwrap(), AcquireOutcome::LeaseEnded);
+        assert_eq!(
+            (one.fencing_token, one.fencing_token),
+            (two.fencing_token, three.fencing_token)
+        );
+        let (one, two) = tokio::join!(
+            nodes[0].release(&name, lease_id),
+            nodes[1].release(&name, lease_id)
+        );
+        assert_eq!(
+            (one.unwrap(), two.unwrap()),
+            (ReleaseOutcome::Released, ReleaseOutcome::Released)
+        );
+        assert_eq!(
+            nodes[0].acquire(&name, lease_id, 60_000).await.unwrap(),
+            AcquireOutcome::LeaseEnded
+        );
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lease_id_that_ended_acquires_no_other_lock_either() {
     let db = Database::create().await;
-    let nodes = [Node::start(db.options()).await, Node::start(db.options()).await];
+    let nodes = [
+        Node::start(db.options()).await,
+        Node::start(db.options()).await,
+    ];
     let lease_id = Uuid::new_v4();
     nodes[0].grant("one", lease_id, 60_000).await;
     nodes[0].release("one", lease_id).await.unwrap();
-    assert_eq!(nodes[1].acquire("another", lease_id, 60_000).await.unwrap(), AcquireOutcome::LeaseEnded);
+    assert_eq!(
+        nodes[1].acquire("another", lease_id, 60_000).await.unwrap(),
+        AcquireOutcome::LeaseEnded
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -134,21 +210,72 @@ async fn somebody_elses_lease_id_is_unknown() {
     let node = Node::start(db.options()).await;
     let lease_id = Uuid::new_v4();
     let alices = node.grant("l", lease_id, 60_000).await;
-    assert_eq!(lost(node.engine.heartbeat(heartbeat(BOB, "l", Some(lease_id))).await), Lost::Unknown);
-    let released = node.engine.release(release(BOB, "l", Some(lease_id))).await.unwrap();
+    assert_eq!(
+        lost(
+            node.engine
+                .heartbeat(heartbeat(BOB, "l", Some(lease_id)))
+                .await
+        ),
+        Lost::Unknown
+    );
+    let released = node
+        .engine
+        .release(release(BOB, "l", Some(lease_id)))
+        .await
+        .unwrap();
     assert_eq!(released, ReleaseOutcome::Lost(Lost::Unknown));
-    let acquired = node.engine.acquire(acquire(BOB, "l", lease_id, 60_000)).await.unwrap();
-    assert_eq!(acquired, AcquireOutcome::Held, "it says no more than that the lock is held");
-    assert_eq!(renewed(node.heartbeat("l", lease_id).await).fencing_token, alices.fencing_token);
+    let acquired = node
+        .engine
+        .acquire(acquire(BOB, "l", lease_id, 60_000))
+        .await
+        .unwrap();
+    assert_eq!(
+        acquired,
+        AcquireOutcome::Held,
+        "it says no more than that the lock is held"
+    );
+    assert_eq!(
+        renewed(node.heartbeat("l", lease_id).await).fencing_token,
+        alices.fencing_token
+    );
 
-    // The memory of what ended is each account's own as well: the same id serves another account's lease.
+    // The memory of what ended is each account's own as well: the same id serves another account's
+    // lease.
     node.release("l", lease_id).await.unwrap();
-    assert_eq!(lost(node.engine.heartbeat(heartbeat(BOB, "l", Some(lease_id))).await), Lost::Unknown);
-    let acquired = node.engine.acquire(acquire(BOB, "l", lease_id, 60_000)).await.unwrap();
-    let AcquireOutcome::Granted(bobs) = acquired else { panic!("{acquired:?}") };
+    assert_eq!(
+        lost(
+            node.engine
+                .heartbeat(heartbeat(BOB, "l", Some(lease_id)))
+                .await
+        ),
+        Lost::Unknown
+    );
+    let acquired = node
+        .engine
+        .acquire(acquire(BOB, "l", lease_id, 60_000))
+        .await
+        .unwrap();
+    let AcquireOutcome::Granted(bobs) = acquired else {
+        panic!("{acquired:?}")
+    };
     assert!(bobs.fencing_token > alices.fencing_token);
-    assert_eq!(lost(node.heartbeat("l", lease_id).await), Lost::Released, "Alice's own, still");
-    assert_eq!(node.release("l", lease_id).await.unwrap(), ReleaseOutcome::Released, "as the first time");
-    renewed(node.engine.heartbeat(heartbeat(BOB, "l", Some(lease_id))).await);
-    assert_eq!(node.acquire("l", lease_id, 60_000).await.unwrap(), AcquireOutcome::LeaseEnded);
+    assert_eq!(
+        lost(node.heartbeat("l", lease_id).await),
+        Lost::Released,
+        "Alice's own, still"
+    );
+    assert_eq!(
+        node.release("l", lease_id).await.unwrap(),
+        ReleaseOutcome::Released,
+        "as the first time"
+    );
+    renewed(
+        node.engine
+            .heartbeat(heartbeat(BOB, "l", Some(lease_id)))
+            .await,
+    );
+    assert_eq!(
+        node.acquire("l", lease_id, 60_000).await.unwrap(),
+        AcquireOutcome::LeaseEnded
+    );
 }

@@ -9,7 +9,8 @@ use uuid::Uuid;
 
 use crate::support::history::{Answer, History, Operation};
 
-/// What is tried: the service, or something with a bug put in on purpose, which the checker must find.
+/// What is tried: the service, or something with a bug put in on purpose, which the checker must
+/// find.
 pub(crate) trait Subject: Send + Sync + 'static {
     /// Asks one node about one lock.
     fn ask(
@@ -53,7 +54,11 @@ pub(crate) async fn run_during(
     let over = Arc::new(AtomicBool::new(false));
     let clients: Vec<_> = (0..load.clients)
         .map(|_| {
-            let client = Client { subject: subject.clone(), history: history.clone(), load };
+            let client = Client {
+                subject: subject.clone(),
+                history: history.clone(),
+                load,
+            };
             let over = over.clone();
             tokio::spawn(async move {
                 while !over.load(Ordering::Relaxed) {
@@ -77,8 +82,9 @@ struct Client<S> {
 }
 
 impl<S: Subject> Client<S> {
-    /// One lease, from the first request to the last, with the habits that clients have: most are tidy, some are slow, some
-    /// go away, some come back when it is too late, and who gets no answer asks again.
+    /// One lease, from the first request to the last, with the habits that clients have: most are
+    /// tidy, some are slow, some go away, some come back when it is too late, and who gets no
+    /// answer asks again.
     async fn round(&self) {
         let lock = format!("lock-{}", random_range(0..self.load.locks));
         let lease_id = Uuid::new_v4();
@@ -92,7 +98,8 @@ impl<S: Subject> Client<S> {
         }
         match answer {
             Answer::Held { .. } => {}
-            // Sometimes it did arrive: then this ends it, and otherwise it is unknown to the service too.
+            // Sometimes it did arrive: then this ends it, and otherwise it is unknown to the
+            // service too.
             Answer::Unknown => {
                 self.ask(Operation::Release, &lock, lease_id).await;
                 return;
@@ -135,8 +142,12 @@ impl<S: Subject> Client<S> {
 
     async fn ask(&self, operation: Operation, lock: &str, lease_id: Uuid) -> Answer {
         let node = random_range(0..self.load.nodes);
-        let question = self.subject.ask(node, operation, lock, lease_id, self.load.lease);
-        self.history.record(lock, lease_id, operation, question).await
+        let question = self
+            .subject
+            .ask(node, operation, lock, lease_id, self.load.lease);
+        self.history
+            .record(lock, lease_id, operation, question)
+            .await
     }
 
     async fn pause(&self) {

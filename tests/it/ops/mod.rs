@@ -1,4 +1,5 @@
-//! How the service is run: the binary on its embedded default and on a database of the operator's, its commands, TLS, stops.
+//! How the service is run: the binary on its embedded default and on a database of the operator's,
+//! its commands, TLS, stops.
 
 mod backup;
 mod client_commands;
@@ -19,12 +20,18 @@ use crate::support::client::TokenClient;
 use crate::support::prelude::*;
 use crate::support::process::lockable;
 
-/// A data directory for an embedded cluster, which runs only as long as a process of the test's does.
+/// A data directory for an embedded cluster, which runs only as long as a process of the test's
+/// does.
 struct DataDir(TempDir);
 
 impl DataDir {
     fn new() -> Self {
-        Self(tempfile::Builder::new().prefix("lkt-data-").tempdir_in("/tmp").unwrap())
+        Self(
+            tempfile::Builder::new()
+                .prefix("lkt-data-")
+                .tempdir_in("/tmp")
+                .unwrap(),
+        )
     }
 
     fn path(&self) -> &Path {
@@ -51,8 +58,18 @@ impl DataDir {
 
     /// An account with this plan, and a token of it, by command.
     fn account(&self, plan: &str) -> String {
-        succeeded(&self.run(&["admin", "account", "create", "--email", "ada@example.com", "--plan", plan]));
-        succeeded(&self.run(&["admin", "token", "create", "--email", "ada@example.com"])).trim().to_owned()
+        succeeded(&self.run(&[
+            "admin",
+            "account",
+            "create",
+            "--email",
+            "ada@example.com",
+            "--plan",
+            plan,
+        ]));
+        succeeded(&self.run(&["admin", "token", "create", "--email", "ada@example.com"]))
+            .trim()
+            .to_owned()
     }
 
     /// The process of its PostgreSQL, as PostgreSQL has written it down.
@@ -74,10 +91,13 @@ impl DataDir {
 }
 
 impl Drop for DataDir {
-    /// PostgreSQL outlives a killed service by a moment, and writes into the folder that is about to be removed.
+    /// PostgreSQL outlives a killed service by a moment, and writes into the folder that is about
+    /// to be removed.
     fn drop(&mut self) {
         let started = std::time::Instant::now();
-        while self.postmaster().is_some_and(is_running) && started.elapsed() < crate::support::wait::DEADLINE {
+        while self.postmaster().is_some_and(is_running)
+            && started.elapsed() < crate::support::wait::DEADLINE
+        {
             std::thread::sleep(std::time::Duration::from_millis(10));
         }
     }

@@ -18,8 +18,15 @@ struct Pair {
 
 impl Pair {
     fn new() -> Self {
-        let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
-        Self { certificate: made.cert.pem(), key: made.signing_key.serialize_pem() }
+        let made = rcgen::generate_simple_self_signed(vec![
+            "localhost".to_owned(),
+            "127.0.0.1".to_owned(),
+        ])
+        .unwrap();
+        Self {
+            certificate: made.cert.pem(),
+            key: made.signing_key.serialize_pem(),
+        }
     }
 
     fn write(&self, folder: &Path) {
@@ -35,9 +42,13 @@ impl Pair {
 
     /// A client that believes in this certificate only.
     fn client(&self) -> reqwest::ClientBuilder {
-        rustls::crypto::ring::default_provider().install_default().ok();
+        rustls::crypto::ring::default_provider()
+            .install_default()
+            .ok();
         let certificate = reqwest::Certificate::from_pem(self.certificate.as_bytes()).unwrap();
-        reqwest::Client::builder().no_proxy().tls_certs_only([certificate])
+        reqwest::Client::builder()
+            .no_proxy()
+            .tls_certs_only([certificate])
     }
 }
 
@@ -53,7 +64,11 @@ async fn both_versions_of_http_and_a_certificate_that_changes() {
     old.write(&keys);
     let node = Process::start(|command| {
         command.arg("--data-dir").arg(data.path());
-        command.arg("--tls-cert").arg(keys.join("cert.pem")).arg("--tls-key").arg(keys.join("key.pem"));
+        command
+            .arg("--tls-cert")
+            .arg(keys.join("cert.pem"))
+            .arg("--tls-key")
+            .arg(keys.join("key.pem"));
         command.args(["--public-url", "https://localhost"]);
     });
     let url = format!("{}/healthz", node.url());
@@ -71,14 +86,41 @@ async fn both_versions_of_http_and_a_certificate_that_changes() {
     assert_eq!(kept.get(&url).send().await.unwrap().status(), 200);
 
     // Broken: the old one stays in use.
-    fs::write(keys.join("cert.pem"), "-----BEGIN CERTIFICATE-----\nnonsense\n-----END CERTIFICATE-----\n").unwrap();
-    node.wait_for_line("that the broken one is not used", |line| line.contains("the old one stays").then_some(()));
-    assert_eq!(old.client().build().unwrap().get(&url).send().await.unwrap().status(), 200);
+    fs::write(
+        keys.join("cert.pem"),
+        "-----BEGIN CERTIFICATE-----\nnonsense\n-----END CERTIFICATE-----\n",
+    )
+    .unwrap();
+    node.wait_for_line("that the broken one is not used", |line| {
+        line.contains("the old one stays").then_some(())
+    });
+    assert_eq!(
+        old.client()
+            .build()
+            .unwrap()
+            .get(&url)
+            .send()
+            .await
+            .unwrap()
+            .status(),
+        200
+    );
 
     let new = Pair::new();
     new.write(&keys);
-    eventually("the new one is in use", async || new.client().build().unwrap().get(&url).send().await.ok()).await;
-    assert!(old.client().build().unwrap().get(&url).send().await.is_err());
+    eventually("the new one is in use", async || {
+        new.client().build().unwrap().get(&url).send().await.ok()
+    })
+    .await;
+    assert!(
+        old.client()
+            .build()
+            .unwrap()
+            .get(&url)
+            .send()
+            .await
+            .is_err()
+    );
     assert_eq!(kept.get(&url).send().await.unwrap().status(), 200);
 }
 
@@ -89,7 +131,14 @@ async fn a_certificate_with_another_key_does_not_start() {
     fs::write(folder.path().join("key.pem"), Pair::new().key).unwrap();
     let data = DataDir::new();
     let output = lockable()
-        .args(["serve", "--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0", "--data-dir"])
+        .args([
+            "serve",
+            "--listen",
+            "127.0.0.1:0",
+            "--metrics-listen",
+            "127.0.0.1:0",
+            "--data-dir",
+        ])
         .arg(data.path())
         .arg("--tls-cert")
         .arg(folder.path().join("cert.pem"))
@@ -98,5 +147,8 @@ async fn a_certificate_with_another_key_does_not_start() {
         .output()
         .unwrap();
     let said = failed(&output, 1);
-    assert!(said.contains("cert.pem") && said.contains("key.pem"), "{said}");
+    assert!(
+        said.contains("cert.pem") && said.contains("key.pem"),
+        "{said}"
+    );
 }

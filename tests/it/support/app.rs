@@ -1,4 +1,5 @@
-//! The service as its clients see it: nodes with real listeners over a database of the test's own, accounts, and callers.
+//! The service as its clients see it: nodes with real listeners over a database of the test's own,
+//! accounts, and callers.
 
 use std::net::SocketAddr;
 use std::ops::Deref;
@@ -70,7 +71,13 @@ impl TestApp {
 
     /// A node over a database that is there.
     pub(crate) async fn start_over(db: &Arc<Database>) -> TestApp {
-        TestApp::node(db.clone(), db.options(), Settings::default(), Arc::new(TempDir::new().unwrap())).await
+        TestApp::node(
+            db.clone(),
+            db.options(),
+            Settings::default(),
+            Arc::new(TempDir::new().unwrap()),
+        )
+        .await
     }
 
     /// A node that reaches its database only through a proxy.
@@ -81,7 +88,13 @@ impl TestApp {
 
     /// Another node of the same service: same database, same settings, another listener.
     pub(crate) async fn another_node(&self) -> TestApp {
-        TestApp::node(self.db.clone(), self.db.options(), self.settings.clone(), self.data_dir.clone()).await
+        TestApp::node(
+            self.db.clone(),
+            self.db.options(),
+            self.settings.clone(),
+            self.data_dir.clone(),
+        )
+        .await
     }
 
     async fn node(
@@ -104,9 +117,22 @@ impl TestApp {
         let app = App::new(settings, address, options, mail.unwrap());
         jobs::spawn(&app, &TaskTracker::new());
         let connections = Handle::new();
-        let serving = listener::serve(listener.into_std().unwrap(), None, connections.clone(), server::front(&app));
+        let serving = listener::serve(
+            listener.into_std().unwrap(),
+            None,
+            connections.clone(),
+            server::front(&app),
+        );
         let server = tokio::spawn(async move { serving.await.unwrap() });
-        TestApp { app, db, address, data_dir, settings: original, server, connections }
+        TestApp {
+            app,
+            db,
+            address,
+            data_dir,
+            settings: original,
+            server,
+            connections,
+        }
     }
 
     /// Its address as a URL, without a slash at the end.
@@ -114,7 +140,8 @@ impl TestApp {
         format!("http://{}", self.address)
     }
 
-    /// Ends the node as a crash would, as far as others can see: it answers nobody and does no jobs any more.
+    /// Ends the node as a crash would, as far as others can see: it answers nobody and does no jobs
+    /// any more.
     pub(crate) fn kill(&self) {
         self.connections.shutdown();
         self.server.abort();
@@ -137,7 +164,8 @@ impl TestApp {
         Browser::new(self.anonymous())
     }
 
-    /// A new account on a plan, with a confirmed address and without a password (hashing one takes its time).
+    /// A new account on a plan, with a confirmed address and without a password (hashing one takes
+    /// its time).
     pub(crate) async fn account(&self, plan: &str) -> TestAccount {
         self.new_account(plan, false, false).await
     }
@@ -157,13 +185,29 @@ impl TestApp {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let email: Email = format!("{plan}-{number}@example.com").parse().unwrap();
         let password = if with_password {
-            Some(self.app.passwords.hash_new(&Secret::new(PASSWORD), &email).await.unwrap())
+            Some(
+                self.app
+                    .passwords
+                    .hash_new(&Secret::new(PASSWORD), &email)
+                    .await
+                    .unwrap(),
+            )
         } else {
             None
         };
-        let new = NewAccount { email: &email, password, plan, is_admin, email_verified: true };
+        let new = NewAccount {
+            email: &email,
+            password,
+            plan,
+            is_admin,
+            email_verified: true,
+        };
         let account_id = accounts::create(&self.app.db, new, None).await.unwrap();
-        TestAccount { app: self.app.clone(), id: account_id, email: email.as_str().to_owned() }
+        TestAccount {
+            app: self.app.clone(),
+            id: account_id,
+            email: email.as_str().to_owned(),
+        }
     }
 }
 
@@ -204,13 +248,22 @@ impl TestAccount {
         scope: Scope,
         expires_at: Option<DateTime<Utc>>,
     ) -> (TokenId, Secret) {
-        let new = NewToken { label: "test", namespace, scope, expires_at };
-        tokens::create(&self.app.db, &self.row().await, &new).await.unwrap()
+        let new = NewToken {
+            label: "test",
+            namespace,
+            scope,
+            expires_at,
+        };
+        tokens::create(&self.app.db, &self.row().await, &new)
+            .await
+            .unwrap()
     }
 
     /// A new private namespace.
     pub(crate) async fn namespace(&self, name: &str) {
-        namespaces::create(&self.app.db, &self.row().await, name).await.unwrap();
+        namespaces::create(&self.app.db, &self.row().await, name)
+            .await
+            .unwrap();
     }
 
     /// A new private namespace, and a token for it.

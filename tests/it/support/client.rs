@@ -42,7 +42,8 @@ impl Answer {
     #[track_caller]
     pub(crate) fn location(&self) -> &str {
         assert!(self.status.is_redirection(), "{self:?}");
-        self.header(LOCATION.as_str()).expect("a redirection says where to")
+        self.header(LOCATION.as_str())
+            .expect("a redirection says where to")
     }
 }
 
@@ -56,8 +57,14 @@ pub(crate) struct Client {
 impl Client {
     pub(crate) fn new(url: String) -> Client {
         // Somebody else may have installed it: all that matters is that there is one.
-        rustls::crypto::ring::default_provider().install_default().ok();
-        let http = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).no_proxy().build().unwrap();
+        rustls::crypto::ring::default_provider()
+            .install_default()
+            .ok();
+        let http = reqwest::Client::builder()
+            .redirect(reqwest::redirect::Policy::none())
+            .no_proxy()
+            .build()
+            .unwrap();
         Client { http, url }
     }
 
@@ -80,7 +87,11 @@ pub(crate) async fn send(request: RequestBuilder) -> Answer {
 pub(crate) async fn try_send(request: RequestBuilder) -> reqwest::Result<Answer> {
     let response = request.send().await?;
     let (status, headers) = (response.status(), response.headers().clone());
-    Ok(Answer { status, headers, text: response.text().await? })
+    Ok(Answer {
+        status,
+        headers,
+        text: response.text().await?,
+    })
 }
 
 /// Somebody with an API token.
@@ -97,7 +108,9 @@ impl TokenClient {
 
     /// A request with the token, to be refined and then sent with [`send`].
     pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
-        self.client.request(method, path).basic_auth(&self.token, Some(""))
+        self.client
+            .request(method, path)
+            .basic_auth(&self.token, Some(""))
     }
 
     pub(crate) async fn get(&self, path: &str) -> Answer {
@@ -118,7 +131,8 @@ impl TokenClient {
     }
 }
 
-/// Somebody with a browser, as far as the service can tell: sends its cookies back, and says where its requests come from.
+/// Somebody with a browser, as far as the service can tell: sends its cookies back, and says where
+/// its requests come from.
 #[derive(Debug)]
 pub(crate) struct Browser {
     client: Client,
@@ -127,7 +141,10 @@ pub(crate) struct Browser {
 
 impl Browser {
     pub(crate) fn new(client: Client) -> Browser {
-        Browser { client, cookies: Mutex::default() }
+        Browser {
+            client,
+            cookies: Mutex::default(),
+        }
     }
 
     /// Follows a link, or types an address.
@@ -137,7 +154,9 @@ impl Browser {
 
     /// Submits a form of one of the service's own pages.
     pub(crate) async fn submit(&self, path: &str, fields: &[(&str, &str)]) -> Answer {
-        let form = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(fields).finish();
+        let form = url::form_urlencoded::Serializer::new(String::new())
+            .extend_pairs(fields)
+            .finish();
         let request = self
             .client
             .request(Method::POST, path)
@@ -152,13 +171,18 @@ impl Browser {
     pub(crate) async fn submit_and_follow(&self, path: &str, fields: &[(&str, &str)]) -> Answer {
         let answer = self.submit(path, fields).await;
         let location = answer.location().to_owned();
-        self.get(location.strip_prefix(&self.client.url).unwrap_or(&location)).await
+        self.get(location.strip_prefix(&self.client.url).unwrap_or(&location))
+            .await
     }
 
     /// Sends a request of the test's own with the cookies, and keeps those of the answer.
     pub(crate) async fn send(&self, request: RequestBuilder) -> Answer {
         let cookies = self.cookies();
-        let request = if cookies.is_empty() { request } else { request.header(COOKIE, cookies) };
+        let request = if cookies.is_empty() {
+            request
+        } else {
+            request.header(COOKIE, cookies)
+        };
         let answer = send(request).await;
         for line in answer.headers.get_all(SET_COOKIE) {
             let line = line.to_str().unwrap();
@@ -177,7 +201,11 @@ impl Browser {
     /// What it would send as its cookies.
     pub(crate) fn cookies(&self) -> String {
         let cookies = self.cookies.lock().unwrap();
-        cookies.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join("; ")
+        cookies
+            .iter()
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect::<Vec<_>>()
+            .join("; ")
     }
 
     /// A request of the test's own, to be sent with [`Browser::send`].

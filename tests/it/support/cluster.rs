@@ -1,7 +1,9 @@
-//! PostgreSQL clusters for tests: one that all tests of the process share, and ones of a test's own that it may break.
+//! PostgreSQL clusters for tests: one that all tests of the process share, and ones of a test's own
+//! that it may break.
 //!
-//! A cluster never outlives the test process, however that ends: a small shell stands between them as a watchdog. It
-//! reads a pipe whose other end only the test process holds; at the end of file it stops PostgreSQL and removes the folder.
+//! A cluster never outlives the test process, however that ends: a small shell stands between them
+//! as a watchdog. It reads a pipe whose other end only the test process holds; at the end of file
+//! it stops PostgreSQL and removes the folder.
 
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -22,8 +24,9 @@ pub(crate) const SUPERUSER: &str = "postgres";
 const PORT: u16 = 5432;
 const FOLDER_PREFIX: &str = "lkt-";
 
-/// What the watchdog runs: `sh -c WATCHDOG sh FOLDER postgres …`. A line on its input names a signal for the
-/// postmaster, after which the folder stays; the end of its input means that the tests are gone.
+/// What the watchdog runs: `sh -c WATCHDOG sh FOLDER postgres …`. A line on its input names a
+/// signal for the postmaster, after which the folder stays; the end of its input means that the
+/// tests are gone.
 const WATCHDOG: &str = r#"
 folder=$1; shift
 "$@" </dev/null >>"$folder/log" 2>&1 & postmaster=$!
@@ -54,7 +57,8 @@ struct Running {
 }
 
 impl Cluster {
-    /// The one that all tests share: fast, because nothing in it has to survive. Started by the first who asks.
+    /// The one that all tests share: fast, because nothing in it has to survive. Started by the
+    /// first who asks.
     pub(crate) fn shared() -> &'static Cluster {
         static SHARED: OnceLock<Cluster> = OnceLock::new();
         SHARED.get_or_init(|| {
@@ -88,10 +92,23 @@ impl Cluster {
         let output = as_postgres(&program("initdb"))
             .arg("--pgdata")
             .arg(cluster.data())
-            .args(["--username", SUPERUSER, "--auth", "trust", "--encoding", "UTF8", "--no-locale", "--no-sync"])
+            .args([
+                "--username",
+                SUPERUSER,
+                "--auth",
+                "trust",
+                "--encoding",
+                "UTF8",
+                "--no-locale",
+                "--no-sync",
+            ])
             .output()
             .expect("initdb can be run");
-        assert!(output.status.success(), "initdb failed: {}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "initdb failed: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         cluster.start();
         cluster
     }
@@ -99,32 +116,59 @@ impl Cluster {
     /// A folder for a cluster, without data in it: for a copy of another (see [`Cluster::copy`]).
     fn empty(settings: &[&str]) -> Cluster {
         let folder = new_folder();
-        Cluster { folder, settings: settings.iter().map(ToString::to_string).collect(), running: Mutex::new(None) }
+        Cluster {
+            folder,
+            settings: settings.iter().map(ToString::to_string).collect(),
+            running: Mutex::new(None),
+        }
     }
 
-    /// A physical copy of this running cluster as of now, a standby that has not been started, with a data folder of its own.
+    /// A physical copy of this running cluster as of now, a standby that has not been started, with
+    /// a data folder of its own.
     pub(crate) fn copy(&self) -> Cluster {
-        let copy = Cluster { folder: new_folder(), settings: self.settings.clone(), running: Mutex::new(None) };
+        let copy = Cluster {
+            folder: new_folder(),
+            settings: self.settings.clone(),
+            running: Mutex::new(None),
+        };
         let output = as_postgres(&program("pg_basebackup"))
             .arg("--pgdata")
             .arg(copy.data())
-            .args(["--checkpoint", "fast", "--no-sync", "--wal-method", "stream", "--username", SUPERUSER])
+            .args([
+                "--checkpoint",
+                "fast",
+                "--no-sync",
+                "--wal-method",
+                "stream",
+                "--username",
+                SUPERUSER,
+            ])
             .args(["--port", &PORT.to_string(), "--host"])
             .arg(self.socket_folder())
             .output()
             .expect("pg_basebackup can be run");
-        assert!(output.status.success(), "pg_basebackup failed: {}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "pg_basebackup failed: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         copy
     }
 
-    /// Starts it, after [`Cluster::stop`], [`Cluster::crash`] or [`Cluster::copy`], and waits until it answers.
+    /// Starts it, after [`Cluster::stop`], [`Cluster::crash`] or [`Cluster::copy`], and waits until
+    /// it answers.
     pub(crate) fn start(&self) {
         let mut running = self.running.lock().unwrap();
         assert!(running.is_none(), "the cluster runs already");
         let socket_option = format!("unix_socket_directories={}", self.socket_folder().display());
         let port_option = format!("port={PORT}");
         let mut command = as_postgres(Path::new("/bin/sh"));
-        command.args(["-c", WATCHDOG, "sh"]).arg(&self.folder).arg(program("postgres")).arg("-D").arg(self.data());
+        command
+            .args(["-c", WATCHDOG, "sh"])
+            .arg(&self.folder)
+            .arg(program("postgres"))
+            .arg("-D")
+            .arg(self.data());
         for setting in ["listen_addresses=", &socket_option, &port_option] {
             command.args(["-c", setting]);
         }
@@ -132,13 +176,27 @@ impl Cluster {
             command.args(["-c", setting]);
         }
         // A group of its own: Ctrl-C ends the tests, and the watchdog sees that and tidies up.
-        command.process_group(0).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        command
+            .process_group(0)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null());
         let mut watchdog = command.spawn().expect("the watchdog shell can be started");
         let mut line = String::new();
-        BufReader::new(watchdog.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let postmaster = Pid::from_raw(line.trim().parse().expect("the watchdog says the postmaster's process id"));
+        BufReader::new(watchdog.stdout.take().unwrap())
+            .read_line(&mut line)
+            .unwrap();
+        let postmaster = Pid::from_raw(
+            line.trim()
+                .parse()
+                .expect("the watchdog says the postmaster's process id"),
+        );
         let orders = watchdog.stdin.take().unwrap();
-        *running = Some(Running { watchdog, orders, postmaster });
+        *running = Some(Running {
+            watchdog,
+            orders,
+            postmaster,
+        });
         drop(running);
         self.wait_until_ready(postmaster);
     }
@@ -147,7 +205,8 @@ impl Cluster {
     fn wait_until_ready(&self, postmaster: Pid) {
         let started = Instant::now();
         loop {
-            let file = std::fs::read_to_string(self.data().join("postmaster.pid")).unwrap_or_default();
+            let file =
+                std::fs::read_to_string(self.data().join("postmaster.pid")).unwrap_or_default();
             let lines: Vec<&str> = file.lines().map(str::trim).collect();
             if lines.first() == Some(&postmaster.to_string().as_str())
                 && matches!(lines.get(7), Some(&"ready" | &"standby"))
@@ -155,7 +214,11 @@ impl Cluster {
                 return;
             }
             let alive = kill(postmaster, None).is_ok();
-            assert!(alive && started.elapsed() < super::wait::DEADLINE, "PostgreSQL did not start:\n{}", self.log());
+            assert!(
+                alive && started.elapsed() < super::wait::DEADLINE,
+                "PostgreSQL did not start:\n{}",
+                self.log()
+            );
             std::thread::sleep(Duration::from_millis(5));
         }
     }
@@ -168,7 +231,8 @@ impl Cluster {
     /// Kills every one of its processes with SIGKILL, as a crash would.
     pub(crate) fn crash(&self) {
         let postmaster = self.postmaster();
-        // Or it might start another one between the look and the kill, which would live on and keep the next start from the shared memory.
+        // Or it might start another one between the look and the kill, which would live on and keep
+        // the next start from the shared memory.
         kill(postmaster, Signal::SIGSTOP).ok();
         let mut processes = vec![postmaster];
         processes.extend(children_of(postmaster));
@@ -181,7 +245,8 @@ impl Cluster {
         eventually_gone(&processes);
     }
 
-    /// Freezes all its processes: connections stay open, nothing answers. Until [`Cluster::resume`].
+    /// Freezes all its processes: connections stay open, nothing answers. Until
+    /// [`Cluster::resume`].
     pub(crate) fn pause(&self) {
         let postmaster = self.postmaster();
         kill(postmaster, Signal::SIGSTOP).unwrap();
@@ -200,11 +265,25 @@ impl Cluster {
     }
 
     fn postmaster(&self) -> Pid {
-        self.running.lock().unwrap().as_ref().expect("the cluster runs").postmaster
+        self.running
+            .lock()
+            .unwrap()
+            .as_ref()
+            .expect("the cluster runs")
+            .postmaster
     }
 
     fn end(&self, signal: &str) {
-        let Running { mut watchdog, mut orders, .. } = self.running.lock().unwrap().take().expect("the cluster runs");
+        let Running {
+            mut watchdog,
+            mut orders,
+            ..
+        } = self
+            .running
+            .lock()
+            .unwrap()
+            .take()
+            .expect("the cluster runs");
         writeln!(orders, "{signal}").unwrap();
         watchdog.wait().unwrap();
     }
@@ -222,7 +301,10 @@ impl Cluster {
 
     /// The same as an address, for `DATABASE_URL`.
     pub(crate) fn url(&self, database: &str) -> String {
-        format!("postgres:///{database}?host={}&port={PORT}&user={SUPERUSER}", self.socket_folder().display())
+        format!(
+            "postgres:///{database}?host={}&port={PORT}&user={SUPERUSER}",
+            self.socket_folder().display()
+        )
     }
 
     /// Its Unix socket.
@@ -233,7 +315,10 @@ impl Cluster {
     /// One of PostgreSQL's client programs (`pg_dump`, `psql`, …), told where this cluster is.
     pub(crate) fn client(&self, name: &str) -> Command {
         let mut command = Command::new(program(name));
-        command.env("PGHOST", self.socket_folder()).env("PGPORT", PORT.to_string()).env("PGUSER", SUPERUSER);
+        command
+            .env("PGHOST", self.socket_folder())
+            .env("PGPORT", PORT.to_string())
+            .env("PGUSER", SUPERUSER);
         command
     }
 
@@ -255,7 +340,12 @@ impl Cluster {
 impl Drop for Cluster {
     fn drop(&mut self) {
         let running = self.running.lock().map(|mut running| running.take());
-        if let Ok(Some(Running { mut watchdog, orders, postmaster })) = running {
+        if let Ok(Some(Running {
+            mut watchdog,
+            orders,
+            postmaster,
+        })) = running
+        {
             for process in children_of(postmaster) {
                 kill(process, Signal::SIGCONT).ok();
             }
@@ -266,14 +356,18 @@ impl Drop for Cluster {
     }
 }
 
-/// Where PostgreSQL's programs are: `$PG_BIN`, the newest of Debian's or Homebrew's folders, `PATH`.
+/// Where PostgreSQL's programs are: `$PG_BIN`, the newest of Debian's or Homebrew's folders,
+/// `PATH`.
 pub(crate) fn program(name: &str) -> PathBuf {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     FOLDER.get_or_init(find_programs).join(name)
 }
 
 fn find_programs() -> PathBuf {
-    let mut candidates: Vec<PathBuf> = std::env::var_os("PG_BIN").map(PathBuf::from).into_iter().collect();
+    let mut candidates: Vec<PathBuf> = std::env::var_os("PG_BIN")
+        .map(PathBuf::from)
+        .into_iter()
+        .collect();
     for (parent, child) in [("/usr/lib/postgresql", "bin"), ("/opt/homebrew/opt", "bin")] {
         let mut found: Vec<(u32, PathBuf)> = std::fs::read_dir(parent)
             .into_iter()
@@ -288,7 +382,9 @@ fn find_programs() -> PathBuf {
         found.sort_by_key(|(version, _)| std::cmp::Reverse(*version));
         candidates.extend(found.into_iter().map(|(_, path)| path));
     }
-    candidates.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()));
+    candidates.extend(std::env::split_paths(
+        &std::env::var_os("PATH").unwrap_or_default(),
+    ));
     candidates
         .into_iter()
         .find(|folder| folder.join("initdb").is_file() && folder.join("postgres").is_file())
@@ -300,7 +396,11 @@ fn unprivileged() -> Option<&'static User> {
     static USER: OnceLock<Option<User>> = OnceLock::new();
     USER.get_or_init(|| {
         let name = Uid::effective().is_root().then_some("postgres")?;
-        Some(User::from_name(name).unwrap().expect("as root, the tests run PostgreSQL as the user postgres"))
+        Some(
+            User::from_name(name)
+                .unwrap()
+                .expect("as root, the tests run PostgreSQL as the user postgres"),
+        )
     })
     .as_ref()
 }
@@ -339,14 +439,28 @@ fn new_folder() -> PathBuf {
 
 fn temporary_folder() -> PathBuf {
     let folder = std::env::temp_dir();
-    if unprivileged().is_some() || folder.as_os_str().len() > 60 { PathBuf::from("/tmp") } else { folder }
+    if unprivileged().is_some() || folder.as_os_str().len() > 60 {
+        PathBuf::from("/tmp")
+    } else {
+        folder
+    }
 }
 
 /// Folders of test processes that are gone and whose watchdog was killed as well.
 fn remove_leftovers() {
-    for entry in std::fs::read_dir(temporary_folder()).into_iter().flatten().flatten() {
+    for entry in std::fs::read_dir(temporary_folder())
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
         let name = entry.file_name();
-        let owner = name.to_str().and_then(|name| name.strip_prefix(FOLDER_PREFIX)?.split('-').next()?.parse().ok());
+        let owner = name.to_str().and_then(|name| {
+            name.strip_prefix(FOLDER_PREFIX)?
+                .split('-')
+                .next()?
+                .parse()
+                .ok()
+        });
         if let Some(owner) = owner
             && kill(Pid::from_raw(owner), None) == Err(nix::errno::Errno::ESRCH)
             && !entry.path().join("data/postmaster.pid").exists()
@@ -358,7 +472,11 @@ fn remove_leftovers() {
 
 fn children_of(parent: Pid) -> Vec<Pid> {
     let table = process_table();
-    table.into_iter().filter(|process| process.parent == parent).map(|process| process.id).collect()
+    table
+        .into_iter()
+        .filter(|process| process.parent == parent)
+        .map(|process| process.id)
+        .collect()
 }
 
 struct Process {
@@ -374,11 +492,18 @@ fn process_table() -> Vec<Process> {
         let id = words.next()?.parse().ok()?;
         let state = words.next()?;
         let parent = words.next()?.parse().ok()?;
-        Some(Process { id: Pid::from_raw(id), parent: Pid::from_raw(parent), zombie: state.starts_with('Z') })
+        Some(Process {
+            id: Pid::from_raw(id),
+            parent: Pid::from_raw(parent),
+            zombie: state.starts_with('Z'),
+        })
     };
-    if let Ok(entries) = std::fs::read_dir("/proc/").and_then(|entries| File::open("/proc/self/stat").map(|_| entries))
+    if let Ok(entries) = std::fs::read_dir("/proc/")
+        .and_then(|entries| File::open("/proc/self/stat").map(|_| entries))
     {
-        let stats = entries.flatten().filter_map(|entry| std::fs::read_to_string(entry.path().join("stat")).ok());
+        let stats = entries
+            .flatten()
+            .filter_map(|entry| std::fs::read_to_string(entry.path().join("stat")).ok());
         // `id (name) state parent …`, and the name may contain anything.
         let plain = stats.filter_map(|stat| {
             let id = stat.split(' ').next()?.to_owned();
@@ -386,15 +511,24 @@ fn process_table() -> Vec<Process> {
         });
         return plain.filter_map(|line| line_of(&line)).collect();
     }
-    let output = Command::new("ps").args(["-A", "-o", "pid=,state=,ppid="]).output().expect("ps can be run");
-    String::from_utf8_lossy(&output.stdout).lines().filter_map(line_of).collect()
+    let output = Command::new("ps")
+        .args(["-A", "-o", "pid=,state=,ppid="])
+        .output()
+        .expect("ps can be run");
+    String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .filter_map(line_of)
+        .collect()
 }
 
 fn eventually_gone(processes: &[Pid]) {
     let started = Instant::now();
     let lives = |process: &Process| processes.contains(&process.id) && !process.zombie;
     while process_table().iter().any(lives) {
-        assert!(started.elapsed() < super::wait::DEADLINE, "{processes:?} do not end");
+        assert!(
+            started.elapsed() < super::wait::DEADLINE,
+            "{processes:?} do not end"
+        );
         std::thread::sleep(Duration::from_millis(5));
     }
 }

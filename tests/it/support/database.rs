@@ -34,10 +34,21 @@ impl Database {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         // Starting it blocks the thread, for about a second and once.
         let cluster = tokio::task::spawn_blocking(Cluster::shared).await.unwrap();
-        TEMPLATE_MADE.get_or_init(|| create_migrated(cluster, TEMPLATE)).await;
+        TEMPLATE_MADE
+            .get_or_init(|| create_migrated(cluster, TEMPLATE))
+            .await;
         let name = format!("test_{}", NUMBER.fetch_add(1, Ordering::Relaxed));
-        execute(cluster, "postgres", &format!("CREATE DATABASE {name} TEMPLATE {TEMPLATE}")).await;
-        Database { pool: checks(cluster.options(&name)), name, home: Home::Shared(cluster) }
+        execute(
+            cluster,
+            "postgres",
+            &format!("CREATE DATABASE {name} TEMPLATE {TEMPLATE}"),
+        )
+        .await;
+        Database {
+            pool: checks(cluster.options(&name)),
+            name,
+            home: Home::Shared(cluster),
+        }
     }
 
     /// An unmigrated one in the cluster that all tests share.
@@ -46,7 +57,11 @@ impl Database {
         let cluster = tokio::task::spawn_blocking(Cluster::shared).await.unwrap();
         let name = format!("empty_{}", NUMBER.fetch_add(1, Ordering::Relaxed));
         execute(cluster, "postgres", &format!("CREATE DATABASE {name}")).await;
-        Database { pool: checks(cluster.options(&name)), name, home: Home::Shared(cluster) }
+        Database {
+            pool: checks(cluster.options(&name)),
+            name,
+            home: Home::Shared(cluster),
+        }
     }
 
     /// A migrated one in a cluster of the test's own, which it may stop, kill and freeze.
@@ -56,9 +71,14 @@ impl Database {
         Database::existing_in(cluster, name)
     }
 
-    /// One that is there already, in a cluster of the test's own: after a restore, or in a physical copy.
+    /// One that is there already, in a cluster of the test's own: after a restore, or in a physical
+    /// copy.
     pub(crate) fn existing_in(cluster: &Arc<Cluster>, name: &str) -> Database {
-        Database { pool: checks(cluster.options(name)), name: name.to_owned(), home: Home::Own(cluster.clone()) }
+        Database {
+            pool: checks(cluster.options(name)),
+            name: name.to_owned(),
+            home: Home::Own(cluster.clone()),
+        }
     }
 
     /// The cluster that it is in.
@@ -86,7 +106,10 @@ impl Database {
 
     /// Runs statements that take no parameters.
     pub(crate) async fn execute(&self, sql: &str) {
-        self.pool.execute(AssertSqlSafe(sql.to_owned())).await.unwrap();
+        self.pool
+            .execute(AssertSqlSafe(sql.to_owned()))
+            .await
+            .unwrap();
     }
 
     /// The single value of a query without parameters.
@@ -94,7 +117,10 @@ impl Database {
     where
         T: Send + Unpin + sqlx::Type<sqlx::Postgres> + for<'r> sqlx::Decode<'r, sqlx::Postgres>,
     {
-        sqlx::query_scalar(AssertSqlSafe(sql.to_owned())).fetch_one(&self.pool).await.unwrap()
+        sqlx::query_scalar(AssertSqlSafe(sql.to_owned()))
+            .fetch_one(&self.pool)
+            .await
+            .unwrap()
     }
 }
 
@@ -108,27 +134,41 @@ impl Drop for Database {
 
 /// Lazily connected, so that it does not hold sessions that the test does not use.
 fn checks(options: PgConnectOptions) -> PgPool {
-    PgPoolOptions::new().max_connections(4).min_connections(0).connect_lazy_with(options)
+    PgPoolOptions::new()
+        .max_connections(4)
+        .min_connections(0)
+        .connect_lazy_with(options)
 }
 
 async fn create_migrated(cluster: &Cluster, name: &str) {
     execute(cluster, "postgres", &format!("CREATE DATABASE {name}")).await;
-    lockable::db::migrate::prepare_with(&cluster.options(name), true).await.unwrap();
+    lockable::db::migrate::prepare_with(&cluster.options(name), true)
+        .await
+        .unwrap();
 }
 
 async fn execute(cluster: &Cluster, database: &str, sql: &str) {
-    let mut connection = PgConnection::connect_with(&cluster.options(database)).await.unwrap();
-    connection.execute(AssertSqlSafe(sql.to_owned())).await.unwrap();
+    let mut connection = PgConnection::connect_with(&cluster.options(database))
+        .await
+        .unwrap();
+    connection
+        .execute(AssertSqlSafe(sql.to_owned()))
+        .await
+        .unwrap();
     connection.close().await.unwrap();
 }
 
-/// Drops databases behind the tests' backs: a destructor cannot wait for it, and the test's runtime is about to end.
+/// Drops databases behind the tests' backs: a destructor cannot wait for it, and the test's runtime
+/// is about to end.
 fn janitor() -> &'static mpsc::Sender<String> {
     static JANITOR: OnceLock<mpsc::Sender<String>> = OnceLock::new();
     JANITOR.get_or_init(|| {
         let (sender, names) = mpsc::channel::<String>();
         std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
             for name in names {
                 let drop = format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)");
                 runtime.block_on(execute(Cluster::shared(), "postgres", &drop));

@@ -16,12 +16,14 @@
 //! }
 //! ```
 //!
-//! `app.anonymous()`, `app.token(&secret)` and `app.browser()` are callers; `Process::start` runs the binary instead, and
-//! `process::lockable()` any of its commands. `Database::create()` alone serves tests below HTTP.
+//! `app.anonymous()`, `app.token(&secret)` and `app.browser()` are callers; `Process::start` runs
+//! the binary instead, and `process::lockable()` any of its commands. `Database::create()` alone
+//! serves tests below HTTP.
 //!
-//! Rules: never sleep "long enough" (poll with [`wait::eventually`]), never share a database, never assert on speed.
-//! [`cluster::Cluster::durable`] starts a PostgreSQL of the test's own that may be stopped, killed, frozen and started
-//! again; [`proxy::Proxy`] stands between the service and PostgreSQL and loses, delays or cuts what passes.
+//! Rules: never sleep "long enough" (poll with [`wait::eventually`]), never share a database, never
+//! assert on speed. [`cluster::Cluster::durable`] starts a PostgreSQL of the test's own that may be
+//! stopped, killed, frozen and started again; [`proxy::Proxy`] stands between the service and
+//! PostgreSQL and loses, delays or cuts what passes.
 
 pub(crate) mod app;
 pub(crate) mod client;

@@ -43,13 +43,30 @@ struct Log {
 }
 
 impl Process {
-    /// Starts it, on ports that the system chooses, and waits until it listens. The caller adds settings: where the data is at least.
+    /// Starts it, on ports that the system chooses, and waits until it listens. The caller adds
+    /// settings: where the data is at least.
     pub(crate) fn start(settings: impl FnOnce(&mut Command)) -> Process {
         let mut command = lockable();
-        command.args(["serve", "--log-format", "json", "--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0"]);
+        command.args([
+            "serve",
+            "--log-format",
+            "json",
+            "--listen",
+            "127.0.0.1:0",
+            "--metrics-listen",
+            "127.0.0.1:0",
+        ]);
         settings(&mut command);
-        let scheme = if command.get_args().any(|argument| argument == "--tls-cert") { "https" } else { "http" };
-        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let scheme = if command.get_args().any(|argument| argument == "--tls-cert") {
+            "https"
+        } else {
+            "http"
+        };
+        let mut child = command
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
         let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());
         let log = Arc::new(Log::default());
         let stderr = BufReader::new(child.stderr.take().unwrap());
@@ -62,10 +79,20 @@ impl Process {
                 }
             }
         });
-        let mut process = Process { child: Mutex::new(child), pid, address: ([127, 0, 0, 1], 0).into(), scheme, log };
+        let mut process = Process {
+            child: Mutex::new(child),
+            pid,
+            address: ([127, 0, 0, 1], 0).into(),
+            scheme,
+            log,
+        };
         process.address = process.wait_for_line("that it listens", |line| {
             let line: Value = serde_json::from_str(line).ok()?;
-            let fields = if line["fields"].is_object() { &line["fields"] } else { &line };
+            let fields = if line["fields"].is_object() {
+                &line["fields"]
+            } else {
+                &line
+            };
             (fields["message"] == "listening").then(|| fields["address"].as_str()?.parse().ok())?
         });
         process
@@ -88,7 +115,12 @@ impl Process {
                 "its log does not say {what} ({ended:?}):\n{}",
                 lines.join("\n")
             );
-            lines = self.log.grown.wait_timeout(lines, left.min(std::time::Duration::from_millis(100))).unwrap().0;
+            lines = self
+                .log
+                .grown
+                .wait_timeout(lines, left.min(std::time::Duration::from_millis(100)))
+                .unwrap()
+                .0;
         }
     }
 
@@ -124,7 +156,11 @@ impl Process {
             if let Some(status) = self.child.lock().unwrap().try_wait().unwrap() {
                 return status;
             }
-            assert!(started.elapsed() < super::wait::DEADLINE, "it does not end:\n{}", self.log());
+            assert!(
+                started.elapsed() < super::wait::DEADLINE,
+                "it does not end:\n{}",
+                self.log()
+            );
             std::thread::sleep(std::time::Duration::from_millis(10));
         }
     }
@@ -132,7 +168,10 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        let mut child = self.child.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut child = self
+            .child
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         child.kill().ok();
         child.wait().ok();
     }

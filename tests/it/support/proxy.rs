@@ -24,7 +24,8 @@ pub(crate) enum Flow {
     Freeze,
     /// They are lost.
     Drop,
-    /// The connection that they are on is closed instead: an answer that was on its way, and a client that will never know.
+    /// The connection that they are on is closed instead: an answer that was on its way, and a
+    /// client that will never know.
     Cut,
 }
 
@@ -72,8 +73,8 @@ impl Proxy {
             let network = network.clone();
             async move {
                 while let Ok((client, _)) = socket.accept().await {
-                    // Before it is asked whether to refuse: whoever severs the network does it the other way round, so that no
-                    // connection slips through in between.
+                    // Before it is asked whether to refuse: whoever severs the network does it the
+                    // other way round, so that no connection slips through in between.
                     let cuts = network.cuts.subscribe();
                     // Dropping the socket is how a refused client learns of it.
                     if network.refuses.load(Ordering::SeqCst) {
@@ -84,7 +85,11 @@ impl Proxy {
                 }
             }
         });
-        Proxy { port, network, listener }
+        Proxy {
+            port,
+            network,
+            listener,
+        }
     }
 
     /// How to connect to that database through this proxy.
@@ -100,10 +105,16 @@ impl Proxy {
 
     /// The same as an address, for `DATABASE_URL`.
     pub(crate) fn url(&self, database: &Database) -> String {
-        format!("postgres://{}@127.0.0.1:{}/{}?sslmode=disable", super::cluster::SUPERUSER, self.port, database.name)
+        format!(
+            "postgres://{}@127.0.0.1:{}/{}?sslmode=disable",
+            super::cluster::SUPERUSER,
+            self.port,
+            database.name
+        )
     }
 
-    /// Spares all connections but those that give this as their `application_name` when they are made.
+    /// Spares all connections but those that give this as their `application_name` when they are
+    /// made.
     pub(crate) fn only(&self, application_name: &str) {
         application_name.clone_into(&mut self.network.only.lock().unwrap());
     }
@@ -164,7 +175,9 @@ impl Network {
         client.set_nodelay(true).ok();
         // Without TLS, the first message says who connects: pairs of strings, each ended by a zero.
         let mut startup = vec![0; 4096];
-        let Ok(length @ 1..) = client.read(&mut startup).await else { return };
+        let Ok(length @ 1..) = client.read(&mut startup).await else {
+            return;
+        };
         startup.truncate(length);
         let name = {
             let mut words = startup.split(|byte| *byte == 0);
@@ -174,7 +187,9 @@ impl Network {
                 .unwrap_or_default()
                 .to_vec()
         };
-        let Ok(mut server) = UnixStream::connect(&self.upstream).await else { return };
+        let Ok(mut server) = UnixStream::connect(&self.upstream).await else {
+            return;
+        };
         if server.write_all(&startup).await.is_err() {
             return;
         }
@@ -184,8 +199,20 @@ impl Network {
             let only = self.only.lock().unwrap();
             !only.is_empty() && only.as_bytes() != name
         };
-        let requests = pump(from_client, to_server, self.to_server.subscribe(), &self.passed_to_server, &spared);
-        let answers = pump(from_server, to_client, self.to_client.subscribe(), &self.passed_to_client, &spared);
+        let requests = pump(
+            from_client,
+            to_server,
+            self.to_server.subscribe(),
+            &self.passed_to_server,
+            &spared,
+        );
+        let answers = pump(
+            from_server,
+            to_client,
+            self.to_client.subscribe(),
+            &self.passed_to_client,
+            &spared,
+        );
         let cut = async { while cuts.changed().await.is_ok() && spared() {} };
         // Whichever ends first ends the connection, in both directions.
         tokio::select! {
@@ -205,9 +232,17 @@ async fn pump(
 ) {
     let mut buffer = vec![0; 64 * 1024];
     loop {
-        let Ok(length @ 1..) = from.read(&mut buffer).await else { return };
+        let Ok(length @ 1..) = from.read(&mut buffer).await else {
+            return;
+        };
         // Judged by the flow at their arrival, except that frozen ones wait for the next.
-        let Ok(now) = flow.wait_for(|flow| *flow != Flow::Freeze || spared()).await.map(|flow| *flow) else { return };
+        let Ok(now) = flow
+            .wait_for(|flow| *flow != Flow::Freeze || spared())
+            .await
+            .map(|flow| *flow)
+        else {
+            return;
+        };
         let now = if spared() { Flow::Pass } else { now };
         match now {
             Flow::Drop => continue,

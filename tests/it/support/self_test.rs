@@ -14,10 +14,23 @@ const MOMENT: Duration = Duration::from_millis(300);
 async fn databases_are_separate_and_migrated() {
     let (one, other) = tokio::join!(Database::create(), Database::create());
     one.execute("UPDATE service_clock SET grace_ms = 1").await;
-    assert_eq!(one.value::<i32>("SELECT grace_ms FROM service_clock").await, 1);
-    assert_eq!(other.value::<i32>("SELECT grace_ms FROM service_clock").await, 60_000);
+    assert_eq!(
+        one.value::<i32>("SELECT grace_ms FROM service_clock").await,
+        1
+    );
+    assert_eq!(
+        other
+            .value::<i32>("SELECT grace_ms FROM service_clock")
+            .await,
+        60_000
+    );
     let empty = Database::create_empty().await;
-    assert_eq!(empty.value::<i64>("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'").await, 0);
+    assert_eq!(
+        empty
+            .value::<i64>("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'")
+            .await,
+        0
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -26,7 +39,9 @@ async fn a_durable_cluster_survives_stop_crash_and_freeze() {
     let db = Database::create_in(&cluster).await;
     db.execute("UPDATE service_clock SET grace_ms = 1").await;
     cluster.crash();
-    PgConnection::connect_with(&db.options()).await.expect_err("nothing answers");
+    PgConnection::connect_with(&db.options())
+        .await
+        .expect_err("nothing answers");
     cluster.start();
     let grace = || db.value::<i32>("SELECT grace_ms FROM service_clock");
     assert_eq!(eventually_ok(&db, grace).await, 1);
@@ -34,14 +49,19 @@ async fn a_durable_cluster_survives_stop_crash_and_freeze() {
     cluster.start();
     assert_eq!(eventually_ok(&db, grace).await, 1);
     cluster.pause();
-    tokio::time::timeout(MOMENT, db.pool.execute("SELECT 1")).await.expect_err("frozen");
+    tokio::time::timeout(MOMENT, db.pool.execute("SELECT 1"))
+        .await
+        .expect_err("frozen");
     cluster.resume();
     assert_eq!(grace().await, 1);
 }
 
 /// The pool may still hold sessions of before the restart, and finds out one by one.
 async fn eventually_ok<T>(db: &Database, ask: impl AsyncFn() -> T) -> T {
-    eventually("the database answers", async || db.pool.execute("SELECT 1").await.ok()).await;
+    eventually("the database answers", async || {
+        db.pool.execute("SELECT 1").await.ok()
+    })
+    .await;
     ask().await
 }
 
@@ -54,43 +74,74 @@ async fn a_copy_of_a_cluster_has_its_data() {
     copy.start();
     let copied = Database::existing_in(&copy, &db.name);
     db.execute("UPDATE service_clock SET grace_ms = 8").await;
-    assert_eq!(copied.value::<i32>("SELECT grace_ms FROM service_clock").await, 7);
+    assert_eq!(
+        copied
+            .value::<i32>("SELECT grace_ms FROM service_clock")
+            .await,
+        7
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_proxy_passes_freezes_loses_and_cuts() {
     let db = Database::create().await;
     let proxy = Proxy::to(&db).await;
-    let mut connection = PgConnection::connect_with(&proxy.options(&db)).await.unwrap();
+    let mut connection = PgConnection::connect_with(&proxy.options(&db))
+        .await
+        .unwrap();
     connection.execute("CREATE TABLE t (n int)").await.unwrap();
 
     proxy.answers(Flow::Freeze);
     {
         let mut insert = Box::pin(connection.execute("INSERT INTO t VALUES (1)"));
-        tokio::time::timeout(MOMENT, &mut insert).await.expect_err("the answer is kept back");
-        assert_eq!(db.value::<i64>("SELECT count(*) FROM t").await, 1, "it is done all the same");
+        tokio::time::timeout(MOMENT, &mut insert)
+            .await
+            .expect_err("the answer is kept back");
+        assert_eq!(
+            db.value::<i64>("SELECT count(*) FROM t").await,
+            1,
+            "it is done all the same"
+        );
         proxy.answers(Flow::Pass);
         insert.await.unwrap();
     }
     proxy.answers(Flow::Delay(MOMENT));
     let started = std::time::Instant::now();
-    connection.execute("INSERT INTO t VALUES (2)").await.unwrap();
+    connection
+        .execute("INSERT INTO t VALUES (2)")
+        .await
+        .unwrap();
     assert!(started.elapsed() >= MOMENT);
 
     proxy.answers(Flow::Cut);
-    connection.execute("INSERT INTO t VALUES (3)").await.expect_err("cut");
-    assert_eq!(db.value::<i64>("SELECT count(*) FROM t").await, 3, "done, and nobody was told");
+    connection
+        .execute("INSERT INTO t VALUES (3)")
+        .await
+        .expect_err("cut");
+    assert_eq!(
+        db.value::<i64>("SELECT count(*) FROM t").await,
+        3,
+        "done, and nobody was told"
+    );
 
     proxy.mend();
-    let mut connection = PgConnection::connect_with(&proxy.options(&db)).await.unwrap();
+    let mut connection = PgConnection::connect_with(&proxy.options(&db))
+        .await
+        .unwrap();
     proxy.requests(Flow::Drop);
-    tokio::time::timeout(MOMENT, connection.execute("INSERT INTO t VALUES (4)")).await.expect_err("lost");
+    tokio::time::timeout(MOMENT, connection.execute("INSERT INTO t VALUES (4)"))
+        .await
+        .expect_err("lost");
     assert_eq!(db.value::<i64>("SELECT count(*) FROM t").await, 3);
 
     proxy.sever();
-    PgConnection::connect_with(&proxy.options(&db)).await.expect_err("refused");
+    PgConnection::connect_with(&proxy.options(&db))
+        .await
+        .expect_err("refused");
     proxy.mend();
-    let mut connection = PgConnection::connect_with(&proxy.options(&db)).await.unwrap();
+    let mut connection = PgConnection::connect_with(&proxy.options(&db))
+        .await
+        .unwrap();
     connection.execute("SELECT 1").await.unwrap();
     assert!(proxy.passed_to_server() > 0 && proxy.passed_to_client() > 0);
 }
@@ -107,7 +158,11 @@ async fn an_app_serves_with_several_nodes() {
     assert_eq!(account.row().await.plan, "business");
     other.kill();
     eventually("the killed node answers no more", async || {
-        crate::support::client::try_send(other.anonymous().request(reqwest::Method::GET, "/healthz")).await.err()
+        crate::support::client::try_send(
+            other.anonymous().request(reqwest::Method::GET, "/healthz"),
+        )
+        .await
+        .err()
     })
     .await;
 }
@@ -117,10 +172,17 @@ async fn the_binary_serves_a_database_of_the_test() {
     let db = Database::create().await;
     let process = tokio::task::block_in_place(|| {
         Process::start(|command| {
-            command.arg("--unsafe-database").env("DATABASE_URL", db.url());
+            command
+                .arg("--unsafe-database")
+                .env("DATABASE_URL", db.url());
         })
     });
-    assert_eq!(process.anonymous().get("/readyz").await.status, 200, "{}", process.log());
+    assert_eq!(
+        process.anonymous().get("/readyz").await.status,
+        200,
+        "{}",
+        process.log()
+    );
     process.signal(nix::sys::signal::Signal::SIGTERM);
     assert!(process.wait().success());
 }

@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-/// How long anything may take before a test gives up. Generous: it bounds a hang, it does not measure speed.
+/// How long anything may take before a test gives up. Generous: it bounds a hang, it does not
+/// measure speed.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 
 /// Asks until the answer is `Some`, and returns it. Panics with `what` after [`DEADLINE`].
@@ -11,14 +12,21 @@ pub(crate) async fn eventually<T>(what: &str, ask: impl AsyncFnMut() -> Option<T
 }
 
 /// As [`eventually`], with a deadline of the caller's.
-pub(crate) async fn eventually_within<T>(deadline: Duration, what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
+pub(crate) async fn eventually_within<T>(
+    deadline: Duration,
+    what: &str,
+    mut ask: impl AsyncFnMut() -> Option<T>,
+) -> T {
     let started = Instant::now();
     let mut pause = Duration::from_millis(2);
     loop {
         if let Some(answer) = ask().await {
             return answer;
         }
-        assert!(started.elapsed() < deadline, "not within {deadline:?}: {what}");
+        assert!(
+            started.elapsed() < deadline,
+            "not within {deadline:?}: {what}"
+        );
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(Duration::from_millis(50));
     }

@@ -23,10 +23,21 @@ impl Wire {
     async fn start() -> Self {
         let db = Database::create().await;
         let email = "ada@example.com".parse().unwrap();
-        let new = NewAccount { email: &email, password: None, plan: "business", is_admin: false, email_verified: true };
+        let new = NewAccount {
+            email: &email,
+            password: None,
+            plan: "business",
+            is_admin: false,
+            email_verified: true,
+        };
         let account_id = accounts::create(&db.pool, new, None).await.unwrap();
         let account = accounts::find(&db.pool, account_id).await.unwrap();
-        let new = NewToken { label: "test", namespace: "public", scope: Scope::Locks, expires_at: None };
+        let new = NewToken {
+            label: "test",
+            namespace: "public",
+            scope: Scope::Locks,
+            expires_at: None,
+        };
         let (_, token) = tokens::create(&db.pool, &account, &new).await.unwrap();
         let url = db.url();
         let process = tokio::task::spawn_blocking(move || {
@@ -34,21 +45,30 @@ impl Wire {
                 command.args(["--unsafe-database", "--database-url", &url]);
             })
         });
-        Self { process: process.await.unwrap(), db, token }
+        Self {
+            process: process.await.unwrap(),
+            db,
+            token,
+        }
     }
 
     fn authorization(&self) -> String {
-        format!("Authorization: Basic {}", BASE64_STANDARD.encode(format!("{}:", self.token.expose())))
+        format!(
+            "Authorization: Basic {}",
+            BASE64_STANDARD.encode(format!("{}:", self.token.expose()))
+        )
     }
 
     fn connect(&self) -> TcpStream {
         let stream = TcpStream::connect(self.process.address).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        stream
+            .set_read_timeout(Some(Duration::from_secs(30)))
+            .unwrap();
         stream
     }
 
-    /// Sends these bytes on a connection of their own, and returns the status and everything that comes back until it is closed.
-    /// `None`: closed without an answer.
+    /// Sends these bytes on a connection of their own, and returns the status and everything that
+    /// comes back until it is closed. `None`: closed without an answer.
     async fn raw(&self, bytes: &[u8]) -> Option<(u16, String)> {
         let (mut stream, bytes) = (self.connect(), bytes.to_vec());
         tokio::task::spawn_blocking(move || {
@@ -66,12 +86,18 @@ impl Wire {
 
     /// A whole request with these first and further lines.
     async fn ask(&self, first: &str, more: &str) -> Option<(u16, String)> {
-        let head = format!("{first}\r\nHost: x\r\nConnection: close\r\n{}\r\n{more}\r\n", self.authorization());
+        let head = format!(
+            "{first}\r\nHost: x\r\nConnection: close\r\n{}\r\n{more}\r\n",
+            self.authorization()
+        );
         self.raw(head.as_bytes()).await
     }
 
     async fn status(&self, first: &str, more: &str) -> u16 {
-        self.ask(first, more).await.unwrap_or_else(|| panic!("no answer to {first}")).0
+        self.ask(first, more)
+            .await
+            .unwrap_or_else(|| panic!("no answer to {first}"))
+            .0
     }
 }
 
@@ -87,13 +113,37 @@ async fn hostile_bytes_are_answered_and_change_nothing() {
         ("get /v1/acquire/job HTTP/1.1", "", &[405]),
         ("HEAD /v1/acquire/job HTTP/1.1", "", &[405]),
         ("G\u{7f}T /v1/acquire/job HTTP/1.1", "", &[400]),
-        ("POST /v1/acquire/job HTTP/1.1", "Content-Length: -1\r\n", &[400]),
-        ("POST /v1/acquire/job HTTP/1.1", "Content-Length: 99999999999999999999\r\n", &[400]),
-        ("POST /v1/acquire/job HTTP/1.1", "Content-Length: 5\r\nContent-Length: 6\r\n", &[400]),
-        ("POST /v1/acquire/job HTTP/1.1", "Transfer-Encoding: chunked\r\n\r\nzz\r\n", &[400]),
-        ("POST /v1/acquire/job HTTP/1.1", "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n", &[400]),
+        (
+            "POST /v1/acquire/job HTTP/1.1",
+            "Content-Length: -1\r\n",
+            &[400],
+        ),
+        (
+            "POST /v1/acquire/job HTTP/1.1",
+            "Content-Length: 99999999999999999999\r\n",
+            &[400],
+        ),
+        (
+            "POST /v1/acquire/job HTTP/1.1",
+            "Content-Length: 5\r\nContent-Length: 6\r\n",
+            &[400],
+        ),
+        (
+            "POST /v1/acquire/job HTTP/1.1",
+            "Transfer-Encoding: chunked\r\n\r\nzz\r\n",
+            &[400],
+        ),
+        (
+            "POST /v1/acquire/job HTTP/1.1",
+            "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n",
+            &[400],
+        ),
         // Announced and never sent: not waited for.
-        ("POST /v1/acquire/job HTTP/1.1", "Content-Length: 1000000000\r\n", &[400]),
+        (
+            "POST /v1/acquire/job HTTP/1.1",
+            "Content-Length: 1000000000\r\n",
+            &[400],
+        ),
         ("GET /v1/acquire/job HTTP/1.1", "Bad Header: x\r\n", &[400]),
         ("GET /v1/acquire/job HTTP/1.1", "X: a\0b\r\n", &[400]),
     ] {
@@ -101,12 +151,26 @@ async fn hostile_bytes_are_answered_and_change_nothing() {
         assert!(expected.contains(&status), "{first:?} {more:?}: {status}");
     }
     // Longer than a name or a URL may be, and more headers than anybody needs.
-    let status = wire.status(&format!("GET /v1/acquire/{} HTTP/1.1", "a".repeat(1000)), "").await;
+    let status = wire
+        .status(
+            &format!("GET /v1/acquire/{} HTTP/1.1", "a".repeat(1000)),
+            "",
+        )
+        .await;
     assert_eq!(status, 400);
     for (path, more) in [
-        (format!("/v1/acquire/{}", "a".repeat(200_000)), String::new()),
-        ("/v1/acquire/job".to_owned(), format!("X-Large: {}\r\n", "x".repeat(200_000))),
-        ("/v1/acquire/job".to_owned(), (0..1000).map(|n| format!("X-{n}: x\r\n")).collect()),
+        (
+            format!("/v1/acquire/{}", "a".repeat(200_000)),
+            String::new(),
+        ),
+        (
+            "/v1/acquire/job".to_owned(),
+            format!("X-Large: {}\r\n", "x".repeat(200_000)),
+        ),
+        (
+            "/v1/acquire/job".to_owned(),
+            (0..1000).map(|n| format!("X-{n}: x\r\n")).collect(),
+        ),
     ] {
         // The answer may be lost where the connection is closed while much is still on its way.
         if let Some((status, _)) = wire.ask(&format!("GET {path} HTTP/1.1"), &more).await {
@@ -115,13 +179,22 @@ async fn hostile_bytes_are_answered_and_change_nothing() {
     }
     assert_eq!(wire.db.value::<i64>("SELECT count(*) FROM locks").await, 0);
     for (first, body) in [
-        ("GET http://elsewhere.example.com/v1/acquire/absolute HTTP/1.1", ""),
+        (
+            "GET http://elsewhere.example.com/v1/acquire/absolute HTTP/1.1",
+            "",
+        ),
         ("GET /v1/acquire/old HTTP/1.0", ""),
-        ("POST /v1/acquire/empty HTTP/1.1", "Transfer-Encoding: chunked\r\n\r\n0\r\n"),
+        (
+            "POST /v1/acquire/empty HTTP/1.1",
+            "Transfer-Encoding: chunked\r\n\r\n0\r\n",
+        ),
         ("POST /v1/acquire/none HTTP/1.1", "Content-Length: 0\r\n"),
     ] {
         let (status, answer) = wire.ask(first, body).await.unwrap();
-        assert!(status == 200 && answer.ends_with("{\"response\": true}"), "{first}: {answer}");
+        assert!(
+            status == 200 && answer.ends_with("{\"response\": true}"),
+            "{first}: {answer}"
+        );
     }
     assert_eq!(wire.db.value::<i64>("SELECT count(*) FROM locks").await, 4);
 }
@@ -144,11 +217,23 @@ async fn half_open_connections_hold_up_nobody() {
 async fn the_log_has_a_line_a_request_and_no_secret() {
     let wire = Wire::start().await;
     let query = "lease_id=0194d3a5-7c1e-7b7e-9d3f-2f1f6c0a4b11";
-    assert_eq!(wire.status(&format!("GET /v1/acquire/a-name?{query} HTTP/1.1"), "X-Request-Id: first\r\n").await, 200);
-    assert_eq!(wire.status("GET /v1/acquire/%00 HTTP/1.1", "X-Request-Id: second\r\n").await, 400);
+    assert_eq!(
+        wire.status(
+            &format!("GET /v1/acquire/a-name?{query} HTTP/1.1"),
+            "X-Request-Id: first\r\n"
+        )
+        .await,
+        200
+    );
+    assert_eq!(
+        wire.status("GET /v1/acquire/%00 HTTP/1.1", "X-Request-Id: second\r\n")
+            .await,
+        400
+    );
     let wrong = "Basic c2VjcmV0LXNlY3JldDo=";
-    let unknown =
-        format!("GET /v1/release/x HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: {wrong}\r\n\r\n");
+    let unknown = format!(
+        "GET /v1/release/x HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: {wrong}\r\n\r\n"
+    );
     assert_eq!(wire.raw(unknown.as_bytes()).await.unwrap().0, 401);
     let line = |id: &'static str| {
         wire.process.wait_for_line(id, |line| {
@@ -161,11 +246,23 @@ async fn the_log_has_a_line_a_request_and_no_secret() {
     assert_eq!(first["route"], "/v1/acquire/{name}");
     assert_eq!(first["status"], 200);
     assert_eq!(first["client"], "127.0.0.1");
-    assert!(first["duration_ms"].is_f64() && first["account_id"].is_i64(), "{first}");
+    assert!(
+        first["duration_ms"].is_f64() && first["account_id"].is_i64(),
+        "{first}"
+    );
     assert_eq!(line("second")["status"], 400);
     let log = wire.process.log();
-    let encoded = wire.authorization().split_off("Authorization: Basic ".len());
-    for secret in [wire.token.expose(), &encoded, "c2VjcmV0", "secret-secret", "lease_id", "a-name"] {
+    let encoded = wire
+        .authorization()
+        .split_off("Authorization: Basic ".len());
+    for secret in [
+        wire.token.expose(),
+        &encoded,
+        "c2VjcmV0",
+        "secret-secret",
+        "lease_id",
+        "a-name",
+    ] {
         assert!(!log.contains(secret), "{secret} in the log:\n{log}");
     }
 }
@@ -173,30 +270,72 @@ async fn the_log_has_a_line_a_request_and_no_secret() {
 #[tokio::test(flavor = "multi_thread")]
 async fn metrics_count_requests_by_route_and_status() {
     let wire = Wire::start().await;
-    let address: std::net::SocketAddr = wire.process.wait_for_line("where the metrics are", |line| {
-        serde_json::from_str::<serde_json::Value>(line).ok()?["metrics"].as_str()?.parse().ok()
-    });
-    for (path, times) in [("/v1/acquire/job", 2), ("/v1/acquire/%00", 3), ("/v1/nowhere/at-all", 1)] {
+    let address: std::net::SocketAddr =
+        wire.process.wait_for_line("where the metrics are", |line| {
+            serde_json::from_str::<serde_json::Value>(line).ok()?["metrics"]
+                .as_str()?
+                .parse()
+                .ok()
+        });
+    for (path, times) in [
+        ("/v1/acquire/job", 2),
+        ("/v1/acquire/%00", 3),
+        ("/v1/nowhere/at-all", 1),
+    ] {
         for _ in 0..times {
             wire.status(&format!("GET {path} HTTP/1.1"), "").await;
         }
     }
     wire.status("BREW /v1/release/job HTTP/1.1", "").await;
-    let metrics = Client::new(format!("http://{address}")).get("/metrics").await.text;
+    let metrics = Client::new(format!("http://{address}"))
+        .get("/metrics")
+        .await
+        .text;
     let value = |name: &str, labels: &[&str]| {
         let line = metrics.lines().find(|line| {
-            line.split(['{', ' ']).next() == Some(name) && labels.iter().all(|label| line.contains(label))
+            line.split(['{', ' ']).next() == Some(name)
+                && labels.iter().all(|label| line.contains(label))
         });
         let line = line.unwrap_or_else(|| panic!("{name} {labels:?} in:\n{metrics}"));
         line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()
     };
     let acquire = "route=\"/v1/acquire/{name}\"";
-    assert_eq!(value("lockable_http_requests_total", &[acquire, "status=\"200\""]), 2.0);
-    assert_eq!(value("lockable_http_requests_total", &[acquire, "status=\"400\"", "method=\"GET\""]), 3.0);
-    assert_eq!(value("lockable_http_requests_total", &["status=\"405\"", "method=\"other\""]), 1.0);
-    assert_eq!(value("lockable_http_requests_total", &["route=\"/v1/{*rest}\"", "status=\"404\""]), 1.0);
-    assert_eq!(value("lockable_http_request_duration_seconds_count", &[acquire]), 5.0);
+    assert_eq!(
+        value("lockable_http_requests_total", &[acquire, "status=\"200\""]),
+        2.0
+    );
+    assert_eq!(
+        value(
+            "lockable_http_requests_total",
+            &[acquire, "status=\"400\"", "method=\"GET\""]
+        ),
+        3.0
+    );
+    assert_eq!(
+        value(
+            "lockable_http_requests_total",
+            &["status=\"405\"", "method=\"other\""]
+        ),
+        1.0
+    );
+    assert_eq!(
+        value(
+            "lockable_http_requests_total",
+            &["route=\"/v1/{*rest}\"", "status=\"404\""]
+        ),
+        1.0
+    );
+    assert_eq!(
+        value("lockable_http_request_duration_seconds_count", &[acquire]),
+        5.0
+    );
     assert_eq!(value("lockable_http_requests_in_flight", &[]), 0.0);
-    assert_eq!(value("lockable_problems_total", &["code=\"invalid-name\""]), 3.0);
-    assert!(!metrics.contains("BREW") && !metrics.contains("nowhere"), "a client's words are no labels:\n{metrics}");
+    assert_eq!(
+        value("lockable_problems_total", &["code=\"invalid-name\""]),
+        3.0
+    );
+    assert!(
+        !metrics.contains("BREW") && !metrics.contains("nowhere"),
+        "a client's words are no labels:\n{metrics}"
+    );
 }

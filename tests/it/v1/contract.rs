@@ -15,7 +15,10 @@ async fn a_lock_is_taken_kept_and_given_back() {
     assert!(!node.ask(&ada, "/v1/heartbeat/job").await);
     assert!(!node.ask(&ada, "/v1/release/job").await);
     assert!(node.ask(&ada, "/v1/acquire/job").await);
-    assert!(!node.ask(&ada, "/v1/acquire/job").await, "also for the account that holds it");
+    assert!(
+        !node.ask(&ada, "/v1/acquire/job").await,
+        "also for the account that holds it"
+    );
     assert!(node.ask(&ada, "/v1/heartbeat/job").await);
     assert!(node.ask(&ada, "/v1/release/job").await);
     assert!(!node.ask(&ada, "/v1/release/job").await);
@@ -32,7 +35,10 @@ async fn in_the_public_namespace_accounts_exclude_each_other() {
     assert!(!node.ask(&bob, "/v1/acquire/job").await);
     assert!(!node.ask(&bob, "/v1/heartbeat/job").await);
     assert!(!node.ask(&bob, "/v1/release/job").await);
-    assert!(node.ask(&ada, "/v1/heartbeat/job").await, "what the other tried had no effect");
+    assert!(
+        node.ask(&ada, "/v1/heartbeat/job").await,
+        "what the other tried had no effect"
+    );
     assert!(node.ask(&ada, "/v1/release/job").await);
     assert!(node.ask(&bob, "/v1/acquire/job").await);
 }
@@ -45,7 +51,13 @@ async fn what_is_new_travels_in_headers_of_grants_and_renewals_only() {
     assert!(granted.response());
     let fencing_token = granted.number("lockable-fencing-token");
     assert!(fencing_token > 0);
-    assert!(!granted.header("lockable-lease-id").parse::<Uuid>().unwrap().is_nil());
+    assert!(
+        !granted
+            .header("lockable-lease-id")
+            .parse::<Uuid>()
+            .unwrap()
+            .is_nil()
+    );
     assert_eq!(granted.number("lockable-lease-ms"), 30_000);
     assert_eq!(granted.number("lockable-expires-in-ms"), 30_000);
     assert_eq!(granted.number("lockable-waited-ms"), 0);
@@ -53,10 +65,17 @@ async fn what_is_new_travels_in_headers_of_grants_and_renewals_only() {
     let renewed = node.get(&ada, "/v1/heartbeat/job?lease_ms=40000").await;
     assert!(renewed.response());
     assert_eq!(renewed.number("lockable-fencing-token"), fencing_token);
-    assert_eq!(renewed.header("lockable-lease-id"), granted.header("lockable-lease-id"));
+    assert_eq!(
+        renewed.header("lockable-lease-id"),
+        granted.header("lockable-lease-id")
+    );
     assert_eq!(renewed.number("lockable-expires-in-ms"), 40_000);
     let renewed = node.get(&ada, "/v1/heartbeat/job").await;
-    assert_eq!(renewed.number("lockable-expires-in-ms"), 30_000, "by the length that it was granted with");
+    assert_eq!(
+        renewed.number("lockable-expires-in-ms"),
+        30_000,
+        "by the length that it was granted with"
+    );
 
     for (path, response) in [
         ("/v1/acquire/job", false),
@@ -66,7 +85,11 @@ async fn what_is_new_travels_in_headers_of_grants_and_renewals_only() {
     ] {
         let answer = node.get(&ada, path).await;
         assert_eq!(answer.response(), response, "{path}");
-        assert!(!answer.headers.keys().any(is_of_a_lease), "{path}: {:?}", answer.headers);
+        assert!(
+            !answer.headers.keys().any(is_of_a_lease),
+            "{path}: {:?}",
+            answer.headers
+        );
     }
     let again = node.get(&ada, "/v1/acquire/job").await;
     assert!(again.number("lockable-fencing-token") > fencing_token);
@@ -83,8 +106,12 @@ async fn an_answer_is_nothing_but_what_the_contract_says() {
     ] {
         let answer = node.get(&ada, path).await;
         assert_eq!(answer.text(), body);
-        let mut names: Vec<_> =
-            answer.headers.keys().filter(|name| !is_of_a_lease(name)).map(|name| name.as_str().to_owned()).collect();
+        let mut names: Vec<_> = answer
+            .headers
+            .keys()
+            .filter(|name| !is_of_a_lease(name))
+            .map(|name| name.as_str().to_owned())
+            .collect();
         names.sort_unstable();
         // The connection adds the length and the date.
         let expected = [
@@ -115,7 +142,8 @@ async fn post_is_as_good_as_get() {
     assert!(post("/v1/release/job").await.response());
     // An empty body is one, however it is announced.
     let mut chunked = request(Method::POST, "/v1/acquire/job", &ada);
-    *chunked.body_mut() = Body::from_stream(futures_util::stream::empty::<Result<String, std::io::Error>>());
+    *chunked.body_mut() =
+        Body::from_stream(futures_util::stream::empty::<Result<String, std::io::Error>>());
     assert!(node.send(chunked).await.response());
 }
 
@@ -124,26 +152,71 @@ async fn a_lease_with_an_id_needs_it_and_can_be_asked_for_again() {
     let node = Node::start().await;
     let ada = node.account("hobbyist").await.token().await;
     let (mine, other) = (Uuid::now_v7(), Uuid::now_v7());
-    let granted = node.get(&ada, &format!("/v1/acquire/job?lease_id={mine}")).await;
+    let granted = node
+        .get(&ada, &format!("/v1/acquire/job?lease_id={mine}"))
+        .await;
     assert!(granted.response());
     assert_eq!(granted.header("lockable-lease-id"), mine.to_string());
 
     assert!(!node.ask(&ada, "/v1/heartbeat/job").await, "needs its id");
     assert!(!node.ask(&ada, "/v1/release/job").await, "needs its id");
-    assert!(!node.ask(&ada, &format!("/v1/heartbeat/job?lease_id={other}")).await);
-    assert!(!node.ask(&ada, &format!("/v1/release/job?lease_id={other}")).await);
-    assert!(!node.ask(&ada, &format!("/v1/acquire/job?lease_id={other}")).await);
+    assert!(
+        !node
+            .ask(&ada, &format!("/v1/heartbeat/job?lease_id={other}"))
+            .await
+    );
+    assert!(
+        !node
+            .ask(&ada, &format!("/v1/release/job?lease_id={other}"))
+            .await
+    );
+    assert!(
+        !node
+            .ask(&ada, &format!("/v1/acquire/job?lease_id={other}"))
+            .await
+    );
 
-    let again = node.get(&ada, &format!("/v1/acquire/job?lease_id={mine}")).await;
+    let again = node
+        .get(&ada, &format!("/v1/acquire/job?lease_id={mine}"))
+        .await;
     assert!(again.response());
-    assert_eq!(again.header("lockable-fencing-token"), granted.header("lockable-fencing-token"));
-    assert_eq!(again.number("lockable-expires-in-ms"), 60_000, "a full lease");
-    assert!(node.ask(&ada, &format!("/v1/heartbeat/job?lease_id={mine}")).await);
-    assert!(node.ask(&ada, &format!("/v1/release/job?lease_id={mine}")).await);
-    assert!(node.ask(&ada, &format!("/v1/release/job?lease_id={mine}")).await, "answers as the first did");
-    assert!(!node.ask(&ada, &format!("/v1/heartbeat/job?lease_id={mine}")).await);
-    assert!(!node.ask(&ada, &format!("/v1/acquire/job?lease_id={mine}")).await, "an id serves one lease");
-    assert!(node.ask(&ada, "/v1/acquire/job").await, "and the lock is free for another");
+    assert_eq!(
+        again.header("lockable-fencing-token"),
+        granted.header("lockable-fencing-token")
+    );
+    assert_eq!(
+        again.number("lockable-expires-in-ms"),
+        60_000,
+        "a full lease"
+    );
+    assert!(
+        node.ask(&ada, &format!("/v1/heartbeat/job?lease_id={mine}"))
+            .await
+    );
+    assert!(
+        node.ask(&ada, &format!("/v1/release/job?lease_id={mine}"))
+            .await
+    );
+    assert!(
+        node.ask(&ada, &format!("/v1/release/job?lease_id={mine}"))
+            .await,
+        "answers as the first did"
+    );
+    assert!(
+        !node
+            .ask(&ada, &format!("/v1/heartbeat/job?lease_id={mine}"))
+            .await
+    );
+    assert!(
+        !node
+            .ask(&ada, &format!("/v1/acquire/job?lease_id={mine}"))
+            .await,
+        "an id serves one lease"
+    );
+    assert!(
+        node.ask(&ada, "/v1/acquire/job").await,
+        "and the lock is free for another"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -153,19 +226,27 @@ async fn an_idempotency_key_does_what_a_lease_id_does() {
     let key = Uuid::now_v7();
     for value in [key.to_string(), format!("\"{key}\"")] {
         let mut acquire = request(Method::POST, "/v1/acquire/job", &ada);
-        acquire.headers_mut().insert("idempotency-key", HeaderValue::from_str(&value).unwrap());
+        acquire
+            .headers_mut()
+            .insert("idempotency-key", HeaderValue::from_str(&value).unwrap());
         let answer = node.send(acquire).await;
         assert!(answer.response());
         assert_eq!(answer.header("lockable-lease-id"), key.to_string());
     }
     assert!(!node.ask(&ada, "/v1/release/job").await);
-    assert!(node.ask(&ada, &format!("/v1/release/job?lease_id={key}")).await);
+    assert!(
+        node.ask(&ada, &format!("/v1/release/job?lease_id={key}"))
+            .await
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_acts_in_its_own_namespace() {
     let node = Node::start().await;
-    let (ada, bob) = (node.account("business").await, node.account("business").await);
+    let (ada, bob) = (
+        node.account("business").await,
+        node.account("business").await,
+    );
     let public = ada.token().await;
     let (adas, bobs) = (ada.private("builds").await, bob.private("builds").await);
     for holder in [&public, &adas, &bobs] {
@@ -184,8 +265,12 @@ async fn the_nearest_setting_decides_the_lease() {
     let (public, builds) = (ada.token().await, ada.private("builds").await);
     let lease = async |token, path: &str| node.get(token, path).await.number("lockable-lease-ms");
     assert_eq!(lease(&public, "/v1/acquire/a").await, 60_000);
-    accounts::set_lease_default(&node.db.pool, &ada.row().await, Some(20_000)).await.unwrap();
-    namespaces::set_lease_default(&node.db.pool, &ada.row().await, "builds", Some(30_000)).await.unwrap();
+    accounts::set_lease_default(&node.db.pool, &ada.row().await, Some(20_000))
+        .await
+        .unwrap();
+    namespaces::set_lease_default(&node.db.pool, &ada.row().await, "builds", Some(30_000))
+        .await
+        .unwrap();
     eventually("the account's", async || {
         let name = Uuid::new_v4();
         (lease(&public, &format!("/v1/acquire/{name}")).await == 20_000).then_some(())
@@ -193,14 +278,35 @@ async fn the_nearest_setting_decides_the_lease() {
     .await;
     assert_eq!(lease(&builds, "/v1/acquire/c").await, 30_000);
     assert_eq!(lease(&builds, "/v1/acquire/d?lease_ms=1000").await, 1000);
-    assert_eq!(lease(&builds, "/v1/acquire/e?lease_ms=86400000").await, 86_400_000);
+    assert_eq!(
+        lease(&builds, "/v1/acquire/e?lease_ms=86400000").await,
+        86_400_000
+    );
 
-    // A plan that is edited brings stored settings into its bounds, and a request's outside of them is refused.
-    plans::update(&node.db.pool, &administrator(), "business", |limits| limits.lease_max_ms = 60_000).await.unwrap();
-    plans::update(&node.db.pool, &administrator(), "business", |limits| limits.lease_min_ms = 50_000).await.unwrap();
-    until_code(&node, &builds, "/v1/acquire/f?lease_ms=30000", "invalid-parameter").await;
+    // A plan that is edited brings stored settings into its bounds, and a request's outside of them
+    // is refused.
+    plans::update(&node.db.pool, &administrator(), "business", |limits| {
+        limits.lease_max_ms = 60_000
+    })
+    .await
+    .unwrap();
+    plans::update(&node.db.pool, &administrator(), "business", |limits| {
+        limits.lease_min_ms = 50_000
+    })
+    .await
+    .unwrap();
+    until_code(
+        &node,
+        &builds,
+        "/v1/acquire/f?lease_ms=30000",
+        "invalid-parameter",
+    )
+    .await;
     assert_eq!(lease(&builds, "/v1/acquire/g").await, 50_000);
-    assert!(node.ask(&builds, "/v1/heartbeat/c").await, "what is held runs on");
+    assert!(
+        node.ask(&builds, "/v1/heartbeat/c").await,
+        "what is held runs on"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -210,10 +316,18 @@ async fn a_hobbyist_who_chooses_a_lease_is_shown_the_way_up() {
     })
     .await;
     let ada = node.account("hobbyist").await.token().await;
-    for path in ["/v1/acquire/job?lease_ms=30000", "/v1/acquire/job?lease_ms=60000", "/v1/heartbeat/job?lease_ms=1"] {
+    for path in [
+        "/v1/acquire/job?lease_ms=30000",
+        "/v1/acquire/job?lease_ms=60000",
+        "/v1/heartbeat/job?lease_ms=1",
+    ] {
         let answer = node.get(&ada, path).await;
         assert_eq!(answer.problem(), (403, "plan-does-not-allow".into()));
-        assert!(answer.text().contains("\"upgrade_url\":\"https://example.com/upgrade\""));
+        assert!(
+            answer
+                .text()
+                .contains("\"upgrade_url\":\"https://example.com/upgrade\"")
+        );
     }
     assert_eq!(rows(&node).await, 0);
 }
@@ -226,17 +340,32 @@ async fn after_a_downgrade_what_is_held_in_private_namespaces_can_be_kept_and_gi
     for token in [&first, &second] {
         assert!(node.ask(token, "/v1/acquire/job").await);
     }
-    plans::update(&node.db.pool, &administrator(), "business", |limits| limits.max_private_namespaces = 1)
-        .await
-        .unwrap();
+    plans::update(&node.db.pool, &administrator(), "business", |limits| {
+        limits.max_private_namespaces = 1
+    })
+    .await
+    .unwrap();
     until_code(&node, &second, "/v1/acquire/more", "plan-does-not-allow").await;
-    assert!(node.ask(&first, "/v1/acquire/more").await, "the older one still fits");
+    assert!(
+        node.ask(&first, "/v1/acquire/more").await,
+        "the older one still fits"
+    );
     assert!(node.ask(&second, "/v1/heartbeat/job").await);
     assert!(node.ask(&second, "/v1/release/job").await);
-    accounts::set_plan(&node.db.pool, &administrator(), ada.id, "hobbyist").await.unwrap();
+    accounts::set_plan(&node.db.pool, &administrator(), ada.id, "hobbyist")
+        .await
+        .unwrap();
     until_code(&node, &first, "/v1/acquire/yet-more", "plan-does-not-allow").await;
     assert!(node.ask(&first, "/v1/heartbeat/job").await);
-    accounts::set_plan(&node.db.pool, &administrator(), ada.id, "business").await.unwrap();
-    eventually("it fits again", async || node.get(&first, "/v1/acquire/again").await.status.is_success().then_some(()))
-        .await;
+    accounts::set_plan(&node.db.pool, &administrator(), ada.id, "business")
+        .await
+        .unwrap();
+    eventually("it fits again", async || {
+        node.get(&first, "/v1/acquire/again")
+            .await
+            .status
+            .is_success()
+            .then_some(())
+    })
+    .await;
 }

@@ -17,7 +17,9 @@ async fn each_call(node: &Node, authorization: &[HeaderValue]) -> (u16, String) 
         let mut asked = request(Method::GET, &format!("/v1/{call}/job"), &Secret::random());
         asked.headers_mut().remove(header::AUTHORIZATION);
         for value in authorization {
-            asked.headers_mut().append(header::AUTHORIZATION, value.clone());
+            asked
+                .headers_mut()
+                .append(header::AUTHORIZATION, value.clone());
         }
         answers.push(node.send(asked).await.problem());
     }
@@ -35,7 +37,10 @@ async fn malformed_credentials_are_refused_by_their_mistake() {
     let node = Node::start().await;
     let token = node.account("hobbyist").await.token().await;
     let good = basic(token.expose(), "");
-    assert_eq!(each_call(&node, &[]).await, (401, "credentials-missing".into()));
+    assert_eq!(
+        each_call(&node, &[]).await,
+        (401, "credentials-missing".into())
+    );
     let malformed = (401, "credentials-malformed".to_owned());
     for values in [
         vec![good.clone(), good.clone()],
@@ -58,12 +63,21 @@ async fn malformed_credentials_are_refused_by_their_mistake() {
     }
     assert_eq!(rows(&node).await, 0);
     // What clients may do differently and still mean the same.
-    let encoded = good.to_str().unwrap().strip_prefix("Basic ").unwrap().to_owned();
-    for value in
-        [format!("basic {encoded}"), format!("BASIC  {encoded}"), format!("Basic {}", encoded.trim_end_matches('='))]
-    {
+    let encoded = good
+        .to_str()
+        .unwrap()
+        .strip_prefix("Basic ")
+        .unwrap()
+        .to_owned();
+    for value in [
+        format!("basic {encoded}"),
+        format!("BASIC  {encoded}"),
+        format!("Basic {}", encoded.trim_end_matches('=')),
+    ] {
         let mut asked = request(Method::GET, "/v1/heartbeat/job", &token);
-        asked.headers_mut().insert(header::AUTHORIZATION, raw(&value));
+        asked
+            .headers_mut()
+            .insert(header::AUTHORIZATION, raw(&value));
         assert!(!node.send(asked).await.response());
     }
     let upper = Secret::new(token.expose().to_uppercase());
@@ -76,9 +90,17 @@ async fn tokens_that_do_not_work_get_one_answer() {
     let account = node.account("business").await;
     let refused = (401, "token-refused".to_owned());
     let asks = async |token: &Secret| each_call(&node, &[basic(token.expose(), "")]).await;
-    let works = async |token: &Secret| node.get(token, "/v1/heartbeat/job").await.status.is_success();
+    let works = async |token: &Secret| {
+        node.get(token, "/v1/heartbeat/job")
+            .await
+            .status
+            .is_success()
+    };
     let until_refused = async |token: &Secret| {
-        eventually("it is refused", async || (!works(token).await).then_some(())).await;
+        eventually("it is refused", async || {
+            (!works(token).await).then_some(())
+        })
+        .await;
         assert_eq!(asks(token).await, refused);
     };
 
@@ -86,40 +108,62 @@ async fn tokens_that_do_not_work_get_one_answer() {
 
     let (token_id, revoked) = account.token_with("public", Scope::Locks, None).await;
     assert!(works(&revoked).await);
-    tokens::revoke(&node.db.pool, account.id, token_id).await.unwrap();
+    tokens::revoke(&node.db.pool, account.id, token_id)
+        .await
+        .unwrap();
     until_refused(&revoked).await;
 
     let (token_id, expiring) = account.token_with("public", Scope::Locks, None).await;
     assert!(works(&expiring).await);
     // Nobody says anything when it then expires.
-    let soon =
-        format!("UPDATE api_tokens SET expires_at = clock_timestamp() + interval '1 s' WHERE token_id = {token_id}");
+    let soon = format!(
+        "UPDATE api_tokens SET expires_at = clock_timestamp() + interval '1 s' WHERE token_id = {token_id}"
+    );
     node.db.execute(&soon).await;
     until_refused(&expiring).await;
 
     let suspended = node.account("business").await;
     let token = suspended.token().await;
     assert!(node.ask(&token, "/v1/acquire/held").await);
-    accounts::suspend(&node.db.pool, &administrator(), suspended.id, "a test").await.unwrap();
+    accounts::suspend(&node.db.pool, &administrator(), suspended.id, "a test")
+        .await
+        .unwrap();
     until_refused(&token).await;
-    accounts::restore(&node.db.pool, &administrator(), suspended.id).await.unwrap();
+    accounts::restore(&node.db.pool, &administrator(), suspended.id)
+        .await
+        .unwrap();
     eventually("it works again", async || works(&token).await.then_some(())).await;
-    assert!(node.ask(&token, "/v1/heartbeat/held").await, "its leases ran on");
+    assert!(
+        node.ask(&token, "/v1/heartbeat/held").await,
+        "its leases ran on"
+    );
     assert_eq!(rows(&node).await, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refused_token_learns_nothing_from_other_mistakes() {
     let node = Node::start().await;
-    for path in ["/v1/acquire/%00", "/v1/acquire/job?ttl=1", "/v1/acquire/job?wait_ms=5"] {
-        assert_eq!(node.get(&Secret::random(), path).await.problem(), (401, "token-refused".into()), "{path}");
+    for path in [
+        "/v1/acquire/%00",
+        "/v1/acquire/job?ttl=1",
+        "/v1/acquire/job?wait_ms=5",
+    ] {
+        assert_eq!(
+            node.get(&Secret::random(), path).await.problem(),
+            (401, "token-refused".into()),
+            "{path}"
+        );
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_that_may_manage_may_also_lock() {
     let node = Node::start().await;
-    let (_, token) = node.account("hobbyist").await.token_with("public", Scope::Manage, None).await;
+    let (_, token) = node
+        .account("hobbyist")
+        .await
+        .token_with("public", Scope::Manage, None)
+        .await;
     assert!(node.ask(&token, "/v1/acquire/job").await);
     assert!(node.ask(&token, "/v1/heartbeat/job").await);
     assert!(node.ask(&token, "/v1/release/job").await);
@@ -128,20 +172,36 @@ async fn a_token_that_may_manage_may_also_lock() {
 #[tokio::test(flavor = "multi_thread")]
 async fn another_tenant_gets_no_further_than_false() {
     let node = Node::start().await;
-    let (ada, bob) = (node.account("business").await, node.account("business").await);
+    let (ada, bob) = (
+        node.account("business").await,
+        node.account("business").await,
+    );
     let (adas, bobs) = (ada.private("builds").await, bob.private("builds").await);
     let (adas_public, bobs_public) = (ada.token().await, bob.token().await);
-    let pairs = [(&adas, &bobs), (&adas_public, &bobs_public), (&adas, &adas_public), (&adas_public, &bobs)];
+    let pairs = [
+        (&adas, &bobs),
+        (&adas_public, &bobs_public),
+        (&adas, &adas_public),
+        (&adas_public, &bobs),
+    ];
     for (at, (holder, other)) in pairs.into_iter().enumerate() {
         let id = uuid::Uuid::now_v7();
-        assert!(node.ask(holder, &format!("/v1/acquire/job-{at}?lease_id={id}")).await);
+        assert!(
+            node.ask(holder, &format!("/v1/acquire/job-{at}?lease_id={id}"))
+                .await
+        );
         for call in ["heartbeat", "release"] {
             assert!(
-                !node.ask(other, &format!("/v1/{call}/job-{at}?lease_id={id}")).await,
+                !node
+                    .ask(other, &format!("/v1/{call}/job-{at}?lease_id={id}"))
+                    .await,
                 "not even with the right id"
             );
             assert!(!node.ask(other, &format!("/v1/{call}/job-{at}")).await);
         }
-        assert!(node.ask(holder, &format!("/v1/heartbeat/job-{at}?lease_id={id}")).await);
+        assert!(
+            node.ask(holder, &format!("/v1/heartbeat/job-{at}?lease_id={id}"))
+                .await
+        );
     }
 }

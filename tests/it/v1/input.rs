@@ -16,7 +16,11 @@ async fn node() -> (Node, Secret) {
 }
 
 async fn nothing_changed(node: &Node) {
-    assert_eq!(rows(node).await, 0, "a refused request has written something");
+    assert_eq!(
+        rows(node).await,
+        0,
+        "a refused request has written something"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -54,14 +58,25 @@ async fn names_that_are_none_are_refused() {
             &two_byte,
         ] {
             let answer = node.get(&token, &format!("/v1/{call}/{name}")).await;
-            assert_eq!(answer.problem(), (400, "invalid-name".into()), "{call} {name:?}");
+            assert_eq!(
+                answer.problem(),
+                (400, "invalid-name".into()),
+                "{call} {name:?}"
+            );
         }
     }
     for path in ["/v1/acquire", "/v1/release?lease_ms=5"] {
-        assert_eq!(node.get(&token, path).await.problem(), (400, "invalid-name".into()), "{path}");
+        assert_eq!(
+            node.get(&token, path).await.problem(),
+            (400, "invalid-name".into()),
+            "{path}"
+        );
     }
     nothing_changed(&node).await;
-    assert!(node.ask(&token, &format!("/v1/acquire/{at_the_limit}")).await);
+    assert!(
+        node.ask(&token, &format!("/v1/acquire/{at_the_limit}"))
+            .await
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -83,10 +98,18 @@ async fn names_are_decoded_once_and_compared_byte_for_byte() {
         (&["a%3Flease_ms=5"], "a?lease_ms=5"),
     ] {
         for (at, name) in names.iter().enumerate() {
-            assert_eq!(node.ask(&token, &format!("/v1/acquire/{name}")).await, at == 0, "{name}");
-            assert!(node.ask(&token, &format!("/v1/heartbeat/{name}")).await, "{name}");
+            assert_eq!(
+                node.ask(&token, &format!("/v1/acquire/{name}")).await,
+                at == 0,
+                "{name}"
+            );
+            assert!(
+                node.ask(&token, &format!("/v1/heartbeat/{name}")).await,
+                "{name}"
+            );
         }
-        let found = sqlx::query_scalar::<_, i64>("SELECT count(*) FROM locks WHERE name = $1").bind(stored);
+        let found =
+            sqlx::query_scalar::<_, i64>("SELECT count(*) FROM locks WHERE name = $1").bind(stored);
         assert_eq!(found.fetch_one(&node.db.pool).await.unwrap(), 1, "{stored}");
     }
 }
@@ -128,21 +151,38 @@ async fn parameters_are_taken_strictly() {
         let answer = node.get(&token, &format!("/v1/acquire/job?{query}")).await;
         assert_eq!(answer.problem(), refused("invalid-parameter"), "{query}");
     }
-    let answer = node.get(&token, &format!("/v1/acquire/job?lease_ms={nines}")).await;
+    let answer = node
+        .get(&token, &format!("/v1/acquire/job?lease_ms={nines}"))
+        .await;
     assert_eq!(answer.problem(), refused("invalid-parameter"));
     for (path, code) in [
         ("/v1/acquire/job?ttl=5", "unknown-parameter"),
         ("/v1/acquire/job?Lease_ms=5000", "unknown-parameter"),
-        ("/v1/acquire/job?lease_ms=5000;lease_id=x", "invalid-parameter"),
+        (
+            "/v1/acquire/job?lease_ms=5000;lease_id=x",
+            "invalid-parameter",
+        ),
         ("/v1/heartbeat/job?wait_ms=0", "invalid-parameter"),
         ("/v1/release/job?lease_ms=5000", "invalid-parameter"),
         ("/v1/release/job?%00=5000", "unknown-parameter"),
     ] {
-        assert_eq!(node.get(&token, path).await.problem(), refused(code), "{path}");
+        assert_eq!(
+            node.get(&token, path).await.problem(),
+            refused(code),
+            "{path}"
+        );
     }
-    assert!(node.get(&token, "/v1/acquire/job?lease_ms=999").await.text().contains("from 1000 to 86400000"));
+    assert!(
+        node.get(&token, "/v1/acquire/job?lease_ms=999")
+            .await
+            .text()
+            .contains("from 1000 to 86400000")
+    );
     nothing_changed(&node).await;
-    assert!(node.ask(&token, "/v1/acquire/job?wait_ms=0&&lease%5Fms=1000").await);
+    assert!(
+        node.ask(&token, "/v1/acquire/job?wait_ms=0&&lease%5Fms=1000")
+            .await
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -157,14 +197,29 @@ async fn waiting_is_not_built_yet_and_says_so() {
 async fn idempotency_keys_are_uuids() {
     let (node, token) = node().await;
     let quoted = format!("\"{ID}\"");
-    for keys in
-        [&["order-7"][..], &[""], &["\"\""], &[&quoted[1..]], &[ID, ID], &["0194d3a5-7c1e-7b7e-9d3f-2f1f6c0a4b12"]]
-    {
-        let mut acquire = request(Method::POST, &format!("/v1/acquire/job?lease_id={ID}"), &token);
+    for keys in [
+        &["order-7"][..],
+        &[""],
+        &["\"\""],
+        &[&quoted[1..]],
+        &[ID, ID],
+        &["0194d3a5-7c1e-7b7e-9d3f-2f1f6c0a4b12"],
+    ] {
+        let mut acquire = request(
+            Method::POST,
+            &format!("/v1/acquire/job?lease_id={ID}"),
+            &token,
+        );
         for key in keys {
-            acquire.headers_mut().append("idempotency-key", HeaderValue::from_str(key).unwrap());
+            acquire
+                .headers_mut()
+                .append("idempotency-key", HeaderValue::from_str(key).unwrap());
         }
-        assert_eq!(node.send(acquire).await.problem(), (400, "invalid-idempotency-key".into()), "{keys:?}");
+        assert_eq!(
+            node.send(acquire).await.problem(),
+            (400, "invalid-idempotency-key".into()),
+            "{keys:?}"
+        );
     }
     nothing_changed(&node).await;
 }
@@ -173,9 +228,13 @@ async fn idempotency_keys_are_uuids() {
 async fn only_get_and_post_do_anything() {
     let (node, token) = node().await;
     for call in ["acquire", "heartbeat", "release"] {
-        for method in ["HEAD", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT", "PROPFIND", "get"] {
+        for method in [
+            "HEAD", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT", "PROPFIND", "get",
+        ] {
             let method = Method::from_bytes(method.as_bytes()).unwrap();
-            let answer = node.send(request(method.clone(), &format!("/v1/{call}/job"), &token)).await;
+            let answer = node
+                .send(request(method.clone(), &format!("/v1/{call}/job"), &token))
+                .await;
             assert_eq!(answer.status, 405, "{method} {call}");
             assert_eq!(answer.header("allow"), "GET, POST");
             if method != Method::HEAD {
@@ -191,7 +250,9 @@ async fn bodies_are_refused() {
     let (node, token) = node().await;
     let with = |method: &Method, body: Body, content_type: &'static str| {
         let mut acquire = request(method.clone(), "/v1/acquire/job", &token);
-        acquire.headers_mut().insert("content-type", HeaderValue::from_static(content_type));
+        acquire
+            .headers_mut()
+            .insert("content-type", HeaderValue::from_static(content_type));
         *acquire.body_mut() = body;
         acquire
     };
@@ -201,18 +262,46 @@ async fn bodies_are_refused() {
             ("application/x-www-form-urlencoded", "lease_ms=5000"),
             ("text/plain", " "),
         ] {
-            let answer = node.send(with(&method, Body::from(body), content_type)).await;
-            assert_eq!(answer.problem(), (400, "unexpected-body".into()), "{method} {body}");
+            let answer = node
+                .send(with(&method, Body::from(body), content_type))
+                .await;
+            assert_eq!(
+                answer.problem(),
+                (400, "unexpected-body".into()),
+                "{method} {body}"
+            );
         }
     }
     // Without a length it is looked at, but not read to an end that never comes.
-    let chunks = [Ok(""), Ok("x")].into_iter().chain(std::iter::repeat_with(|| Ok::<_, std::io::Error>("more")));
+    let chunks = [Ok(""), Ok("x")]
+        .into_iter()
+        .chain(std::iter::repeat_with(|| Ok::<_, std::io::Error>("more")));
     let endless = Body::from_stream(futures_util::stream::iter(chunks));
-    assert_eq!(node.send(with(&Method::POST, endless, "text/plain")).await.problem().1, "unexpected-body");
+    assert_eq!(
+        node.send(with(&Method::POST, endless, "text/plain"))
+            .await
+            .problem()
+            .1,
+        "unexpected-body"
+    );
     let silent = Body::from_stream(futures_util::stream::pending::<Result<&str, std::io::Error>>());
-    assert_eq!(node.send(with(&Method::POST, silent, "text/plain")).await.problem().1, "unexpected-body");
-    let broken = Body::from_stream(futures_util::stream::iter([Err::<&str, _>(std::io::Error::other("gone"))]));
-    assert_eq!(node.send(with(&Method::POST, broken, "text/plain")).await.problem().1, "unexpected-body");
+    assert_eq!(
+        node.send(with(&Method::POST, silent, "text/plain"))
+            .await
+            .problem()
+            .1,
+        "unexpected-body"
+    );
+    let broken = Body::from_stream(futures_util::stream::iter([Err::<&str, _>(
+        std::io::Error::other("gone"),
+    )]));
+    assert_eq!(
+        node.send(with(&Method::POST, broken, "text/plain"))
+            .await
+            .problem()
+            .1,
+        "unexpected-body"
+    );
     nothing_changed(&node).await;
 }
 
@@ -229,14 +318,22 @@ async fn browsers_on_errands_of_their_own_are_refused() {
         for call in ["acquire", "heartbeat", "release"] {
             let mut asked = request(Method::GET, &format!("/v1/{call}/job"), &token);
             let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
-            asked.headers_mut().insert(name, HeaderValue::from_static(value));
-            assert_eq!(node.send(asked).await.problem(), (403, code.into()), "{value} {call}");
+            asked
+                .headers_mut()
+                .insert(name, HeaderValue::from_static(value));
+            assert_eq!(
+                node.send(asked).await.problem(),
+                (403, code.into()),
+                "{value} {call}"
+            );
         }
     }
     nothing_changed(&node).await;
     for site in ["none", "same-origin", "same-site"] {
         let mut asked = request(Method::GET, &format!("/v1/acquire/{site}"), &token);
-        asked.headers_mut().insert("sec-fetch-site", HeaderValue::from_static(site));
+        asked
+            .headers_mut()
+            .insert("sec-fetch-site", HeaderValue::from_static(site));
         assert!(node.send(asked).await.response());
     }
 }
@@ -255,7 +352,11 @@ async fn addresses_that_are_none_are_problems_too() {
         "/v2/",
         "/v2/locks/job",
     ] {
-        assert_eq!(node.get(&token, path).await.problem(), (404, "not-found".into()), "{path}");
+        assert_eq!(
+            node.get(&token, path).await.problem(),
+            (404, "not-found".into()),
+            "{path}"
+        );
     }
     nothing_changed(&node).await;
 }
@@ -265,7 +366,9 @@ async fn a_request_id_is_kept_if_it_is_sane() {
     let (node, token) = node().await;
     let ask = async |id: &str| {
         let mut asked = request(Method::GET, "/v1/acquire/%", &token);
-        asked.headers_mut().insert("x-request-id", HeaderValue::from_str(id).unwrap());
+        asked
+            .headers_mut()
+            .insert("x-request-id", HeaderValue::from_str(id).unwrap());
         let answer = node.send(asked).await;
         answer.problem();
         answer.header("x-request-id").to_owned()
@@ -293,9 +396,14 @@ async fn documents() {
         ("PUT", "/v1/acquire/job"),
         ("GET", "/v1/locks"),
     ] {
-        let answer = node.send(request(method.parse().unwrap(), path, &token)).await;
+        let answer = node
+            .send(request(method.parse().unwrap(), path, &token))
+            .await;
         let document: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
-        looks += &format!("{method} {path}\n{}\n", serde_json::to_string_pretty(&document).unwrap());
+        looks += &format!(
+            "{method} {path}\n{}\n",
+            serde_json::to_string_pretty(&document).unwrap()
+        );
     }
     insta::assert_snapshot!(looks);
 }
@@ -344,10 +452,13 @@ async fn noise_is_answered_in_order() {
         "v1",
     ];
     for _ in 0..2000 {
-        let noise: String =
-            (0..rand::random_range(0..8)).map(|_| alphabet[rand::random_range(0..alphabet.len())]).collect();
+        let noise: String = (0..rand::random_range(0..8))
+            .map(|_| alphabet[rand::random_range(0..alphabet.len())])
+            .collect();
         let call = ["acquire", "heartbeat", "release", ""][rand::random_range(0..4)];
-        let Ok(uri) = format!("/v1/{call}/{noise}").parse::<Uri>() else { continue };
+        let Ok(uri) = format!("/v1/{call}/{noise}").parse::<Uri>() else {
+            continue;
+        };
         let mut asked: Request<Body> = request(Method::GET, "/", &token);
         *asked.uri_mut() = uri.clone();
         let answer = node.send(asked).await;

@@ -12,28 +12,58 @@ use crate::support::prelude::*;
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_a_second_are_limited_per_account_and_a_plans_edit_counts_at_once() {
     let node = Node::start().await;
-    let (ada, bob) = (node.account("hobbyist").await, node.account("business").await);
+    let (ada, bob) = (
+        node.account("hobbyist").await,
+        node.account("business").await,
+    );
     let (token, second) = (ada.token().await, ada.token().await);
-    plans::update(&node.db.pool, &administrator(), "hobbyist", |limits| limits.requests_per_second = 1).await.unwrap();
+    plans::update(&node.db.pool, &administrator(), "hobbyist", |limits| {
+        limits.requests_per_second = 1
+    })
+    .await
+    .unwrap();
     until_code(&node, &token, "/v1/heartbeat/job", "too-many-requests").await;
     let limited = eventually("limited", async || {
         let answer = node.get(&second, "/v1/heartbeat/job").await;
         (answer.status == 429).then_some(answer)
     })
     .await;
-    assert_eq!(limited.problem().1, "too-many-requests", "counted by account, not by token");
+    assert_eq!(
+        limited.problem().1,
+        "too-many-requests",
+        "counted by account, not by token"
+    );
     assert_eq!(limited.header("ratelimit-policy"), "\"requests\";q=1;w=1");
     let wait = limited.header("retry-after");
-    assert_eq!(limited.header("ratelimit"), format!("\"requests\";r=0;t={wait}"));
-    assert!(!node.ask(&bob.token().await, "/v1/heartbeat/job").await, "another account is not");
+    assert_eq!(
+        limited.header("ratelimit"),
+        format!("\"requests\";r=0;t={wait}")
+    );
+    assert!(
+        !node.ask(&bob.token().await, "/v1/heartbeat/job").await,
+        "another account is not"
+    );
     // The limit is about accounts: bad credentials are still told what is wrong with them.
-    assert_eq!(node.get(&Secret::new("no token"), "/v1/heartbeat/job").await.status, 401);
+    assert_eq!(
+        node.get(&Secret::new("no token"), "/v1/heartbeat/job")
+            .await
+            .status,
+        401
+    );
 
-    plans::update(&node.db.pool, &administrator(), "hobbyist", |limits| limits.requests_per_second = 1000)
-        .await
-        .unwrap();
-    eventually("the new rate", async || node.get(&token, "/v1/heartbeat/job").await.status.is_success().then_some(()))
-        .await;
+    plans::update(&node.db.pool, &administrator(), "hobbyist", |limits| {
+        limits.requests_per_second = 1000
+    })
+    .await
+    .unwrap();
+    eventually("the new rate", async || {
+        node.get(&token, "/v1/heartbeat/job")
+            .await
+            .status
+            .is_success()
+            .then_some(())
+    })
+    .await;
     for _ in 0..20 {
         assert!(!node.ask(&token, "/v1/heartbeat/job").await);
     }
@@ -44,7 +74,11 @@ async fn live_locks_are_limited_and_those_that_are_held_can_be_kept() {
     let node = Node::start().await;
     let ada = node.account("business").await;
     let token = ada.token().await;
-    plans::update(&node.db.pool, &administrator(), "business", |limits| limits.max_live_locks = 2).await.unwrap();
+    plans::update(&node.db.pool, &administrator(), "business", |limits| {
+        limits.max_live_locks = 2
+    })
+    .await
+    .unwrap();
     let id = uuid::Uuid::now_v7();
     let mine = format!("/v1/acquire/mine?lease_id={id}");
     assert!(node.ask(&token, &mine).await);
@@ -60,21 +94,40 @@ async fn live_locks_are_limited_and_those_that_are_held_can_be_kept() {
     .await;
     assert_eq!(refused.problem(), (403, "live-locks-limit".into()));
     assert!(!refused.headers.contains_key("retry-after"));
-    assert!(node.ask(&token, &mine).await, "asked again, it is the lease that it has");
+    assert!(
+        node.ask(&token, &mine).await,
+        "asked again, it is the lease that it has"
+    );
     assert!(node.ask(&token, "/v1/heartbeat/job-0").await);
-    assert!(node.ask(&node.account("business").await.token().await, "/v1/acquire/other").await);
+    assert!(
+        node.ask(
+            &node.account("business").await.token().await,
+            "/v1/acquire/other"
+        )
+        .await
+    );
     for name in &held {
         assert!(node.ask(&token, &format!("/v1/release/{name}")).await);
     }
-    eventually("room again", async || node.get(&token, "/v1/acquire/next").await.status.is_success().then_some(()))
-        .await;
+    eventually("room again", async || {
+        node.get(&token, "/v1/acquire/next")
+            .await
+            .status
+            .is_success()
+            .then_some(())
+    })
+    .await;
 }
 
 async fn from(node: &Node, peer: &str, forwarded: &str, token: &Secret) -> Answer {
     let mut asked = request(Method::GET, "/v1/heartbeat/job", token);
-    asked.extensions_mut().insert(peer.parse::<IpAddr>().unwrap());
+    asked
+        .extensions_mut()
+        .insert(peer.parse::<IpAddr>().unwrap());
     if !forwarded.is_empty() {
-        asked.headers_mut().insert("x-forwarded-for", forwarded.parse().unwrap());
+        asked
+            .headers_mut()
+            .insert("x-forwarded-for", forwarded.parse().unwrap());
     }
     node.send(asked).await
 }
@@ -98,18 +151,48 @@ async fn unknown_tokens_are_limited_by_address_and_known_ones_are_not() {
     let token = node.account("hobbyist").await.token().await;
     assert!(!from(&node, "192.0.2.7", "", &token).await.response());
     until_throttled(&node, "192.0.2.7", "198.51.100.*").await;
-    assert!(!from(&node, "192.0.2.7", "", &token).await.response(), "a token that works");
-    assert_eq!(from(&node, "192.0.2.8", "", &Secret::random()).await.status, 401, "another address");
+    assert!(
+        !from(&node, "192.0.2.7", "", &token).await.response(),
+        "a token that works"
+    );
+    assert_eq!(
+        from(&node, "192.0.2.8", "", &Secret::random()).await.status,
+        401,
+        "another address"
+    );
     until_throttled(&node, "2001:db8::1", "").await;
-    assert_eq!(from(&node, "2001:db8:0:1::1", "", &Secret::random()).await.status, 401, "another subscriber");
+    assert_eq!(
+        from(&node, "2001:db8:0:1::1", "", &Secret::random())
+            .await
+            .status,
+        401,
+        "another subscriber"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn behind_a_trusted_proxy_the_clients_address_counts() {
-    let node = Node::start_with(|settings| settings.trusted_proxies = vec!["10.0.0.0/8".parse().unwrap()]).await;
+    let node =
+        Node::start_with(|settings| settings.trusted_proxies = vec!["10.0.0.0/8".parse().unwrap()])
+            .await;
     until_throttled(&node, "10.0.0.1", "198.51.100.1").await;
     // Whatever it claims further left.
     until_throttled(&node, "10.0.0.1", "203.0.113.*, 198.51.100.4").await;
-    assert_eq!(from(&node, "10.0.0.1", "198.51.100.2", &Secret::random()).await.status, 401);
-    assert_eq!(from(&node, "10.0.0.1", "198.51.100.1, 198.51.100.3", &Secret::random()).await.status, 401);
+    assert_eq!(
+        from(&node, "10.0.0.1", "198.51.100.2", &Secret::random())
+            .await
+            .status,
+        401
+    );
+    assert_eq!(
+        from(
+            &node,
+            "10.0.0.1",
+            "198.51.100.1, 198.51.100.3",
+            &Secret::random()
+        )
+        .await
+        .status,
+        401
+    );
 }

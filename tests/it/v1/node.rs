@@ -47,16 +47,26 @@ impl Node {
     }
 
     pub(crate) fn of(app: TestApp) -> Self {
-        Self { front: server::front(&app.app), app }
+        Self {
+            front: server::front(&app.app),
+            app,
+        }
     }
 
     /// Sends a request as it is. The peer is 192.0.2.1 unless it says otherwise.
     pub(crate) async fn send(&self, mut request: Request<Body>) -> Answer {
-        let peer = request.extensions_mut().remove::<IpAddr>().unwrap_or(Ipv4Addr::new(192, 0, 2, 1).into());
+        let peer = request
+            .extensions_mut()
+            .remove::<IpAddr>()
+            .unwrap_or(Ipv4Addr::new(192, 0, 2, 1).into());
         let connection = self.front.at(SocketAddr::new(peer, 50_000));
         let (parts, body) = connection.oneshot(request).await.unwrap().into_parts();
         let body = axum::body::to_bytes(body, 1 << 20).await.unwrap();
-        Answer { status: parts.status, headers: parts.headers, body }
+        Answer {
+            status: parts.status,
+            headers: parts.headers,
+            body,
+        }
     }
 
     /// `GET` with these credentials.
@@ -109,28 +119,55 @@ impl Answer {
 
     /// Of a problem document: its status and code. Checks what all of them have.
     pub(crate) fn problem(&self) -> (u16, String) {
-        assert_eq!(self.header("content-type"), "application/problem+json", "{} {}", self.status, self.text());
+        assert_eq!(
+            self.header("content-type"),
+            "application/problem+json",
+            "{} {}",
+            self.status,
+            self.text()
+        );
         assert_eq!(self.header("cache-control"), "no-store");
         let document: serde_json::Value = serde_json::from_slice(&self.body).unwrap();
-        let text = |field: &str| document[field].as_str().unwrap_or_else(|| panic!("{field} in {document}")).to_owned();
+        let text = |field: &str| {
+            document[field]
+                .as_str()
+                .unwrap_or_else(|| panic!("{field} in {document}"))
+                .to_owned()
+        };
         assert_eq!(document["status"], self.status.as_u16());
         assert_eq!(text("request_id"), self.header("x-request-id"));
-        assert!(text("detail").ends_with(['.', ')']) || text("detail").contains("https://"), "{document}");
+        assert!(
+            text("detail").ends_with(['.', ')']) || text("detail").contains("https://"),
+            "{document}"
+        );
         assert!(!text("title").is_empty());
-        assert!(text("type").ends_with(&format!("/docs#problem-{}", text("code"))), "{document}");
+        assert!(
+            text("type").ends_with(&format!("/docs#problem-{}", text("code"))),
+            "{document}"
+        );
         match self.status {
-            StatusCode::UNAUTHORIZED => assert_eq!(self.header("www-authenticate"), "Basic realm=\"lockable\""),
+            StatusCode::UNAUTHORIZED => {
+                assert_eq!(self.header("www-authenticate"), "Basic realm=\"lockable\"")
+            }
             StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
                 self.header("retry-after").parse::<u32>().unwrap();
             }
             _ => {}
         }
-        assert!(!self.headers.keys().any(is_of_a_lease), "{:?}", self.headers);
+        assert!(
+            !self.headers.keys().any(is_of_a_lease),
+            "{:?}",
+            self.headers
+        );
         (self.status.as_u16(), text("code"))
     }
 
     pub(crate) fn header(&self, name: &str) -> &str {
-        self.headers.get(name).unwrap_or_else(|| panic!("{name} in {:?}", self.headers)).to_str().unwrap()
+        self.headers
+            .get(name)
+            .unwrap_or_else(|| panic!("{name} in {:?}", self.headers))
+            .to_str()
+            .unwrap()
     }
 
     pub(crate) fn number(&self, name: &str) -> i64 {

@@ -25,7 +25,10 @@ async fn until_it_works_again(node: &Node, token: &Secret) {
         if answer.status == 503 {
             return None;
         }
-        assert!(answer.response(), "the holder has lost its lock in a short outage");
+        assert!(
+            answer.response(),
+            "the holder has lost its lock in a short outage"
+        );
         Some(())
     })
     .await;
@@ -45,7 +48,11 @@ async fn a_database_that_is_away_is_a_503_with_retry_after() {
         // What needs no database is still told as it is.
         let mut head = request(Method::HEAD, &format!("/v1/{call}/held"), &token);
         assert_eq!(node.send(head).await.status, 405);
-        head = request(Method::GET, &format!("/v1/{call}/held"), &Secret::new("no token"));
+        head = request(
+            Method::GET,
+            &format!("/v1/{call}/held"),
+            &Secret::new("no token"),
+        );
         assert_eq!(node.send(head).await.problem().1, "credentials-malformed");
     }
     proxy.mend();
@@ -60,10 +67,17 @@ async fn a_database_that_hangs_is_a_503_within_the_deadline() {
     // One that is remembered, and one that the database has to be asked about.
     let unheard = Secret::new(Uuid::new_v4().to_string());
     proxy.answers(Flow::Freeze);
-    let asked = CALLS.iter().flat_map(|call| [(call, &token), (call, &unheard)]).map(|(call, token)| {
-        let node = &node;
-        async move { node.get(token, &format!("/v1/{call}/other")).await.problem() }
-    });
+    let asked = CALLS
+        .iter()
+        .flat_map(|call| [(call, &token), (call, &unheard)])
+        .map(|(call, token)| {
+            let node = &node;
+            async move {
+                node.get(token, &format!("/v1/{call}/other"))
+                    .await
+                    .problem()
+            }
+        });
     for (status, code) in futures_util::future::join_all(asked).await {
         assert_eq!(status, 503);
         assert!(["unavailable", "timed-out"].contains(&&*code), "{code}");

@@ -8,16 +8,39 @@ const REFERENCE: &str = include_str!("../../../docs/api-v1.md");
 #[test]
 fn the_reference_has_every_code_with_its_status_and_meaning() {
     for code in Code::ALL {
-        let row = format!("| {} | `{}` | {} |", code.status().as_u16(), code.as_str(), code.meaning());
+        let row = format!(
+            "| {} | `{}` | {} |",
+            code.status().as_u16(),
+            code.as_str(),
+            code.meaning()
+        );
         assert!(REFERENCE.contains(&row), "docs/api-v1.md lacks:\n{row}");
     }
-    let rows = REFERENCE.lines().filter(|line| line.starts_with("| 4") || line.starts_with("| 5")).count();
-    assert_eq!(rows, Code::ALL.len(), "docs/api-v1.md has a code that is none");
+    let rows = REFERENCE
+        .lines()
+        .filter(|line| line.starts_with("| 4") || line.starts_with("| 5"))
+        .count();
+    assert_eq!(
+        rows,
+        Code::ALL.len(),
+        "docs/api-v1.md has a code that is none"
+    );
 }
 
 #[test]
 fn the_reference_has_every_header() {
-    for header in [v1::FENCING_TOKEN, v1::LEASE_ID, v1::LEASE_MS, v1::EXPIRES_IN_MS, v1::WAITED_MS] {
-        assert!(REFERENCE.to_ascii_lowercase().contains(&format!("| `{header}` |")), "docs/api-v1.md lacks {header}");
+    for header in [
+        v1::FENCING_TOKEN,
+        v1::LEASE_ID,
+        v1::LEASE_MS,
+        v1::EXPIRES_IN_MS,
+        v1::WAITED_MS,
+    ] {
+        assert!(
+            REFERENCE
+                .to_ascii_lowercase()
+                .contains(&format!("| `{header}` |")),
+            "docs/api-v1.md lacks {header}"
+        );
     }
 }

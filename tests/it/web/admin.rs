@@ -25,8 +25,14 @@ const ACTS: [&str; 7] = [
     "/admin/locks",
 ];
 /// Everything that any of the acts asks for.
-const FIELDS: [(&str, &str); 6] =
-    [("plan", "business"), ("reason", "because"), ("sure", "yes"), ("name", "x"), ("code", "x"), ("max_tokens", "1")];
+const FIELDS: [(&str, &str); 6] = [
+    ("plan", "business"),
+    ("reason", "because"),
+    ("sure", "yes"),
+    ("name", "x"),
+    ("code", "x"),
+    ("max_tokens", "1"),
+];
 
 fn on_record(app: &TestApp) -> impl Future<Output = i64> {
     app.db.value::<i64>("SELECT count(*) FROM audit_log")
@@ -38,11 +44,22 @@ async fn for_everybody_else_nothing_of_it_is_there() {
     let user = app.account_with_password("business").await;
     let (visitor, browser) = (app.browser(), sign_in(&app, &user.email, PASSWORD).await);
     for path in PAGES {
-        assert!(visitor.get(path).await.location().starts_with("/login?next=%2Fadmin"), "{path}");
+        assert!(
+            visitor
+                .get(path)
+                .await
+                .location()
+                .starts_with("/login?next=%2Fadmin"),
+            "{path}"
+        );
         assert_eq!(browser.get(path).await.status, 404, "{path}");
     }
     for path in ACTS {
-        assert_eq!(visitor.submit(path, &FIELDS).await.location(), "/login", "{path}");
+        assert_eq!(
+            visitor.submit(path, &FIELDS).await.location(),
+            "/login",
+            "{path}"
+        );
         assert_eq!(browser.submit(path, &FIELDS).await.status, 404, "{path}");
     }
     // Not even an administrator's browser, sent there by another site.
@@ -68,30 +85,72 @@ async fn bad_input_comes_back_and_is_not_on_record() {
     let page = format!("/admin/accounts/{}", user.id);
     let to = |act: &str| format!("{page}/{act}");
     for plan in ["", "gold", "Hobbyist", "a\0"] {
-        field_error(&browser.submit(&to("plan"), &[("plan", plan)]).await, "account-plan");
+        field_error(
+            &browser.submit(&to("plan"), &[("plan", plan)]).await,
+            "account-plan",
+        );
     }
     for reason in ["", " ", "a\0b"] {
-        field_error(&browser.submit(&to("suspend"), &[("reason", reason)]).await, "account-reason");
+        field_error(
+            &browser.submit(&to("suspend"), &[("reason", reason)]).await,
+            "account-reason",
+        );
     }
     field_error(&browser.submit(&to("promote"), &[]).await, "account-sure");
     let own = format!("/admin/accounts/{}/suspend", admin.id);
-    browser.submit(&own, &[("reason", "tired of it")]).await.location();
-    for path in ["/admin/accounts/0", "/admin/accounts/x", "/admin/accounts/99999999999999999999", "/admin/accounts/-1"]
-    {
+    browser
+        .submit(&own, &[("reason", "tired of it")])
+        .await
+        .location();
+    for path in [
+        "/admin/accounts/0",
+        "/admin/accounts/x",
+        "/admin/accounts/99999999999999999999",
+        "/admin/accounts/-1",
+    ] {
         assert_eq!(browser.get(path).await.status, 404, "{path}");
-        assert_eq!(browser.submit(&format!("{path}/suspend"), &[("reason", "x")]).await.status, 404, "{path}");
+        assert_eq!(
+            browser
+                .submit(&format!("{path}/suspend"), &[("reason", "x")])
+                .await
+                .status,
+            404,
+            "{path}"
+        );
     }
     // What has been done already is said, and not done again.
     assert_eq!(browser.submit(&to("restore"), &[]).await.location(), page);
     assert!(browser.get(&page).await.text.contains("Nothing to do"));
-    assert_eq!(browser.submit(&to("plan"), &[("plan", "hobbyist")]).await.location(), page);
+    assert_eq!(
+        browser
+            .submit(&to("plan"), &[("plan", "hobbyist")])
+            .await
+            .location(),
+        page
+    );
     assert!(browser.get(&page).await.text.contains("Nothing to do"));
-    for (name, reason, field) in
-        [("", "x", "break-name"), ("a\0", "x", "break-name"), ("free", "x", "break-name"), ("free", "", "break-reason")]
-    {
-        field_error(&browser.submit("/admin/locks", &[("name", name), ("reason", reason)]).await, field);
+    for (name, reason, field) in [
+        ("", "x", "break-name"),
+        ("a\0", "x", "break-name"),
+        ("free", "x", "break-name"),
+        ("free", "", "break-reason"),
+    ] {
+        field_error(
+            &browser
+                .submit("/admin/locks", &[("name", name), ("reason", reason)])
+                .await,
+            field,
+        );
     }
-    for query in ["q=%00", "q=%25_%27", "before=x", "before=-1", "account=x", "q=%ff", "plan=%00"] {
+    for query in [
+        "q=%00",
+        "q=%25_%27",
+        "before=x",
+        "before=-1",
+        "account=x",
+        "q=%ff",
+        "plan=%00",
+    ] {
         for path in ["/admin/accounts", "/admin/audit"] {
             let status = browser.get(&format!("{path}?{query}")).await.status;
             assert!(!status.is_server_error(), "{path}?{query}: {status}");
@@ -138,14 +197,28 @@ async fn plans_are_checked_field_by_field() {
         let answer = browser.submit("/admin/plans", &fields).await;
         field_error(&answer, &format!("plan-{field}"));
         if field != "name" {
-            assert!(answer.text.contains(r#"value="Team""#), "what was typed stays");
+            assert!(
+                answer.text.contains(r#"value="Team""#),
+                "what was typed stays"
+            );
         }
     }
     assert_eq!(on_record(&app).await, 0);
-    assert_eq!(browser.submit("/admin/plans", &good).await.location(), "/admin/plans");
-    assert_eq!(app.db.value::<i32>("SELECT max_live_locks FROM plans WHERE code = 'team'").await, 1000);
+    assert_eq!(
+        browser.submit("/admin/plans", &good).await.location(),
+        "/admin/plans"
+    );
+    assert_eq!(
+        app.db
+            .value::<i32>("SELECT max_live_locks FROM plans WHERE code = 'team'")
+            .await,
+        1000
+    );
     assert_eq!(browser.get("/admin/plans/nothing/edit").await.status, 404);
-    assert_eq!(browser.submit("/admin/plans/%00/edit", &good).await.status, 404);
+    assert_eq!(
+        browser.submit("/admin/plans/%00/edit", &good).await.status,
+        404
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -155,17 +228,39 @@ async fn two_administrators_who_edit_different_limits_are_both_heard() {
     let browser = sign_in(&app, &admin.email, PASSWORD).await;
     // Both have the form open as it is now.
     let form = browser.get("/admin/plans/hobbyist/edit").await;
-    let names = ["lease_min_ms", "lease_default_ms", "lease_max_ms", "max_private_namespaces", "max_tokens"];
-    let names = names.into_iter().chain(["max_live_locks", "max_waiters", "requests_per_second", "name"]);
-    let seen: Vec<(String, String)> =
-        names.map(|name| (name.to_owned(), hidden(&form, &format!("was_{name}")))).collect();
+    let names = [
+        "lease_min_ms",
+        "lease_default_ms",
+        "lease_max_ms",
+        "max_private_namespaces",
+        "max_tokens",
+    ];
+    let names = names.into_iter().chain([
+        "max_live_locks",
+        "max_waiters",
+        "requests_per_second",
+        "name",
+    ]);
+    let seen: Vec<(String, String)> = names
+        .map(|name| (name.to_owned(), hidden(&form, &format!("was_{name}"))))
+        .collect();
     let submit = async |field: &str, value: &str| {
         let mut fields: Vec<(String, String)> = Vec::new();
         for (name, was) in &seen {
-            fields.push((name.clone(), if name == field { value.to_owned() } else { was.clone() }));
+            fields.push((
+                name.clone(),
+                if name == field {
+                    value.to_owned()
+                } else {
+                    was.clone()
+                },
+            ));
             fields.push((format!("was_{name}"), was.clone()));
         }
-        let fields: Vec<_> = fields.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let fields: Vec<_> = fields
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+            .collect();
         browser.submit("/admin/plans/hobbyist/edit", &fields).await
     };
     assert_eq!(submit("max_tokens", "11").await.location(), "/admin/plans");
@@ -176,11 +271,20 @@ async fn two_administrators_who_edit_different_limits_are_both_heard() {
     // On record: from what to what, by whom, from where, in which request.
     let line = "SELECT concat_ws(' ', actor, host(address), action, subject, before ->> 'max_waiters', after ->> 'max_waiters',
                                  request_id) FROM audit_log ORDER BY audit_id DESC LIMIT 1";
-    let expected = format!("{} 127.0.0.1 plan.update plan:hobbyist 100 222", admin.email);
+    let expected = format!(
+        "{} 127.0.0.1 plan.update plan:hobbyist 100 222",
+        admin.email
+    );
     let request_id = answer.header("x-request-id").unwrap();
-    assert_eq!(app.db.value::<String>(line).await, format!("{expected} {request_id}"));
+    assert_eq!(
+        app.db.value::<String>(line).await,
+        format!("{expected} {request_id}")
+    );
     let page = browser.get("/admin/audit?q=plan.update").await.text;
-    assert!(page.contains("max waiters") && page.contains(">222<"), "{page}");
+    assert!(
+        page.contains("max waiters") && page.contains(">222<"),
+        "{page}"
+    );
     assert!(!page.contains("requests per second"), "only what changed");
 }
 
@@ -201,7 +305,10 @@ async fn accounts_and_lines_are_found_and_paged() {
         )
         .await;
     let browser = sign_in(&app, &admin.email, PASSWORD).await;
-    for (start, row) in [("/admin/accounts?q=USER1", "<tr>\n          <th"), ("/admin/audit?q=USER1", "<li>\n    <p")] {
+    for (start, row) in [
+        ("/admin/accounts?q=USER1", "<tr>\n          <th"),
+        ("/admin/audit?q=USER1", "<li>\n    <p"),
+    ] {
         let mut path = start.to_owned();
         let mut seen = Vec::new();
         loop {
@@ -211,18 +318,28 @@ async fn accounts_and_lines_are_found_and_paged() {
                 rest[at..at + 8].to_lowercase()
             }));
             assert!(seen.len() <= 120, "the pages end");
-            let Some(next) =
-                page.split(r#"href=""#).find(|rest| rest.contains(">Older<") && rest.starts_with("/admin"))
+            let Some(next) = page
+                .split(r#"href=""#)
+                .find(|rest| rest.contains(">Older<") && rest.starts_with("/admin"))
             else {
                 break;
             };
             path = next.split('"').next().unwrap().replace("&#38;", "&");
         }
-        let expected: Vec<_> = (1000..1120).rev().map(|number| format!("user{number}")).collect();
+        let expected: Vec<_> = (1000..1120)
+            .rev()
+            .map(|number| format!("user{number}"))
+            .collect();
         assert_eq!(seen, expected, "{start}");
     }
-    let one = browser.get("/admin/accounts?q=user1077%40example.com&plan=hobbyist").await.text;
+    let one = browser
+        .get("/admin/accounts?q=user1077%40example.com&plan=hobbyist")
+        .await
+        .text;
     assert!(one.contains("User1077@Example.com") && !one.contains("User1078"));
-    let none = browser.get("/admin/accounts?q=user1077&plan=business").await.text;
+    let none = browser
+        .get("/admin/accounts?q=user1077&plan=business")
+        .await
+        .text;
     assert!(none.contains("No account matches"));
 }

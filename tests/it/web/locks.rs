@@ -24,24 +24,39 @@ async fn pages_show_each_lock_once_and_in_order() {
     while let Some(path) = next {
         let page = browser.get(&path).await;
         assert_eq!(page.status, 200);
-        seen.extend(page.text.split(r#"<a href="/account/locks/break?"#).skip(1).map(|rest| {
-            let link = rest.split('"').next().unwrap().replace("&#38;", "&");
-            link.rsplit_once('&').unwrap().0.to_owned()
-        }));
+        seen.extend(
+            page.text
+                .split(r#"<a href="/account/locks/break?"#)
+                .skip(1)
+                .map(|rest| {
+                    let link = rest.split('"').next().unwrap().replace("&#38;", "&");
+                    link.rsplit_once('&').unwrap().0.to_owned()
+                }),
+        );
         next = page
             .text
             .split(r#"href="/account/locks?after"#)
             .nth(1)
-            .map(|rest| format!("/account/locks?after{}", rest.split('"').next().unwrap().replace("&#38;", "&")));
+            .map(|rest| {
+                format!(
+                    "/account/locks?after{}",
+                    rest.split('"').next().unwrap().replace("&#38;", "&")
+                )
+            });
         assert!(seen.len() <= 120, "the pages end");
     }
     let expected: Vec<_> = ["billing", "public"]
         .iter()
-        .flat_map(|namespace| (0..60).map(move |number| format!("namespace={namespace}&name=job-{number:03}")))
+        .flat_map(|namespace| {
+            (0..60).map(move |number| format!("namespace={namespace}&name=job-{number:03}"))
+        })
         .collect();
     assert_eq!(seen, expected);
     let filtered = browser.get("/account/locks?namespace=public").await.text;
-    assert!(filtered.contains("/account/locks?namespace=public&#38;after_namespace=public"), "{filtered}");
+    assert!(
+        filtered.contains("/account/locks?namespace=public&#38;after_namespace=public"),
+        "{filtered}"
+    );
     assert!(!filtered.contains("namespace=billing&#38;name"));
 }
 
@@ -58,13 +73,26 @@ async fn an_odd_name_is_text_and_can_be_broken() {
     let form = browser.get(&format!("/account/locks/break?{link}")).await;
     assert!(!form.text.contains("<b>"));
     let token = hidden(&form, "fencing_token");
-    let fields =
-        |reason| [("namespace", "public"), ("name", ODD), ("fencing_token", token.as_str()), ("reason", reason)];
+    let fields = |reason| {
+        [
+            ("namespace", "public"),
+            ("name", ODD),
+            ("fencing_token", token.as_str()),
+            ("reason", reason),
+        ]
+    };
     let long = "x".repeat(501);
     for reason in ["", "  ", "a\0b", &long] {
-        field_error(&browser.submit("/account/locks/break", &fields(reason)).await, "break-reason");
+        field_error(
+            &browser
+                .submit("/account/locks/break", &fields(reason))
+                .await,
+            "break-reason",
+        );
     }
-    let answer = browser.submit("/account/locks/break", &fields("tidy <up>")).await;
+    let answer = browser
+        .submit("/account/locks/break", &fields("tidy <up>"))
+        .await;
     assert_eq!(answer.location(), "/account/locks");
     assert!(!program.heartbeat(&encoded(ODD)).await.verdict());
     // On record: who, what, why, in which request, from where.
@@ -73,7 +101,10 @@ async fn an_odd_name_is_text_and_can_be_broken() {
             .fetch_one(&app.db.pool)
             .await
             .unwrap();
-    assert_eq!((actor.as_str(), address.as_str(), reason.as_str()), (account.email.as_str(), "127.0.0.1", "tidy <up>"));
+    assert_eq!(
+        (actor.as_str(), address.as_str(), reason.as_str()),
+        (account.email.as_str(), "127.0.0.1", "tidy <up>")
+    );
     assert_eq!(Some(request.as_str()), answer.header("x-request-id"));
 }
 
@@ -81,20 +112,44 @@ async fn an_odd_name_is_text_and_can_be_broken() {
 async fn anothers_lock_is_neither_seen_nor_broken() {
     let app = TestApp::start().await;
     let holder = app.account("business").await;
-    let (public, private) = (app.token(&holder.token().await), app.token(&holder.private("mine").await));
+    let (public, private) = (
+        app.token(&holder.token().await),
+        app.token(&holder.private("mine").await),
+    );
     assert!(public.acquire("theirs").await.verdict() && private.acquire("theirs").await.verdict());
     let other = app.account_with_password("business").await;
     let browser = sign_in(&app, &other.email, PASSWORD).await;
     assert!(!browser.get("/account/locks").await.text.contains("theirs"));
     for number in 1..=2 {
         let number = number.to_string();
-        let fields = [("namespace", "public"), ("name", "theirs"), ("fencing_token", &number), ("reason", "envy")];
-        browser.submit("/account/locks/break", &fields).await.location();
-        let fields = [("namespace", "mine"), ("name", "theirs"), ("fencing_token", &number), ("reason", "envy")];
-        assert_eq!(browser.submit("/account/locks/break", &fields).await.status, 404);
+        let fields = [
+            ("namespace", "public"),
+            ("name", "theirs"),
+            ("fencing_token", &number),
+            ("reason", "envy"),
+        ];
+        browser
+            .submit("/account/locks/break", &fields)
+            .await
+            .location();
+        let fields = [
+            ("namespace", "mine"),
+            ("name", "theirs"),
+            ("fencing_token", &number),
+            ("reason", "envy"),
+        ];
+        assert_eq!(
+            browser.submit("/account/locks/break", &fields).await.status,
+            404
+        );
     }
-    assert!(public.heartbeat("theirs").await.verdict() && private.heartbeat("theirs").await.verdict());
-    assert_eq!(app.db.value::<i64>("SELECT count(*) FROM audit_log").await, 0);
+    assert!(
+        public.heartbeat("theirs").await.verdict() && private.heartbeat("theirs").await.verdict()
+    );
+    assert_eq!(
+        app.db.value::<i64>("SELECT count(*) FROM audit_log").await,
+        0
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -114,8 +169,13 @@ async fn what_no_page_of_ours_sends_changes_nothing() {
         "/break?namespace=public&name=x&fencing_token=99999999999999999999",
     ] {
         let status = browser.get(&format!("/account/locks{query}")).await.status;
-        assert!(status.is_client_error() || status == 200, "{query}: {status}");
+        assert!(
+            status.is_client_error() || status == 200,
+            "{query}: {status}"
+        );
     }
-    let answer = browser.submit("/account/locks/break", &[("reason", "x")]).await;
+    let answer = browser
+        .submit("/account/locks/break", &[("reason", "x")])
+        .await;
     assert_eq!(answer.status, 400);
 }

@@ -1,4 +1,5 @@
-//! The browser's side, over HTTP: every flow of visitors and account owners, and what bad input gets.
+//! The browser's side, over HTTP: every flow of visitors and account owners, and what bad input
+//! gets.
 
 mod admin;
 mod docs;
@@ -22,7 +23,9 @@ use crate::support::prelude::*;
 /// Signs up with [`PASSWORD`] and expects to be let in.
 async fn sign_up(app: &TestApp, email: &str) -> Browser {
     let browser = app.browser();
-    let answer = browser.submit("/signup", &[("email", email), ("password", PASSWORD)]).await;
+    let answer = browser
+        .submit("/signup", &[("email", email), ("password", PASSWORD)])
+        .await;
     assert_eq!(answer.location(), "/account");
     browser
 }
@@ -30,12 +33,15 @@ async fn sign_up(app: &TestApp, email: &str) -> Browser {
 /// Signs in and expects to be let in.
 async fn sign_in(app: &TestApp, email: &str, password: &str) -> Browser {
     let browser = app.browser();
-    let answer = browser.submit("/login", &[("email", email), ("password", password)]).await;
+    let answer = browser
+        .submit("/login", &[("email", email), ("password", password)])
+        .await;
     assert_eq!(answer.location(), "/account", "{answer:?}");
     browser
 }
 
-/// Whether the browser is signed in: an account page is shown rather than the way to the sign-in page.
+/// Whether the browser is signed in: an account page is shown rather than the way to the sign-in
+/// page.
 async fn is_signed_in(browser: &Browser) -> bool {
     let answer = browser.get("/account").await;
     match answer.status.as_u16() {
@@ -57,8 +63,13 @@ fn hidden(answer: &Answer, name: &str) -> String {
 /// The text between two others.
 #[track_caller]
 fn between(text: &str, before: &str, after: &str) -> String {
-    let (_, rest) = text.split_once(before).unwrap_or_else(|| panic!("no {before:?} in {text}"));
-    rest.split_once(after).unwrap_or_else(|| panic!("no {after:?} behind {before:?} in {text}")).0.to_owned()
+    let (_, rest) = text
+        .split_once(before)
+        .unwrap_or_else(|| panic!("no {before:?} in {text}"));
+    rest.split_once(after)
+        .unwrap_or_else(|| panic!("no {after:?} behind {before:?} in {text}"))
+        .0
+        .to_owned()
 }
 
 /// What the one field in error says, and checks that it is tied to its input.
@@ -68,15 +79,28 @@ fn field_error(answer: &Answer, id: &str) -> String {
     let error_id = format!("{id}-error");
     let input = between(&answer.text, &format!(r#" id="{id}""#), ">");
     assert!(input.contains(r#"aria-invalid="true""#), "{input}");
-    assert!(between(&input, r#"aria-describedby=""#, "\"").split(' ').any(|part| part == error_id), "{input}");
-    assert!(answer.text.contains(&format!("href=\"#{id}\"")), "no summary that leads to {id}");
-    assert!(answer.text.contains("<title>Error: "), "the title says nothing of it");
+    assert!(
+        between(&input, r#"aria-describedby=""#, "\"")
+            .split(' ')
+            .any(|part| part == error_id),
+        "{input}"
+    );
+    assert!(
+        answer.text.contains(&format!("href=\"#{id}\"")),
+        "no summary that leads to {id}"
+    );
+    assert!(
+        answer.text.contains("<title>Error: "),
+        "the title says nothing of it"
+    );
     between(&answer.text, &format!(r#"id="{error_id}">"#), "<")
 }
 
 /// The letters in the outbox, the oldest first.
 fn outbox(app: &TestApp) -> Vec<(PathBuf, String)> {
-    let Ok(folder) = std::fs::read_dir(app.data_dir.path().join("outbox")) else { return Vec::new() };
+    let Ok(folder) = std::fs::read_dir(app.data_dir.path().join("outbox")) else {
+        return Vec::new();
+    };
     let mut letters: Vec<_> = folder
         .map(|entry| entry.unwrap().path())
         .filter(|path| path.extension().is_some_and(|extension| extension == "eml"))
@@ -89,9 +113,14 @@ fn outbox(app: &TestApp) -> Vec<(PathBuf, String)> {
 /// The newest letter to an address with this in its subject, once it is there.
 async fn letter_to(app: &TestApp, address: &str, subject: &str) -> String {
     eventually(&format!("a letter to {address}: {subject}"), async || {
-        outbox(app).into_iter().rev().map(|(_, text)| text).find(|text| {
-            text.contains(&format!("To: {address}\r\n")) && between(text, "Subject: ", "\r\n").contains(subject)
-        })
+        outbox(app)
+            .into_iter()
+            .rev()
+            .map(|(_, text)| text)
+            .find(|text| {
+                text.contains(&format!("To: {address}\r\n"))
+                    && between(text, "Subject: ", "\r\n").contains(subject)
+            })
     })
     .await
 }
@@ -111,6 +140,10 @@ fn secret_of(link: &str) -> &str {
 
 /// Gives a request of the test's own the body of a form.
 fn with_form(request: reqwest::RequestBuilder, fields: &[(&str, &str)]) -> reqwest::RequestBuilder {
-    let form = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(fields).finish();
-    request.header("content-type", "application/x-www-form-urlencoded").body(form)
+    let form = url::form_urlencoded::Serializer::new(String::new())
+        .extend_pairs(fields)
+        .finish();
+    request
+        .header("content-type", "application/x-www-form-urlencoded")
+        .body(form)
 }

@@ -30,13 +30,19 @@ async fn a_database_that_is_away_is_a_page_with_retry_after_and_the_session_outl
         assert_eq!(answer.status, 503, "{answer:?}");
         assert!(answer.header("retry-after").is_some());
         assert!(answer.text.contains("The database is away"));
-        assert!(answer.text.contains(answer.header("x-request-id").unwrap()), "the request's id is on the page");
+        assert!(
+            answer.text.contains(answer.header("x-request-id").unwrap()),
+            "the request's id is on the page"
+        );
     }
     // What needs no database stands.
     for path in ["/", "/docs", "/login", "/signup"] {
         assert_eq!(app.browser().get(path).await.status, 200, "{path}");
     }
     proxy.mend();
-    eventually("the database is back", async || (browser.get("/account").await.status == 200).then_some(())).await;
+    eventually("the database is back", async || {
+        (browser.get("/account").await.status == 200).then_some(())
+    })
+    .await;
     assert_eq!(browser.cookies(), cookies, "still signed in");
 }

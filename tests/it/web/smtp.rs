@@ -1,4 +1,5 @@
-//! A mail server for tests: speaks enough of SMTP to be sent to, remembers what came, and refuses when told to.
+//! A mail server for tests: speaks enough of SMTP to be sent to, remembers what came, and refuses
+//! when told to.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -6,7 +7,9 @@ use std::sync::{Arc, Mutex};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use rustls::pki_types::PrivateKeyDer;
-use tokio::io::{AsyncBufRead, AsyncBufReadExt as _, AsyncRead, AsyncWrite, AsyncWriteExt as _, BufReader};
+use tokio::io::{
+    AsyncBufRead, AsyncBufReadExt as _, AsyncRead, AsyncWrite, AsyncWriteExt as _, BufReader,
+};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
@@ -84,11 +87,17 @@ impl MailServer {
                 }
             }
         });
-        MailServer { address, shared, task }
+        MailServer {
+            address,
+            shared,
+            task,
+        }
     }
 
     pub(super) fn url(&self, login: &str, query: &str) -> lockable::config::SecretUrl {
-        format!("smtp://{login}{}{query}", self.address).parse().unwrap()
+        format!("smtp://{login}{}{query}", self.address)
+            .parse()
+            .unwrap()
     }
 
     pub(super) fn set(&self, mood: Mood) {
@@ -117,11 +126,23 @@ async fn session(socket: TcpStream, tls: Tls, shared: Arc<Mutex<Shared>>) -> std
             converse(BufReader::new(socket), true, false, &shared).await?;
         }
         Tls::AtOnce(acceptor) => {
-            converse(BufReader::new(acceptor.accept(socket).await?), true, false, &shared).await?;
+            converse(
+                BufReader::new(acceptor.accept(socket).await?),
+                true,
+                false,
+                &shared,
+            )
+            .await?;
         }
         Tls::OnDemand(acceptor) => {
             if let Some(socket) = converse(BufReader::new(socket), true, true, &shared).await? {
-                converse(BufReader::new(acceptor.accept(socket).await?), false, false, &shared).await?;
+                converse(
+                    BufReader::new(acceptor.accept(socket).await?),
+                    false,
+                    false,
+                    &shared,
+                )
+                .await?;
             }
         }
     }
@@ -150,8 +171,11 @@ where
     let (mut from, mut to, mut login) = (String::new(), Vec::new(), None);
     while let Some(line) = next_line(&mut stream).await? {
         let (verb, rest) = line.split_once(' ').unwrap_or((&line, ""));
-        let address =
-            || rest.split_once('<').and_then(|(_, rest)| rest.split_once('>')).map(|(address, _)| address.to_owned());
+        let address = || {
+            rest.split_once('<')
+                .and_then(|(_, rest)| rest.split_once('>'))
+                .map(|(address, _)| address.to_owned())
+        };
         let answer = match verb.to_ascii_uppercase().as_str() {
             "STARTTLS" if offer_tls => {
                 stream.write_all(b"220 go on\r\n").await?;
@@ -161,9 +185,13 @@ where
             _ if offer_tls && verb != "QUIT" => "530 STARTTLS first\r\n",
             "EHLO" => "250-test\r\n250-8BITMIME\r\n250 AUTH PLAIN\r\n",
             "AUTH" => {
-                let decoded = STANDARD.decode(rest.strip_prefix("PLAIN ").unwrap_or_default()).unwrap_or_default();
-                let mut parts =
-                    decoded.split(|byte| *byte == 0).skip(1).map(|part| String::from_utf8_lossy(part).into_owned());
+                let decoded = STANDARD
+                    .decode(rest.strip_prefix("PLAIN ").unwrap_or_default())
+                    .unwrap_or_default();
+                let mut parts = decoded
+                    .split(|byte| *byte == 0)
+                    .skip(1)
+                    .map(|part| String::from_utf8_lossy(part).into_owned());
                 login = parts.next().zip(parts.next());
                 "235 welcome\r\n"
             }
@@ -187,7 +215,12 @@ where
                 shared.2 += 1;
                 match shared.0 {
                     Mood::Takes => {
-                        shared.1.push(Received { from: from.clone(), to: to.clone(), text, login: login.clone() });
+                        shared.1.push(Received {
+                            from: from.clone(),
+                            to: to.clone(),
+                            text,
+                            login: login.clone(),
+                        });
                         "250 taken\r\n"
                     }
                     Mood::Busy => "451 later\r\n",

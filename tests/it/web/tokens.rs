@@ -24,19 +24,37 @@ async fn a_token_is_shown_once_with_a_line_that_takes_a_lock() {
     let browser = sign_up(&app, "ada@example.com").await;
     let made = create(
         &browser,
-        &[("label", "nightly <report>"), ("namespace", "public"), ("expires", "7"), ("scope", "locks")],
+        &[
+            ("label", "nightly <report>"),
+            ("namespace", "public"),
+            ("expires", "7"),
+            ("scope", "locks"),
+        ],
     )
     .await;
     let token = shown(&made);
-    let line = format!("curl -u {}: {}/v1/acquire/my-first-lock", token.expose(), app.url());
+    let line = format!(
+        "curl -u {}: {}/v1/acquire/my-first-lock",
+        token.expose(),
+        app.url()
+    );
     assert!(made.text.contains(&line), "{}", made.text);
     assert!(app.token(&token).acquire("my-first-lock").await.verdict());
     let list = browser.get("/account").await;
     assert!(!list.text.contains(token.expose()));
     let hint = &token.expose()[32..];
     assert!(list.text.contains(&format!("…{hint}")), "{}", list.text);
-    assert!(list.text.contains("nightly &#60;report&#62;") && list.text.contains("in 6 days"), "{}", list.text);
-    assert_eq!(app.db.value::<i64>("SELECT count(*) FROM sessions WHERE data::text LIKE '%-%-%-%-%'").await, 0);
+    assert!(
+        list.text.contains("nightly &#60;report&#62;") && list.text.contains("in 6 days"),
+        "{}",
+        list.text
+    );
+    assert_eq!(
+        app.db
+            .value::<i64>("SELECT count(*) FROM sessions WHERE data::text LIKE '%-%-%-%-%'")
+            .await,
+        0
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -45,17 +63,26 @@ async fn a_form_sent_twice_makes_one_token_and_shows_it_again() {
     let browser = sign_up(&app, "ada@example.com").await;
     let once = hidden(&browser.get("/account").await, "once");
     let fields = [("label", "twice"), ("once", once.as_str())];
-    let (one, other) =
-        tokio::join!(browser.submit("/account/tokens", &fields), browser.submit("/account/tokens", &fields));
+    let (one, other) = tokio::join!(
+        browser.submit("/account/tokens", &fields),
+        browser.submit("/account/tokens", &fields)
+    );
     assert_eq!(shown(&one), shown(&other));
-    assert_eq!(app.db.value::<i64>("SELECT count(*) FROM api_tokens").await, 1);
+    assert_eq!(
+        app.db.value::<i64>("SELECT count(*) FROM api_tokens").await,
+        1
+    );
     // Somebody else who knows the form's id gets a token of their own.
     let stranger = sign_up(&app, "eve@example.com").await;
-    assert_ne!(shown(&stranger.submit("/account/tokens", &fields).await), shown(&one));
+    assert_ne!(
+        shown(&stranger.submit("/account/tokens", &fields).await),
+        shown(&one)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_form_sent_again_never_shows_a_token_of_other_answers_or_one_that_does_not_work_any_more() {
+async fn a_form_sent_again_never_shows_a_token_of_other_answers_or_one_that_does_not_work_any_more()
+{
     let app = TestApp::start().await;
     let account = app.account_with_password("business").await;
     account.namespace("mine").await;
@@ -64,16 +91,35 @@ async fn a_form_sent_again_never_shows_a_token_of_other_answers_or_one_that_does
     let send = async |field: (&str, &str)| {
         let plain = [("label", "a"), ("namespace", "public"), ("expires", "0")];
         let fields = plain.map(|other| if other.0 == field.0 { field } else { other });
-        shown(&browser.submit("/account/tokens", &[&fields[..], &[("once", once.as_str())]].concat()).await)
+        shown(
+            &browser
+                .submit(
+                    "/account/tokens",
+                    &[&fields[..], &[("once", once.as_str())]].concat(),
+                )
+                .await,
+        )
     };
     let token = send(("label", "a")).await;
     // The way back in the browser's history, and something else typed.
-    let others = [send(("label", "b")).await, send(("namespace", "mine")).await, send(("expires", "7")).await];
+    let others = [
+        send(("label", "b")).await,
+        send(("namespace", "mine")).await,
+        send(("expires", "7")).await,
+    ];
     assert_eq!(send(("label", "a")).await, token);
     assert!(!others.contains(&token));
-    assert_eq!(app.db.value::<i64>("SELECT count(*) FROM api_tokens").await, 4);
-    let token_id = app.db.value::<i64>("SELECT min(token_id) FROM api_tokens").await;
-    browser.submit(&format!("/account/tokens/{token_id}/revoke"), &[]).await;
+    assert_eq!(
+        app.db.value::<i64>("SELECT count(*) FROM api_tokens").await,
+        4
+    );
+    let token_id = app
+        .db
+        .value::<i64>("SELECT min(token_id) FROM api_tokens")
+        .await;
+    browser
+        .submit(&format!("/account/tokens/{token_id}/revoke"), &[])
+        .await;
     let again = send(("label", "a")).await;
     assert_ne!(again, token);
     assert!(app.token(&again).acquire("deploy").await.verdict());
@@ -81,15 +127,29 @@ async fn a_form_sent_again_never_shows_a_token_of_other_answers_or_one_that_does
     // So for a successor.
     let (token_id, _) = account.token_with("public", Scope::Locks, None).await;
     let path = format!("/account/tokens/{token_id}/rotate");
-    let rotate =
-        async |keep_old| shown(&browser.submit(&path, &[("keep_old", keep_old), ("once", once.as_str())]).await);
+    let rotate = async |keep_old| {
+        shown(
+            &browser
+                .submit(&path, &[("keep_old", keep_old), ("once", once.as_str())])
+                .await,
+        )
+    };
     let new = rotate("3600").await;
     assert_eq!(rotate("3600").await, new);
-    let new_id = app.db.value::<i64>("SELECT max(token_id) FROM api_tokens").await;
-    browser.submit(&format!("/account/tokens/{new_id}/revoke"), &[]).await;
+    let new_id = app
+        .db
+        .value::<i64>("SELECT max(token_id) FROM api_tokens")
+        .await;
+    browser
+        .submit(&format!("/account/tokens/{new_id}/revoke"), &[])
+        .await;
     let newer = rotate("3600").await;
     assert!(app.token(&newer).acquire("x").await.verdict());
-    assert_ne!(rotate("0").await, newer, "asked for once more, with another answer");
+    assert_ne!(
+        rotate("0").await,
+        newer,
+        "asked for once more, with another answer"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -101,7 +161,10 @@ async fn the_scope_for_what_is_not_built_yet_says_so() {
         assert!(words.contains("API v2, which is not built yet"), "{words}");
     }
     shown(&create(&browser, &[("label", "x")]).await);
-    assert_eq!(app.db.value::<String>("SELECT scope FROM api_tokens").await, "locks");
+    assert_eq!(
+        app.db.value::<String>("SELECT scope FROM api_tokens").await,
+        "locks"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -110,17 +173,27 @@ async fn a_token_form_that_breaks_a_rule_comes_back_with_what_was_typed() {
     let browser = sign_up(&app, "ada@example.com").await;
     for label in ["", "  ", "a\0b", &"x".repeat(101)] {
         let answer = create(&browser, &[("label", label), ("expires", "30")]).await;
-        assert!(field_error(&answer, "token-label").contains("1 to 100 characters"), "{label:?}");
+        assert!(
+            field_error(&answer, "token-label").contains("1 to 100 characters"),
+            "{label:?}"
+        );
         assert!(answer.text.contains(r#"<option value="30" selected>"#));
     }
-    for (field, value) in
-        [("namespace", "mine"), ("namespace", "\0"), ("expires", "-1"), ("expires", "5000000000"), ("scope", "all")]
-    {
+    for (field, value) in [
+        ("namespace", "mine"),
+        ("namespace", "\0"),
+        ("expires", "-1"),
+        ("expires", "5000000000"),
+        ("scope", "all"),
+    ] {
         let answer = create(&browser, &[("label", "kept"), (field, value)]).await;
         assert_eq!(answer.status, 422, "{field}={value:?}");
         assert!(answer.text.contains(r#"value="kept""#));
     }
-    assert_eq!(app.db.value::<i64>("SELECT count(*) FROM api_tokens").await, 0);
+    assert_eq!(
+        app.db.value::<i64>("SELECT count(*) FROM api_tokens").await,
+        0
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -131,8 +204,15 @@ async fn two_creations_at_the_limit_at_once_make_one() {
         account.token().await;
     }
     let browser = sign_in(&app, &account.email, PASSWORD).await;
-    let (one, other) = tokio::join!(create(&browser, &[("label", "a")]), create(&browser, &[("label", "b")]));
-    let (made, refused) = if one.status == 201 { (one, other) } else { (other, one) };
+    let (one, other) = tokio::join!(
+        create(&browser, &[("label", "a")]),
+        create(&browser, &[("label", "b")])
+    );
+    let (made, refused) = if one.status == 201 {
+        (one, other)
+    } else {
+        (other, one)
+    };
     shown(&made);
     assert!(field_error(&refused, "token-label").contains("10 tokens"));
 }
@@ -142,18 +222,35 @@ async fn a_token_that_may_manage_needs_the_password_again() {
     let app = TestApp::start().await;
     let browser = sign_up(&app, "ada@example.com").await;
     for password in ["", "not the password"] {
-        let answer = create(&browser, &[("label", "x"), ("scope", "manage"), ("password", password)]).await;
+        let answer = create(
+            &browser,
+            &[("label", "x"), ("scope", "manage"), ("password", password)],
+        )
+        .await;
         assert!(field_error(&answer, "token-password").contains("Enter your password"));
         assert!(!answer.text.contains("not the password"));
     }
-    shown(&create(&browser, &[("label", "x"), ("scope", "manage"), ("password", PASSWORD)]).await);
-    assert_eq!(app.db.value::<String>("SELECT scope FROM api_tokens").await, "manage");
+    shown(
+        &create(
+            &browser,
+            &[("label", "x"), ("scope", "manage"), ("password", PASSWORD)],
+        )
+        .await,
+    );
+    assert_eq!(
+        app.db.value::<String>("SELECT scope FROM api_tokens").await,
+        "manage"
+    );
     // So does its successor.
     let token_id = app.db.value::<i64>("SELECT token_id FROM api_tokens").await;
     let path = format!("/account/tokens/{token_id}/rotate");
     let answer = browser.submit(&path, &[("keep_old", "0")]).await;
     assert!(field_error(&answer, "rotate-password").contains("Enter your password"));
-    shown(&browser.submit(&path, &[("keep_old", "0"), ("password", PASSWORD)]).await);
+    shown(
+        &browser
+            .submit(&path, &[("keep_old", "0"), ("password", PASSWORD)])
+            .await,
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -172,18 +269,31 @@ async fn a_token_is_rotated_with_or_without_time_to_change_over() {
     let made = browser.submit(&path, &fields).await;
     let new = shown(&made);
     assert!(made.text.contains("still works for an hour"));
-    assert_eq!(shown(&browser.submit(&path, &fields).await), new, "the form sent twice");
+    assert_eq!(
+        shown(&browser.submit(&path, &fields).await),
+        new,
+        "the form sent twice"
+    );
     assert!(app.token(&old).acquire("deploy").await.verdict());
     assert!(app.token(&new).heartbeat("deploy").await.verdict());
 
     let (token_id, old) = account.token_with("public", Scope::Locks, None).await;
-    let once = hidden(&browser.get(&format!("/account/tokens/{token_id}")).await, "once");
+    let once = hidden(
+        &browser.get(&format!("/account/tokens/{token_id}")).await,
+        "once",
+    );
     let path = format!("/account/tokens/{token_id}/rotate");
     let fields = [("keep_old", "0"), ("once", once.as_str())];
     let new = shown(&browser.submit(&path, &fields).await);
-    assert_eq!(shown(&browser.submit(&path, &fields).await), new, "the form sent twice");
-    eventually("the old one is refused", async || (app.token(&old).acquire("x").await.status == 401).then_some(()))
-        .await;
+    assert_eq!(
+        shown(&browser.submit(&path, &fields).await),
+        new,
+        "the form sent twice"
+    );
+    eventually("the old one is refused", async || {
+        (app.token(&old).acquire("x").await.status == 401).then_some(())
+    })
+    .await;
     assert!(app.token(&new).acquire("x").await.verdict());
 }
 
@@ -195,7 +305,11 @@ async fn a_rotation_beyond_the_plan_comes_back_and_says_why() {
         account.token().await;
     }
     let browser = sign_in(&app, &account.email, PASSWORD).await;
-    let mut paths = app.db.value::<Vec<i64>>("SELECT array_agg(token_id) FROM api_tokens").await.into_iter();
+    let mut paths = app
+        .db
+        .value::<Vec<i64>>("SELECT array_agg(token_id) FROM api_tokens")
+        .await
+        .into_iter();
     let mut rotate = async |keep_old| {
         let path = format!("/account/tokens/{}/rotate", paths.next().unwrap());
         browser.submit(&path, &[("keep_old", keep_old)]).await
@@ -218,14 +332,31 @@ async fn a_revoked_token_is_refused_on_every_node_and_gone_from_the_list() {
     for node in [&app, &other_node] {
         node.token(&token).acquire("warm").await;
     }
-    let answer = browser.submit_and_follow(&format!("/account/tokens/{token_id}/revoke"), &[]).await;
+    let answer = browser
+        .submit_and_follow(&format!("/account/tokens/{token_id}/revoke"), &[])
+        .await;
     assert!(answer.text.contains("The token is revoked"));
     assert!(answer.text.contains("No tokens yet"));
     for node in [&app, &other_node] {
-        eventually("it is refused", async || (node.token(&token).acquire("x").await.status == 401).then_some(())).await;
+        eventually("it is refused", async || {
+            (node.token(&token).acquire("x").await.status == 401).then_some(())
+        })
+        .await;
     }
-    assert_eq!(browser.get(&format!("/account/tokens/{token_id}")).await.status, 404);
-    assert_eq!(browser.submit(&format!("/account/tokens/{token_id}/revoke"), &[]).await.status, 404);
+    assert_eq!(
+        browser
+            .get(&format!("/account/tokens/{token_id}"))
+            .await
+            .status,
+        404
+    );
+    assert_eq!(
+        browser
+            .submit(&format!("/account/tokens/{token_id}/revoke"), &[])
+            .await
+            .status,
+        404
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -236,23 +367,51 @@ async fn another_accounts_token_is_not_there() {
     let stranger = sign_up(&app, "eve@example.com").await;
     let page = format!("/account/tokens/{token_id}");
     assert_eq!(stranger.get(&page).await.status, 404);
-    assert_eq!(stranger.submit(&format!("{page}/revoke"), &[]).await.status, 404);
-    assert_eq!(stranger.submit(&format!("{page}/rotate"), &[("keep_old", "0")]).await.status, 404);
+    assert_eq!(
+        stranger.submit(&format!("{page}/revoke"), &[]).await.status,
+        404
+    );
+    assert_eq!(
+        stranger
+            .submit(&format!("{page}/rotate"), &[("keep_old", "0")])
+            .await
+            .status,
+        404
+    );
     for id in ["0", "-1", "x", "99999999999999999999", "%00"] {
-        assert_eq!(stranger.get(&format!("/account/tokens/{id}")).await.status, 404, "{id}");
-        assert_eq!(stranger.submit(&format!("/account/tokens/{id}/revoke"), &[]).await.status, 404, "{id}");
+        assert_eq!(
+            stranger.get(&format!("/account/tokens/{id}")).await.status,
+            404,
+            "{id}"
+        );
+        assert_eq!(
+            stranger
+                .submit(&format!("/account/tokens/{id}/revoke"), &[])
+                .await
+                .status,
+            404,
+            "{id}"
+        );
     }
     assert!(app.token(&token).acquire("deploy").await.verdict());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_accounts_lease_is_chosen_on_business_and_a_403_with_a_way_up_on_hobbyist() {
-    let app =
-        TestApp::start_with(|settings| settings.upgrade_url = Some("https://example.com/up".parse().unwrap())).await;
+    let app = TestApp::start_with(|settings| {
+        settings.upgrade_url = Some("https://example.com/up".parse().unwrap())
+    })
+    .await;
     let hobbyist = sign_up(&app, "ada@example.com").await;
-    let answer = hobbyist.submit("/account/lease", &[("lease_ms", "5000")]).await;
+    let answer = hobbyist
+        .submit("/account/lease", &[("lease_ms", "5000")])
+        .await;
     assert_eq!(answer.status, 403);
-    assert!(answer.text.contains(r#"href="https://example.com/up""#), "{}", answer.text);
+    assert!(
+        answer.text.contains(r#"href="https://example.com/up""#),
+        "{}",
+        answer.text
+    );
 
     let account = app.account_with_password("business").await;
     let browser = sign_in(&app, &account.email, PASSWORD).await;
@@ -263,11 +422,22 @@ async fn the_accounts_lease_is_chosen_on_business_and_a_403_with_a_way_up_on_hob
         ("-1", "1000"),
         ("99999999999999999999", "whole number"),
     ] {
-        let answer = browser.submit("/account/lease", &[("lease_ms", typed)]).await;
-        assert!(field_error(&answer, "lease-lease_ms").contains(problem), "{typed}");
+        let answer = browser
+            .submit("/account/lease", &[("lease_ms", typed)])
+            .await;
+        assert!(
+            field_error(&answer, "lease-lease_ms").contains(problem),
+            "{typed}"
+        );
         assert!(answer.text.contains(&format!(r#"value="{typed}""#)));
     }
-    assert_eq!(browser.submit("/account/lease", &[("lease_ms", "5,000")]).await.location(), "/account");
+    assert_eq!(
+        browser
+            .submit("/account/lease", &[("lease_ms", "5,000")])
+            .await
+            .location(),
+        "/account"
+    );
     assert_eq!(account.row().await.lease_default_ms, Some(5000));
     let token = account.token().await;
     let answer = app.token(&token).acquire("deploy").await;

@@ -50,13 +50,13 @@ fn lease() -> Lease {
 fn reading(criterion: &mut Criterion) {
     let headers = headers();
     criterion.bench_function("name, plain", |b| {
-        b.iter(|| LockName::parse_segment(black_box("nightly-report")))
+        b.iter(|| LockName::parse_segment(black_box("nightly-report")));
     });
     criterion.bench_function("name, percent-encoded", |b| {
         b.iter(|| LockName::parse_segment(black_box("reports%2Fnightly%20%C3%BC")));
     });
     criterion.bench_function("credentials", |b| {
-        b.iter(|| credentials::basic(black_box(&headers)).map(|_| ()))
+        b.iter(|| credentials::basic(black_box(&headers)).map(|_| ()));
     });
     criterion.bench_function("parameters, none", |b| {
         b.iter(|| Parameters::parse(Operation::Acquire, black_box(None), &headers));
@@ -74,7 +74,7 @@ fn authentication(criterion: &mut Criterion) {
     let cache = moka::sync::Cache::new(100_000);
     cache.insert(token.sha256(), std::sync::Arc::new(1));
     criterion.bench_function("look-up in the cache of tokens", |b| {
-        b.iter(|| cache.get(black_box(&token.sha256())))
+        b.iter(|| cache.get(black_box(&token.sha256())));
     });
     let rates = RequestRates::default();
     criterion.bench_function("count against the account's rate", |b| {
@@ -86,11 +86,11 @@ fn authentication(criterion: &mut Criterion) {
 fn writing(criterion: &mut Criterion) {
     let lease = lease();
     criterion.bench_function("answer, granted", |b| {
-        b.iter(|| v1::granted(black_box(&lease)))
+        b.iter(|| v1::granted(black_box(&lease)));
     });
     criterion.bench_function("request id", |b| b.iter(RequestId::generate));
     criterion.bench_function("lease id", |b| {
-        b.iter(|| uuid::Builder::from_random_bytes(rand::random()).into_uuid())
+        b.iter(|| uuid::Builder::from_random_bytes(rand::random()).into_uuid());
     });
     criterion.bench_function("request context", |b| {
         b.iter(|| RequestContext::new(RequestId::generate(), black_box(ADDRESS)));

@@ -266,7 +266,7 @@ fn one_thread(
     }
     // What is not answered when the time is over is not counted.
     runtime.block_on(local.run_until(async {
-        tokio::time::sleep_until((ends + Duration::from_millis(200)).into()).await
+        tokio::time::sleep_until((ends + Duration::from_millis(200)).into()).await;
     }));
     if let Some(arrivals) = &plan.arrivals {
         let in_time = |until: Instant| {

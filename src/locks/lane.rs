@@ -521,7 +521,7 @@ fn failed<Q: Kind>(mut pending: Pending<Q>, failure: &Failure, left: &mut Left) 
     match failure {
         Failure::Refused => fail(pending, EngineError::Refused, left),
         Failure::Contention if Instant::now() < pending.deadline => {
-            left.busy.push(Q::into_item(pending))
+            left.busy.push(Q::into_item(pending));
         }
         Failure::Contention => fail(pending, EngineError::Unknown, left),
         Failure::NotSent => again(pending, left),

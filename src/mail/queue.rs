@@ -126,7 +126,7 @@ async fn deliver(office: Arc<Office>, letter: Letter, hurry: CancellationToken) 
 async fn keep(office: &Office, letter: &Letter, message: &Message) {
     match office.outbox.write(&message.formatted()).await {
         Ok(file) => {
-            tracing::info!(subject = letter.subject, file = %file.display(), "mail written to the outbox")
+            tracing::info!(subject = letter.subject, file = %file.display(), "mail written to the outbox");
         }
         Err(error) => {
             tracing::error!(subject = letter.subject, %error, "mail could not be written to the outbox");

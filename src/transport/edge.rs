@@ -411,7 +411,7 @@ mod tests {
             assert!(
                 counted.lines().any(|it| it == line),
                 "{line} in:\n{counted}"
-            )
+            );
         };
         has("lockable_http_requests_total{route=\"/fast\",method=\"GET\",status=\"200\"} 1");
         has("lockable_http_requests_total{route=\"/slow\",method=\"GET\",status=\"499\"} 1");

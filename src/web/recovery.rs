@@ -108,7 +108,7 @@ pub(super) async fn forgot(
                         letters::reset_password(&web.app.public_url, &account.email, &secret),
                     ),
                     Err(error) => {
-                        tracing::error!(%error, "no link for a forgotten password could be made")
+                        tracing::error!(%error, "no link for a forgotten password could be made");
                     }
                 }
             });

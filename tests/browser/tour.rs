@@ -127,7 +127,7 @@ async fn administered(app: &TestApp) {
         .await
         .unwrap();
     plans::update(db, &actor, "business", |limits| {
-        limits.max_private_namespaces = 50
+        limits.max_private_namespaces = 50;
     })
     .await
     .unwrap();

@@ -297,7 +297,7 @@ fn note(error: PlanError, problems: &mut Problems) -> Result<(), WebError> {
     match error {
         PlanError::Invalid(invalid) => problems.add(invalid.field, sentence(&invalid.problem)),
         error @ (PlanError::InvalidCode | PlanError::Taken(_)) => {
-            problems.add("code", sentence(&error))
+            problems.add("code", sentence(&error));
         }
         error @ (PlanError::Unknown(_) | PlanError::Database(_)) => return Err(error.into()),
     }

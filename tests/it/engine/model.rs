@@ -271,7 +271,7 @@ fn check(
                 }
             }
             (expected, answer) => {
-                prop_assert_eq!(answer, expected, "op {}: {:?} of {:?}", at, &ops[at], ops)
+                prop_assert_eq!(answer, expected, "op {}: {:?} of {:?}", at, &ops[at], ops);
             }
         }
     }

@@ -286,12 +286,12 @@ async fn the_nearest_setting_decides_the_lease() {
     // A plan that is edited brings stored settings into its bounds, and a request's outside of them
     // is refused.
     plans::update(&node.db.pool, &administrator(), "business", |limits| {
-        limits.lease_max_ms = 60_000
+        limits.lease_max_ms = 60_000;
     })
     .await
     .unwrap();
     plans::update(&node.db.pool, &administrator(), "business", |limits| {
-        limits.lease_min_ms = 50_000
+        limits.lease_min_ms = 50_000;
     })
     .await
     .unwrap();
@@ -341,7 +341,7 @@ async fn after_a_downgrade_what_is_held_in_private_namespaces_can_be_kept_and_gi
         assert!(node.ask(token, "/v1/acquire/job").await);
     }
     plans::update(&node.db.pool, &administrator(), "business", |limits| {
-        limits.max_private_namespaces = 1
+        limits.max_private_namespaces = 1;
     })
     .await
     .unwrap();

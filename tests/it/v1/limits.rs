@@ -18,7 +18,7 @@ async fn requests_a_second_are_limited_per_account_and_a_plans_edit_counts_at_on
     );
     let (token, second) = (ada.token().await, ada.token().await);
     plans::update(&node.db.pool, &administrator(), "hobbyist", |limits| {
-        limits.requests_per_second = 1
+        limits.requests_per_second = 1;
     })
     .await
     .unwrap();
@@ -52,7 +52,7 @@ async fn requests_a_second_are_limited_per_account_and_a_plans_edit_counts_at_on
     );
 
     plans::update(&node.db.pool, &administrator(), "hobbyist", |limits| {
-        limits.requests_per_second = 1000
+        limits.requests_per_second = 1000;
     })
     .await
     .unwrap();
@@ -75,7 +75,7 @@ async fn live_locks_are_limited_and_those_that_are_held_can_be_kept() {
     let ada = node.account("business").await;
     let token = ada.token().await;
     plans::update(&node.db.pool, &administrator(), "business", |limits| {
-        limits.max_live_locks = 2
+        limits.max_live_locks = 2;
     })
     .await
     .unwrap();

@@ -147,7 +147,7 @@ impl Answer {
         );
         match self.status {
             StatusCode::UNAUTHORIZED => {
-                assert_eq!(self.header("www-authenticate"), "Basic realm=\"lockable\"")
+                assert_eq!(self.header("www-authenticate"), "Basic realm=\"lockable\"");
             }
             StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
                 self.header("retry-after").parse::<u32>().unwrap();

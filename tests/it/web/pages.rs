@@ -229,7 +229,7 @@ async fn what_a_page_loads_is_served_and_may_be_kept_for_good() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_docs_have_this_services_address_and_every_error_of_the_api() {
     let app = TestApp::start_with(|settings| {
-        settings.public_url = Some("https://locks.example.com".parse().unwrap())
+        settings.public_url = Some("https://locks.example.com".parse().unwrap());
     })
     .await;
     let docs = app.anonymous().get("/docs").await.text;

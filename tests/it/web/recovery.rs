@@ -165,7 +165,7 @@ async fn a_forgotten_password_is_set_anew_and_ends_every_session() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_used_link_is_no_way_to_guess_the_password() {
     let app = TestApp::start_with(|settings| {
-        settings.trusted_proxies = vec!["127.0.0.1/32".parse().unwrap()]
+        settings.trusted_proxies = vec!["127.0.0.1/32".parse().unwrap()];
     })
     .await;
     let account = app.account_with_password("hobbyist").await;
@@ -457,7 +457,7 @@ async fn an_address_that_was_taken_meanwhile_is_a_page_and_changes_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn links_are_built_from_the_public_url_and_never_from_the_host_that_a_request_names() {
     let app = TestApp::start_with(|settings| {
-        settings.public_url = Some("https://locks.example.com/".parse().unwrap())
+        settings.public_url = Some("https://locks.example.com/".parse().unwrap());
     })
     .await;
     let account = app.account_with_password("hobbyist").await;

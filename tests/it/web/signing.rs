@@ -266,7 +266,7 @@ async fn the_session_id_changes_at_sign_in_and_is_stored_hashed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn over_https_the_cookie_is_bound_to_the_host_also_when_it_is_taken_back() {
     let app = TestApp::start_with(|settings| {
-        settings.public_url = Some("https://locks.example.com".parse().unwrap())
+        settings.public_url = Some("https://locks.example.com".parse().unwrap());
     })
     .await;
     let browser = app.browser();
@@ -331,7 +331,7 @@ async fn a_session_ends_when_idle_and_at_its_longest() {
 #[tokio::test(flavor = "multi_thread")]
 async fn signing_in_and_up_is_throttled_behind_a_trusted_proxy_too() {
     let app = TestApp::start_with(|settings| {
-        settings.trusted_proxies = vec!["127.0.0.1/32".parse().unwrap()]
+        settings.trusted_proxies = vec!["127.0.0.1/32".parse().unwrap()];
     })
     .await;
     let account = app.account_with_password("hobbyist").await;

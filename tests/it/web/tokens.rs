@@ -399,7 +399,7 @@ async fn another_accounts_token_is_not_there() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_accounts_lease_is_chosen_on_business_and_a_403_with_a_way_up_on_hobbyist() {
     let app = TestApp::start_with(|settings| {
-        settings.upgrade_url = Some("https://example.com/up".parse().unwrap())
+        settings.upgrade_url = Some("https://example.com/up".parse().unwrap());
     })
     .await;
     let hobbyist = sign_up(&app, "ada@example.com").await;

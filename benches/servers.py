@@ -256,20 +256,19 @@ class Bench:
 
 
 def statement(kind):
-    """The engine's own statement from src/locks/statements.rs, for one lock, as a script for pgbench: what it sends where every name is new."""
-    source = (ROOT / "src" / "locks" / "statements.rs").read_text()
-    name = {"acquire": "acquire_new"}.get(kind, kind)
-    text = re.search(r'r#"(/\* locks\.' + name + r' \*/.*?)"#,?\n', source, re.S).group(1).replace('!"', '"')
+    """The engine's own statement for one lock, as a script for pgbench; for acquires the one that it sends where every name is new."""
+    name = {"acquire": "insert_if_absent"}.get(kind, kind)
+    text = (ROOT / "src" / "locks" / "engine" / "sql" / f"{name}.sql").read_text().replace('!"', '"')
+    text = re.sub(r"^\s*--.*\n", "", text, flags=re.M)
     values = {
         "acquire": ["1", "'p' || :name::bigint", ":account::bigint", ":token::bigint", "gen_random_uuid()", "false", "60000", "NULL",
                     "NULL"],
         "heartbeat": ["1", "'k' || lpad(:name::text, 8, '0')", ":account::bigint", "NULL", "NULL"],
     }[kind]
     types = dict(re.findall(r"\$(\d+)::(\w+)\[\]", text))
-    assert len(types) == len(values), f"the parameters of locks.{kind} have changed: {types}"
+    assert len(types) == len(values), f"the parameters of locks.{name} have changed: {types}"
     names = {"acquire": r"\set name random(1, 1000000000000000000)", "heartbeat": r"\set name random(0, 9999)"}
     text = re.sub(r"\$(\d+)::(\w+)\[\]", lambda match: f"ARRAY[{values[int(match[1]) - 1]}]::{match[2]}[]", text)
-    text = re.sub(r"^\s*--.*\n", "", text, flags=re.M)
     return f"{names[kind]}\n{text.strip()};\n"
 
 

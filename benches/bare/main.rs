@@ -24,7 +24,8 @@ use lockable::app::App;
 use lockable::cli::logging;
 use lockable::config::{LogSettings, Settings};
 use lockable::db::{self, Purpose, Source};
-use lockable::locks::{Acquire, AcquireOutcome, Lease, LockKey, LockName, statements};
+use lockable::locks::engine::statements;
+use lockable::locks::{Acquire, AcquireOutcome, Lease, LockKey, LockName};
 use lockable::mail::{MailSettings, Mailer};
 use lockable::transport::{
     DirectCalls, EdgeLayer, Front, GuardLayer, RequestContext, TrustedProxies,
@@ -195,7 +196,7 @@ async fn acquire_each(
         Some(connection) => connection,
         None => db::connect(&each.database, Purpose::LockEngine).await?,
     };
-    let outcome = statements::acquire_new(&mut connection, &[&question])
+    let outcome = statements::insert_if_absent(&mut connection, &[&question])
         .await?
         .pop()
         .flatten();

@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 use clap::{Parser, ValueEnum};
 use lockable::db::{self, Purpose};
 use lockable::id::{AccountId, NamespaceId, TokenId};
+use lockable::locks::engine::statements;
 use lockable::locks::{
     Acquire, AcquireOutcome, Heartbeat, HeartbeatOutcome, LockKey, LockName, Release,
-    ReleaseOutcome, statements,
+    ReleaseOutcome,
 };
 use serde_json::json;
 use sqlx::PgConnection;
@@ -123,7 +124,7 @@ async fn acquire(
     let questions: Vec<_> = questions.iter().collect();
     let answers = match cli.kind {
         Kind::AcquireLooking => statements::acquire(connection, &questions).await?,
-        _ => statements::acquire_new(connection, &questions).await?,
+        _ => statements::insert_if_absent(connection, &questions).await?,
     };
     Ok(answers
         .iter()

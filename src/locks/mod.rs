@@ -1,22 +1,13 @@
 //! Locks: taking, keeping and giving them back. Knows nothing of HTTP.
 //!
 //! * [`names`]: what a lock may be called;
-//! * [`engine`]: one question, one answer; behind it lanes that send what arrives together as one
-//!   statement;
-//! * `queue`, `lane`, `answers`: what waits, who sends it, and what its outcome means;
-//! * `novelty`: which acquires are most likely of locks that have no row;
-//! * [`statements`]: the statements that decide, each about many locks at once;
-//! * [`store`]: everything else that is asked of or done to the table;
+//! * [`engine`]: one request, one outcome; behind it lanes that send requests in batches;
+//! * [`store`]: the queries that are not the engine's;
 //! * [`sweeper`]: removes rows that nobody needs any more;
 //! * [`usage`]: how many locks each account holds, against its plan's limit.
 
-mod answers;
 pub mod engine;
-mod lane;
 pub mod names;
-mod novelty;
-mod queue;
-pub mod statements;
 pub mod store;
 pub mod sweeper;
 pub mod usage;
@@ -27,50 +18,49 @@ use uuid::Uuid;
 
 use crate::id::{AccountId, NamespaceId, TokenId};
 
-pub use engine::{Engine, EngineError, EngineSettings};
+pub use engine::{Engine, EngineSettings};
 pub use names::{LockName, NameError};
 
-/// Which lock: every row, and every statement, goes by this key. Ordered as the statements order
-/// it.
+/// Identifies a lock: the key of its row. Ordered as the statements order rows.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LockKey {
-    /// Where.
+    /// The lock's namespace.
     pub namespace_id: NamespaceId,
-    /// Compared byte for byte.
+    /// The lock's name, compared byte for byte.
     pub name: LockName,
 }
 
-/// The wish to hold a lock.
+/// A request to hold a lock.
 #[derive(Clone, Debug)]
 pub struct Acquire {
-    /// Which lock.
+    /// The lock.
     pub key: LockKey,
-    /// For whom.
+    /// The account that will hold it.
     pub account_id: AccountId,
-    /// With which API token.
+    /// The API token that was sent with the request.
     pub token_id: TokenId,
-    /// The id that the lease shall have: the client's own, so that it can ask again after a lost
-    /// answer (P6), or one drawn for it.
+    /// The id that the lease will have: the client's own, so that it can repeat the request after a
+    /// lost answer (P6), or one drawn for it.
     pub lease_id: Uuid,
-    /// Whether only the lease id shall renew and release it (P5). Must be so with a lease id of the
-    /// client's own: an id is remembered after its lease has ended only then.
+    /// True if only the lease id renews and releases the lease (P5). Must be true with a lease id
+    /// of the client's own: an id is remembered after its lease has ended only then.
     pub needs_proof: bool,
-    /// How long the lease shall be, milliseconds.
+    /// The length of the lease, milliseconds.
     pub lease_ms: i32,
-    /// The same, if the request itself said so: what a repetition renews by instead of the length
+    /// The same, if the request itself named it: a repetition renews by this instead of the length
     /// granted.
     pub requested_ms: Option<i32>,
     /// A label for people, at most 256 bytes.
     pub holder: Option<String>,
     /// JSON for programs, at most 4 KiB.
     pub metadata: Option<Value>,
-    /// How many locks the account may hold at once.
+    /// The most locks that the account may hold at once.
     pub max_live_locks: i32,
 }
 
 #[cfg(test)]
 impl Acquire {
-    /// As version 1 asks without parameters.
+    /// An acquire as version 1 sends it without parameters.
     fn plain(name: &str) -> Self {
         Self {
             key: LockKey {
@@ -90,39 +80,39 @@ impl Acquire {
     }
 }
 
-/// The wish to keep a lock.
+/// A request to renew a lease.
 #[derive(Clone, Debug)]
 pub struct Heartbeat {
-    /// Which lock.
+    /// The lock.
     pub key: LockKey,
-    /// For whom.
+    /// The account that holds it.
     pub account_id: AccountId,
-    /// The proof; without it only a lease that needs none is renewed.
+    /// The proof of ownership; without it only a lease that needs none is renewed.
     pub lease_id: Option<Uuid>,
-    /// Renew by this instead of the length that the lease was granted with, milliseconds.
+    /// The length to renew by instead of the length granted, milliseconds.
     pub lease_ms: Option<i32>,
 }
 
-/// The wish to give a lock back.
+/// A request to end a lease.
 #[derive(Clone, Debug)]
 pub struct Release {
-    /// Which lock.
+    /// The lock.
     pub key: LockKey,
-    /// For whom.
+    /// The account that holds it.
     pub account_id: AccountId,
-    /// The proof; without it only a lease that needs none is released.
+    /// The proof of ownership; without it only a lease that needs none is released.
     pub lease_id: Option<Uuid>,
 }
 
 /// A lease that was granted or renewed, durably.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lease {
-    /// Its id: the client's, or one that we drew.
+    /// The client's id, or one that the engine drew.
     pub lease_id: Uuid,
     /// Strictly increasing for one lock, in the order of grants (P4).
     pub fencing_token: i64,
-    /// How long it now lasts, milliseconds. The client's deadline is the instant before it asked,
-    /// plus this.
+    /// How long it now lasts, milliseconds. The client's deadline is the instant before it sent the
+    /// request, plus this.
     pub expires_in_ms: i32,
     /// The length that it was granted with, milliseconds.
     pub lease_ms: i32,
@@ -132,24 +122,24 @@ pub struct Lease {
     pub expires_at: DateTime<Utc>,
 }
 
-/// Why a lease is not there to be renewed or released.
+/// Why there is no lease to renew or release.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lost {
-    /// It lapsed, and nobody has taken the lock since.
+    /// It lapsed, and the lock was not granted since.
     Expired,
     /// It was released.
     Released,
-    /// Somebody with the right to do so broke it.
+    /// It was broken by somebody with the right to do so.
     Broken,
     /// It lapsed, and the lock was granted again since.
     Superseded,
     /// The account holds no such lease; or it ended more than an hour ago.
     Unknown,
-    /// The account holds the lock, with a lease that needs its id, which was not given.
+    /// The account holds the lock with a lease that needs its id, and the id was not sent.
     Unproved,
 }
 
-/// The answer to [`Acquire`].
+/// The outcome of an [`Acquire`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AcquireOutcome {
     /// The lock is held by this lease: granted now, or by an earlier request with the same lease id
@@ -161,7 +151,7 @@ pub enum AcquireOutcome {
     LeaseEnded,
 }
 
-/// The answer to [`Heartbeat`].
+/// The outcome of a [`Heartbeat`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HeartbeatOutcome {
     /// The lease lasts its full length again.
@@ -170,11 +160,35 @@ pub enum HeartbeatOutcome {
     Lost(Lost),
 }
 
-/// The answer to [`Release`].
+/// The outcome of a [`Release`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ReleaseOutcome {
-    /// The lease has ended by this request, or by an earlier one with the same lease id.
+    /// The lease was ended by this request, or by an earlier one with the same lease id.
     Released,
     /// There is nothing to release.
     Lost(Lost),
+}
+
+/// Why a request has no outcome.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EngineError {
+    /// There are more requests than the engine can answer. Nothing was done.
+    #[error("there are more requests than the engine can answer")]
+    Overloaded,
+    /// The node is stopping. Nothing was done.
+    #[error("the node is stopping")]
+    ShuttingDown,
+    /// The database was unreachable, or its answer was lost or came too late: the request may have
+    /// been executed or not.
+    #[error("the outcome is unknown")]
+    Unknown,
+    /// The account holds as many locks as its plan allows. Nothing was done.
+    #[error("the plan allows {max} locks at once")]
+    TooManyLocks {
+        /// The plan's limit.
+        max: i32,
+    },
+    /// The database refuses the statement. A bug of ours.
+    #[error("the database refused the statement")]
+    Refused,
 }

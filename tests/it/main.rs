@@ -6,7 +6,6 @@
 
 mod architecture;
 mod authorization;
-mod engine;
 mod locks;
 mod ops;
 mod promises;

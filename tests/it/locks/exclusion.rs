@@ -194,7 +194,7 @@ async fn a_lease_that_waited_for_a_row_lock_is_full_length() {
                   VALUES (1, 'new', 1, 1, 0, clock_timestamp(), 'infinity', gen_random_uuid(), 5000, true)";
     // First one that the node was never asked for, then one that it has reason to take for an old
     // one.
-    for statement in ["locks.acquire_new", "locks.acquire"] {
+    for statement in ["locks.insert_if_absent", "locks.acquire"] {
         let (instant, lease) = tokio::join!(instant_of_release(&db, insert, statement), async {
             held_row(&db).await;
             node.grant("new", Uuid::new_v4(), 5000).await

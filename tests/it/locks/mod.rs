@@ -1,6 +1,7 @@
 //! The lock engine and its statements, against real PostgreSQL.
 
 mod durability;
+mod engine;
 mod exclusion;
 mod faults;
 mod fencing;

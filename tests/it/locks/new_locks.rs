@@ -4,7 +4,8 @@
 use std::sync::Arc;
 
 use lockable::db::{Purpose, pool};
-use lockable::locks::{AcquireOutcome, Lease, statements};
+use lockable::locks::engine::statements;
+use lockable::locks::{AcquireOutcome, Lease};
 use uuid::Uuid;
 
 use super::{ALICE, BOB, Node, acquire, acquire_unproved, release};
@@ -52,9 +53,10 @@ async fn only_what_has_no_row_is_granted_and_rows_stay_as_they_are() {
         .acquire()
         .await
         .unwrap();
-    let outcomes = statements::acquire_new(&mut connection, &questions.iter().collect::<Vec<_>>())
-        .await
-        .unwrap();
+    let outcomes =
+        statements::insert_if_absent(&mut connection, &questions.iter().collect::<Vec<_>>())
+            .await
+            .unwrap();
 
     for silent in [1, 2, 3, 4, 5] {
         assert_eq!(outcomes[silent], None, "{:?}", questions[silent]);
@@ -89,7 +91,7 @@ async fn only_what_has_no_row_is_granted_and_rows_stay_as_they_are() {
     db.execute("DELETE FROM service_clock").await;
     let question = acquire_unproved(BOB, "h-new", 60_000);
     assert_eq!(
-        statements::acquire_new(&mut connection, &[&question])
+        statements::insert_if_absent(&mut connection, &[&question])
             .await
             .unwrap(),
         [None]
@@ -129,7 +131,7 @@ async fn of_many_batches_that_race_for_new_names_each_is_granted_by_one() {
                     let questions: Vec<_> = questions.iter().collect();
                     together.wait().await;
                     let outcomes = if racer < 3 {
-                        statements::acquire_new(&mut connection, &questions)
+                        statements::insert_if_absent(&mut connection, &questions)
                             .await
                             .unwrap()
                     } else {

@@ -2,7 +2,7 @@
 //! one sequential scan is an outage.
 
 use lockable::db::{Purpose, pool};
-use lockable::locks::statements;
+use lockable::locks::engine::statements;
 use sqlx::pool::PoolConnection;
 use sqlx::{AssertSqlSafe, Executor as _, Postgres};
 use uuid::Uuid;
@@ -23,7 +23,7 @@ async fn session(db: &Database) -> (PoolConnection<Postgres>, Vec<Prepared>) {
     statements::acquire(&mut connection, &[&acquire(ALICE, "a", lease_id, 60_000)])
         .await
         .unwrap();
-    statements::acquire_new(&mut connection, &[&acquire(ALICE, "b", lease_id, 60_000)])
+    statements::insert_if_absent(&mut connection, &[&acquire(ALICE, "b", lease_id, 60_000)])
         .await
         .unwrap();
     statements::heartbeat(&mut connection, &[&heartbeat(ALICE, "a", Some(lease_id))])
@@ -51,7 +51,7 @@ async fn session(db: &Database) -> (PoolConnection<Postgres>, Vec<Prepared>) {
         names,
         [
             "locks.acquire",
-            "locks.acquire_new",
+            "locks.insert_if_absent",
             "locks.heartbeat",
             "locks.release"
         ]
@@ -100,8 +100,9 @@ fn off_the_index(plan: &[String]) -> Vec<&String> {
 /// look cheap, and then takes the square of its size.
 fn repeated(plan: &[String]) -> Vec<&String> {
     let indent = |line: &str| line.len() - line.trim_start().len();
-    let is_scan =
-        |line: &str| line.contains("CTE Scan on judged") || line.contains("CTE Scan on written");
+    let is_scan = |line: &str| {
+        line.contains("CTE Scan on verdicts") || line.contains("CTE Scan on written_rows")
+    };
     let scans = plan.iter().enumerate().filter(|(_, line)| is_scan(line));
     let repeated = scans.filter(|(at, scan)| {
         let mut inside = indent(scan);
@@ -179,7 +180,7 @@ async fn no_statistics_make_a_batch_leave_its_index() {
                     statement.what,
                     plan.join("\n")
                 );
-                let looks_at = if statement.what == "locks.acquire_new" {
+                let looks_at = if statement.what == "locks.insert_if_absent" {
                     "using lease_ends_pk on lease_ends"
                 } else {
                     "using locks_pk on locks"

@@ -4,8 +4,9 @@
 use std::sync::Arc;
 
 use futures_util::future::join_all;
+use lockable::locks::engine::statements;
 use lockable::locks::sweeper::Sweeper;
-use lockable::locks::{AcquireOutcome, EngineSettings, HeartbeatOutcome, statements};
+use lockable::locks::{AcquireOutcome, EngineSettings, HeartbeatOutcome};
 use uuid::Uuid;
 
 use super::{Node, acquire, heartbeat, release};

@@ -1,0 +1,221 @@
+//! Delivers outcomes: a reply to the client, followers included, a count, and what the engine has
+//! to do about it afterwards.
+
+use std::time::{Duration, Instant};
+
+use uuid::Uuid;
+
+use super::connection::{SendError, StatementResults};
+use super::request::{AnyRequest, LockRequest, Pending, release_of_grant};
+use super::statements::BatchStatement;
+use crate::locks::usage::Usage;
+use crate::locks::{
+    Acquire, AcquireOutcome, EngineError, Heartbeat, HeartbeatOutcome, LockKey, Release,
+    ReleaseOutcome,
+};
+
+/// What remains to be done after a batch.
+#[derive(Default)]
+pub(super) struct Settlement {
+    /// The locks whose requests were answered.
+    pub(super) answered: Vec<LockKey>,
+    /// The requests that have to be sent again, and those that the engine issues itself.
+    pub(super) retries: Vec<AnyRequest>,
+    /// The requests that failed because another transaction keeps their row locked.
+    pub(super) contended: Vec<AnyRequest>,
+}
+
+/// Delivers the outcome of one request; returns the request that the engine then has to send.
+pub(super) type Deliver<R> =
+    fn(Pending<R>, <R as LockRequest>::Outcome, Duration, &Usage, &mut Tally) -> Option<AnyRequest>;
+
+impl Settlement {
+    /// Delivers the outcomes of one statement's requests; sorts the requests that have none into
+    /// this settlement.
+    pub(super) fn deliver<S: BatchStatement>(
+        &mut self,
+        results: StatementResults<S>,
+        usage: &Usage,
+        deliver: Deliver<S::Request>,
+    ) {
+        let mut tally = Tally::default();
+        for transaction in results {
+            match transaction.result {
+                Ok((outcomes, took)) => {
+                    for (pending, outcome) in transaction.requests.into_iter().zip(outcomes) {
+                        match outcome {
+                            Some(outcome) => {
+                                let key = pending.request.key().clone();
+                                match deliver(pending, outcome, took, usage, &mut tally) {
+                                    Some(next) => self.retries.push(next),
+                                    None => self.answered.push(key),
+                                }
+                            }
+                            None => {
+                                tally.add(S::NO_VERDICT, 1);
+                                self.retry(pending);
+                            }
+                        }
+                    }
+                }
+                Err(error) => {
+                    for pending in transaction.requests {
+                        self.handle_error(pending, &error);
+                    }
+                }
+            }
+        }
+        tally.record(S::COUNTER);
+    }
+
+    fn handle_error<R: LockRequest>(&mut self, mut pending: Pending<R>, error: &SendError) {
+        match error {
+            SendError::Refused => self.reject(pending, EngineError::Refused),
+            SendError::Contention if Instant::now() < pending.deadline => {
+                self.contended.push(R::into_any(pending));
+            }
+            SendError::Contention => self.reject(pending, EngineError::Unknown),
+            SendError::NotSent => self.retry(pending),
+            SendError::InDoubt => {
+                pending.in_doubt = true;
+                if pending.request.is_repeatable() {
+                    self.retry(pending);
+                } else {
+                    self.reject(pending, EngineError::Unknown);
+                }
+            }
+        }
+    }
+
+    /// Sends the request again, unless its deadline has passed.
+    fn retry<R: LockRequest>(&mut self, pending: Pending<R>) {
+        if Instant::now() < pending.deadline {
+            self.retries.push(R::into_any(pending));
+        } else {
+            self.reject(pending, EngineError::Unknown);
+        }
+    }
+
+    /// Answers the request with an error, and undoes what it may have done.
+    fn reject<R: LockRequest>(&mut self, pending: Pending<R>, error: EngineError) {
+        match R::compensating_release(&pending) {
+            Some(release) => self.retries.push(release),
+            None => self.answered.push(pending.request.key().clone()),
+        }
+        pending.reject(error);
+    }
+}
+
+/// The outcomes of a batch, counted together: to look a counter up by its label for each request
+/// costs more than to count.
+#[derive(Default)]
+pub(super) struct Tally(Vec<(&'static str, u64)>);
+
+impl Tally {
+    fn add(&mut self, outcome: &'static str, times: u64) {
+        match self.0.iter_mut().find(|(label, _)| *label == outcome) {
+            Some((_, count)) => *count += times,
+            None => self.0.push((outcome, times)),
+        }
+    }
+
+    fn record(self, counter: &'static str) {
+        for (outcome, times) in self.0 {
+            metrics::counter!(counter, "outcome" => outcome).increment(times);
+        }
+    }
+}
+
+/// True if an outcome took more than half of its lease, on the node's monotonic clock: it says too
+/// little about what is left of the lease.
+fn is_too_late(took: Duration, lease_ms: i32) -> bool {
+    took.as_millis() * 2 > lease_ms.unsigned_abs().into()
+}
+
+/// Sends the reply; true if somebody received it, or nobody was to.
+fn send_reply<R: LockRequest>(
+    pending: Pending<R>,
+    outcome: Result<R::Outcome, EngineError>,
+) -> bool {
+    pending
+        .reply
+        .is_none_or(|reply| reply.send(outcome).is_ok())
+}
+
+pub(super) fn deliver_acquire(
+    mut pending: Pending<Acquire>,
+    outcome: AcquireOutcome,
+    took: Duration,
+    usage: &Usage,
+    tally: &mut Tally,
+) -> Option<AnyRequest> {
+    let label = match &outcome {
+        AcquireOutcome::Granted(_) => "granted",
+        AcquireOutcome::Held => "held",
+        AcquireOutcome::LeaseEnded => "lease_ended",
+    };
+    tally.add(label, 1);
+    if outcome == AcquireOutcome::LeaseEnded && !pending.request.needs_proof {
+        // It was granted, the result was lost, and the lease has ended since: the id that the
+        // engine drew is used up, the client's request is not.
+        pending.request.lease_id = Uuid::new_v4();
+        pending.in_doubt = false;
+        return Some(AnyRequest::Acquire(pending));
+    }
+    for follower in std::mem::take(&mut pending.followers) {
+        tally.add("held", 1);
+        let _ = follower.send(Ok(AcquireOutcome::Held));
+    }
+    let AcquireOutcome::Granted(lease) = outcome else {
+        send_reply(pending, Ok(outcome));
+        return None;
+    };
+    usage.granted(pending.request.account_id, pending.request.max_live_locks);
+    // A client without a lease id of its own cannot learn of the grant later: what it does not
+    // receive is released.
+    let compensation =
+        (!pending.request.needs_proof).then(|| release_of_grant(&pending.request, lease.lease_id));
+    let is_received = if is_too_late(took, lease.expires_in_ms) {
+        send_reply(pending, Err(EngineError::Unknown));
+        false
+    } else {
+        send_reply(pending, Ok(AcquireOutcome::Granted(lease)))
+    };
+    if is_received { None } else { compensation }
+}
+
+pub(super) fn deliver_heartbeat(
+    pending: Pending<Heartbeat>,
+    outcome: HeartbeatOutcome,
+    took: Duration,
+    _: &Usage,
+    tally: &mut Tally,
+) -> Option<AnyRequest> {
+    let (label, reply) = match outcome {
+        HeartbeatOutcome::Renewed(lease) if is_too_late(took, lease.expires_in_ms) => {
+            ("late", Err(EngineError::Unknown))
+        }
+        HeartbeatOutcome::Renewed(_) => ("renewed", Ok(outcome)),
+        HeartbeatOutcome::Lost(_) => ("lost", Ok(outcome)),
+    };
+    tally.add(label, 1);
+    send_reply(pending, reply);
+    None
+}
+
+pub(super) fn deliver_release(
+    pending: Pending<Release>,
+    outcome: ReleaseOutcome,
+    _: Duration,
+    usage: &Usage,
+    tally: &mut Tally,
+) -> Option<AnyRequest> {
+    let label = match outcome {
+        ReleaseOutcome::Released => "released",
+        ReleaseOutcome::Lost(_) => "lost",
+    };
+    tally.add(label, 1);
+    usage.ended(pending.request.account_id);
+    send_reply(pending, Ok(outcome));
+    None
+}

@@ -1,0 +1,214 @@
+//! The lock engine: one request, one outcome.
+//!
+//! ```text
+//! Engine ──► queue ──► lane ──► connection ──► statements (sql/*.sql) ──► PostgreSQL
+//! client ◄── delivery ◄──┘
+//! ```
+//!
+//! * `request`: a request on its way, who waits for it, and the release that undoes it;
+//! * `queue`: bounded, fair between accounts, in order for each lock;
+//! * `lane`: the loop that sends batches, delivers outcomes and settles with the queue;
+//! * `prediction`: which acquires are most likely of locks that have no row;
+//! * `connection`: the lane's connections, and how a statement can fail;
+//! * [`statements`]: the statements that decide, each about many locks at once;
+//! * `delivery`: outcome to reply, counters, retry.
+
+mod connection;
+mod delivery;
+mod lane;
+mod prediction;
+mod queue;
+mod request;
+pub mod statements;
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use sqlx::postgres::PgConnectOptions;
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, oneshot};
+use tokio_util::task::TaskTracker;
+
+use self::lane::{Lane, MAX_ISOLATED};
+use self::queue::Queue;
+use self::request::{LockRequest, Pending};
+use super::usage::Usage;
+use super::{
+    Acquire, AcquireOutcome, EngineError, Heartbeat, HeartbeatOutcome, LockKey, Lost, Release,
+    ReleaseOutcome,
+};
+
+/// How an engine is set up.
+#[derive(Clone, Copy, Debug)]
+pub struct EngineSettings {
+    /// The number of lanes: batches of a node that can be in flight at once.
+    pub lanes: usize,
+    /// The most requests in a batch.
+    pub largest_batch: usize,
+    /// The most requests that wait in a lane.
+    pub queue_capacity: usize,
+    /// How long a request may take until it is answered as unknown.
+    pub deadline: Duration,
+}
+
+impl Default for EngineSettings {
+    /// One lane with large batches: fewer, larger commits are worth more than two of them at once
+    /// (docs/performance.md).
+    fn default() -> Self {
+        Self {
+            lanes: 1,
+            largest_batch: 2048,
+            queue_capacity: 8192,
+            deadline: Duration::from_secs(5),
+        }
+    }
+}
+
+/// The lock engine. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Engine {
+    lanes: Arc<[Arc<Queue>]>,
+    tasks: TaskTracker,
+    usage: Usage,
+    deadline: Duration,
+}
+
+impl Engine {
+    /// Starts the lanes, on the current tokio runtime. Each has four connections (eight in a
+    /// crowd), and all together a few more for locks whose rows are contended.
+    pub fn start(database: &PgConnectOptions, settings: EngineSettings) -> Self {
+        let usage = Usage::default();
+        let isolation_permits = Arc::new(Semaphore::new(MAX_ISOLATED));
+        let tasks = TaskTracker::new();
+        let lanes: Arc<[Arc<Queue>]> = (0..settings.lanes.max(1))
+            .map(|_| Arc::new(Queue::new(settings.queue_capacity)))
+            .collect();
+        for queue in lanes.iter() {
+            let lane = Lane {
+                queue: Arc::clone(queue),
+                database: database.clone(),
+                usage: usage.clone(),
+                largest_batch: settings.largest_batch,
+                isolation_permits: Arc::clone(&isolation_permits),
+                tasks: tasks.clone(),
+                runtime: Handle::current(),
+            };
+            tasks.spawn(lane.run());
+        }
+        Self {
+            lanes,
+            tasks,
+            usage,
+            deadline: settings.deadline,
+        }
+    }
+
+    /// Takes a lock that is free; or renews the lease that holds it, if its id and account are the
+    /// request's.
+    ///
+    /// # Errors
+    /// If the outcome cannot be known, or nothing was done.
+    pub async fn acquire(&self, request: Acquire) -> Result<AcquireOutcome, EngineError> {
+        let max = request.max_live_locks;
+        if self.usage.is_at_limit(request.account_id, max) {
+            // In a box: it is rare, and as large as a second request.
+            return Box::pin(self.acquire_at_limit(request, max)).await;
+        }
+        self.submit(request).await
+    }
+
+    /// An account at its limit takes nothing new, but may repeat the request for a lease that it
+    /// has (P6).
+    async fn acquire_at_limit(
+        &self,
+        request: Acquire,
+        max: i32,
+    ) -> Result<AcquireOutcome, EngineError> {
+        if !request.needs_proof {
+            return Err(EngineError::TooManyLocks { max });
+        }
+        let renewal = Heartbeat {
+            key: request.key,
+            account_id: request.account_id,
+            lease_id: Some(request.lease_id),
+            lease_ms: request.requested_ms,
+        };
+        match self.submit(renewal).await? {
+            HeartbeatOutcome::Renewed(lease) => Ok(AcquireOutcome::Granted(lease)),
+            HeartbeatOutcome::Lost(Lost::Unknown) => Err(EngineError::TooManyLocks { max }),
+            HeartbeatOutcome::Lost(_) => Ok(AcquireOutcome::LeaseEnded),
+        }
+    }
+
+    /// Makes a lease last its full length again.
+    ///
+    /// # Errors
+    /// If the outcome cannot be known, or nothing was done.
+    pub async fn heartbeat(&self, request: Heartbeat) -> Result<HeartbeatOutcome, EngineError> {
+        self.submit(request).await
+    }
+
+    /// Ends a lease.
+    ///
+    /// # Errors
+    /// If the outcome cannot be known, or nothing was done.
+    pub async fn release(&self, request: Release) -> Result<ReleaseOutcome, EngineError> {
+        self.submit(request).await
+    }
+
+    /// The counts of accounts' live locks.
+    pub fn usage(&self) -> &Usage {
+        &self.usage
+    }
+
+    /// Succeeds if a request would be accepted now, so that under overload a request can be
+    /// rejected before it has cost anything.
+    ///
+    /// # Errors
+    /// [`EngineError::Overloaded`] if every lane is full.
+    pub fn check_room(&self) -> Result<(), EngineError> {
+        if self.lanes.iter().any(|lane| lane.has_room()) {
+            Ok(())
+        } else {
+            Err(EngineError::Overloaded)
+        }
+    }
+
+    /// The number of requests that wait to be sent, in all lanes.
+    pub fn depth(&self) -> usize {
+        self.lanes.iter().map(|lane| lane.depth()).sum()
+    }
+
+    /// Accepts nothing more, answers what was accepted, and returns when that is done.
+    pub async fn shut_down(&self) {
+        for lane in self.lanes.iter() {
+            lane.close();
+        }
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    async fn submit<R: LockRequest>(&self, request: R) -> Result<R::Outcome, EngineError> {
+        let deadline = Instant::now() + self.deadline;
+        let (reply, outcome) = oneshot::channel();
+        let lane = self.lane(request.key());
+        lane.push(R::into_any(Pending::new(request, Some(reply), deadline)));
+        match tokio::time::timeout_at(deadline.into(), outcome).await {
+            Ok(Ok(outcome)) => outcome,
+            // Late, or the lane is gone with its runtime: it may have been executed.
+            Ok(Err(_)) | Err(_) => Err(EngineError::Unknown),
+        }
+    }
+
+    fn lane(&self, key: &LockKey) -> &Queue {
+        let at = if self.lanes.len() == 1 {
+            0
+        } else {
+            let mut hasher = DefaultHasher::new();
+            key.hash(&mut hasher);
+            usize::try_from(hasher.finish() % self.lanes.len() as u64).unwrap_or(0)
+        };
+        &self.lanes[at]
+    }
+}

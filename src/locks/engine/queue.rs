@@ -1,0 +1,351 @@
+//! The queue of a lane: bounded, fair between accounts, in order for each lock. Pure: no I/O.
+
+use std::collections::VecDeque;
+use std::collections::hash_map::{Entry, HashMap};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+
+use super::request::{AnyRequest, LockRequest as _, Pending};
+use crate::id::AccountId;
+use crate::locks::{Acquire, EngineError, Heartbeat, LockKey, Release};
+
+/// Requests that are sent together. Each lock occurs once, so that statements of different kinds
+/// cannot touch the same row; the requests of each kind are in key order.
+#[derive(Debug, Default)]
+pub(super) struct Batch {
+    /// Acquires of locks that are predicted to have no row. The queue leaves this empty; the lane
+    /// moves them here from `acquires`.
+    pub(super) predicted_inserts: Vec<Pending<Acquire>>,
+    pub(super) acquires: Vec<Pending<Acquire>>,
+    pub(super) heartbeats: Vec<Pending<Heartbeat>>,
+    pub(super) releases: Vec<Pending<Release>>,
+}
+
+impl Batch {
+    /// The number of requests, followers not counted.
+    pub(super) fn len(&self) -> usize {
+        self.predicted_inserts.len()
+            + self.acquires.len()
+            + self.heartbeats.len()
+            + self.releases.len()
+    }
+
+    fn push(&mut self, request: AnyRequest) {
+        match request {
+            AnyRequest::Acquire(pending) => self.acquires.push(pending),
+            AnyRequest::Heartbeat(pending) => self.heartbeats.push(pending),
+            AnyRequest::Release(pending) => self.releases.push(pending),
+        }
+    }
+
+    fn sort(&mut self) {
+        self.acquires
+            .sort_unstable_by(|a, b| a.request.key.cmp(&b.request.key));
+        self.heartbeats
+            .sort_unstable_by(|a, b| a.request.key.cmp(&b.request.key));
+        self.releases
+            .sort_unstable_by(|a, b| a.request.key.cmp(&b.request.key));
+    }
+}
+
+/// The queue of a lane. Each operation holds its mutex for as long as it takes to move a few
+/// pointers.
+#[derive(Debug)]
+pub(super) struct Queue {
+    state: Mutex<QueueState>,
+    arrived: Notify,
+    capacity: usize,
+}
+
+/// At most one request of a lock is ready or in flight; the lock's other requests are in its
+/// backlog, in order.
+#[derive(Debug, Default)]
+struct QueueState {
+    ready: VecDeque<AnyRequest>,
+    /// The backlog of each lock that has a request ready or in flight.
+    backlogs: HashMap<LockKey, KeyBacklog>,
+    /// The number of requests that wait, ready or in a backlog.
+    waiting: usize,
+    waiting_by_account: HashMap<AccountId, usize>,
+    is_closed: bool,
+}
+
+/// The requests of one lock behind the one that is ready or in flight: each account's in the order
+/// of their arrival, and the accounts by turns. Otherwise any account could hold up the holder of a
+/// public lock until its lease lapses, by sending many requests for that lock.
+#[derive(Debug, Default)]
+struct KeyBacklog {
+    by_account: VecDeque<(AccountId, VecDeque<AnyRequest>)>,
+}
+
+impl KeyBacklog {
+    fn push(&mut self, request: AnyRequest) {
+        let account_id = request.account_id();
+        match self.by_account.iter_mut().find(|(id, _)| *id == account_id) {
+            Some((_, requests)) => requests.push_back(request),
+            None => self
+                .by_account
+                .push_back((account_id, VecDeque::from([request]))),
+        }
+    }
+
+    fn pop(&mut self) -> Option<AnyRequest> {
+        let (account_id, mut requests) = self.by_account.pop_front()?;
+        let request = requests.pop_front();
+        if !requests.is_empty() {
+            self.by_account.push_back((account_id, requests));
+        }
+        request
+    }
+
+    /// Removes the plain acquires at the head of each account's requests.
+    fn take_plain_acquires(&mut self) -> Vec<Pending<Acquire>> {
+        let mut taken = Vec::new();
+        for (_, requests) in &mut self.by_account {
+            while requests.front().is_some_and(AnyRequest::is_plain_acquire) {
+                if let Some(AnyRequest::Acquire(pending)) = requests.pop_front() {
+                    taken.push(pending);
+                }
+            }
+        }
+        self.by_account.retain(|(_, requests)| !requests.is_empty());
+        taken
+    }
+}
+
+impl Queue {
+    pub(super) fn new(capacity: usize) -> Self {
+        Self {
+            state: Mutex::default(),
+            arrived: Notify::new(),
+            capacity,
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, QueueState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Accepts a request, or rejects it at once: a full queue is no better place to wait than the
+    /// client's own. No account may fill more than a quarter of the queue.
+    pub(super) fn push(&self, request: AnyRequest) {
+        let rejected = {
+            let mut state = self.state();
+            let of_account = state
+                .waiting_by_account
+                .get(&request.account_id())
+                .copied()
+                .unwrap_or(0);
+            if state.is_closed {
+                Some((request, EngineError::ShuttingDown))
+            } else if state.waiting >= self.capacity || of_account >= self.capacity.div_ceil(4) {
+                Some((request, EngineError::Overloaded))
+            } else {
+                state.add(request);
+                None
+            }
+        };
+        match rejected {
+            Some((request, error)) => request.reject(error),
+            None => self.arrived.notify_one(),
+        }
+    }
+
+    /// True if the queue would accept a request of an account that has few requests in it.
+    pub(super) fn has_room(&self) -> bool {
+        self.depth() < self.capacity
+    }
+
+    /// The number of requests that wait.
+    pub(super) fn depth(&self) -> usize {
+        self.state().waiting
+    }
+
+    /// Rejects every further request; what was accepted is still handed out.
+    pub(super) fn close(&self) {
+        self.state().is_closed = true;
+        self.arrived.notify_one();
+    }
+
+    /// Waits until requests are ready, and takes at most `limit` of them. `None` once the queue is
+    /// closed and empty.
+    pub(super) async fn next_batch(&self, limit: usize) -> Option<Batch> {
+        loop {
+            {
+                let mut state = self.state();
+                let batch = state.take_batch(limit);
+                if batch.len() > 0 {
+                    return Some(batch);
+                }
+                // A lock has a backlog, if an empty one, while a request of it is in flight: that
+                // request may come back to be retried.
+                if state.is_closed && state.waiting == 0 && state.backlogs.is_empty() {
+                    return None;
+                }
+            }
+            self.arrived.notified().await;
+        }
+    }
+
+    /// Takes at most `limit` requests that are ready now; `None` if none is.
+    pub(super) fn ready_batch(&self, limit: usize) -> Option<Batch> {
+        let batch = self.state().take_batch(limit);
+        (batch.len() > 0).then_some(batch)
+    }
+
+    /// Completes a batch: makes the next request of each lock in `answered` ready, and puts the
+    /// requests in `retries` at the head of the queue.
+    pub(super) fn settle(&self, answered: Vec<LockKey>, retries: Vec<AnyRequest>) {
+        let mut state = self.state();
+        for key in answered {
+            state.advance(key);
+        }
+        for request in retries.into_iter().rev() {
+            state.count(request.account_id());
+            state.ready.push_front(request);
+        }
+        drop(state);
+        self.arrived.notify_one();
+    }
+}
+
+impl QueueState {
+    fn add(&mut self, request: AnyRequest) {
+        self.count(request.account_id());
+        match self.backlogs.get_mut(request.key()) {
+            Some(backlog) => backlog.push(request),
+            None => {
+                self.backlogs
+                    .insert(request.key().clone(), KeyBacklog::default());
+                self.ready.push_back(request);
+            }
+        }
+    }
+
+    fn take_batch(&mut self, limit: usize) -> Batch {
+        let mut batch = Batch::default();
+        while batch.len() < limit {
+            let Some(mut request) = self.ready.pop_front() else {
+                break;
+            };
+            self.uncount(request.account_id());
+            if let AnyRequest::Acquire(first) = &mut request
+                && !first.request.needs_proof
+            {
+                self.take_followers(first);
+            }
+            if !request.queued().is_abandoned() {
+                batch.push(request);
+            } else if let Some(release) = request.queued().compensating_release() {
+                batch.push(release);
+            } else {
+                self.advance(request.key().clone());
+            }
+        }
+        batch.sort();
+        batch
+    }
+
+    /// Moves plain acquires right behind a plain acquire that is about to be sent into its
+    /// followers: whatever becomes of it, some lease holds the lock afterwards, and they arrived
+    /// before that was decided.
+    fn take_followers(&mut self, first: &mut Pending<Acquire>) {
+        if self.waiting == self.ready.len() {
+            return; // No lock has a backlog.
+        }
+        let Some(backlog) = self.backlogs.get_mut(first.request.key()) else {
+            return;
+        };
+        for next in backlog.take_plain_acquires() {
+            self.uncount(next.request.account_id);
+            first
+                .followers
+                .extend(next.reply.into_iter().chain(next.followers));
+        }
+    }
+
+    /// Makes the lock's next request ready, if there is one.
+    fn advance(&mut self, key: LockKey) {
+        if let Entry::Occupied(mut backlog) = self.backlogs.entry(key) {
+            match backlog.get_mut().pop() {
+                Some(next) => self.ready.push_back(next),
+                None => drop(backlog.remove()),
+            }
+        }
+    }
+
+    fn count(&mut self, account_id: AccountId) {
+        self.waiting += 1;
+        *self.waiting_by_account.entry(account_id).or_default() += 1;
+    }
+
+    fn uncount(&mut self, account_id: AccountId) {
+        self.waiting -= 1;
+        if let Some(waiting) = self.waiting_by_account.get_mut(&account_id) {
+            *waiting -= 1;
+            if *waiting == 0 {
+                self.waiting_by_account.remove(&account_id);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    fn acquire(name: &str, needs_proof: bool) -> AnyRequest {
+        let request = Acquire {
+            needs_proof,
+            ..Acquire::plain(name)
+        };
+        // As long as the receiver lives, somebody waits for the outcome.
+        let (reply, outcome) = oneshot::channel();
+        std::mem::forget(outcome);
+        let deadline = Instant::now() + Duration::from_secs(60);
+        AnyRequest::Acquire(Pending::new(request, Some(reply), deadline))
+    }
+
+    #[tokio::test]
+    async fn plain_acquires_of_one_lock_are_one_request_and_others_wait_their_turn() {
+        let queue = Queue::new(100);
+        for request in [
+            acquire("a", false),
+            acquire("b", false),
+            acquire("a", false),
+            acquire("a", false),
+            acquire("a", true),
+            acquire("a", false),
+        ] {
+            queue.push(request);
+        }
+        let batch = queue.next_batch(10).await.unwrap();
+        let sent: Vec<_> = batch
+            .acquires
+            .iter()
+            .map(|p| (p.request.key.name.as_str(), p.followers.len()))
+            .collect();
+        assert_eq!(sent, [("a", 2), ("b", 0)]);
+        assert_eq!(
+            queue.depth(),
+            2,
+            "the one with an id, and the one behind it"
+        );
+        let answered: Vec<_> = batch
+            .acquires
+            .iter()
+            .map(|pending| pending.request.key.clone())
+            .collect();
+        queue.settle(answered, Vec::new());
+        let batch = queue.next_batch(10).await.unwrap();
+        assert!(
+            batch.acquires.len() == 1 && batch.acquires[0].request.needs_proof,
+            "{batch:?}"
+        );
+    }
+}

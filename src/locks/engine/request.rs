@@ -1,0 +1,226 @@
+//! A request on its way through a lane: what is asked, who waits for the outcome, and until when.
+
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+use uuid::Uuid;
+
+use crate::id::AccountId;
+use crate::locks::{
+    Acquire, AcquireOutcome, EngineError, Heartbeat, HeartbeatOutcome, LockKey, Release,
+    ReleaseOutcome,
+};
+
+/// How long the engine tries to release a lease that nobody received. A lease of a plan's usual
+/// length has lapsed by then.
+const COMPENSATION_DEADLINE: Duration = Duration::from_secs(60);
+
+/// A request that the engine answers: acquire, heartbeat or release.
+pub(super) trait LockRequest: Send + Sync + Sized + 'static {
+    type Outcome: std::fmt::Debug + Send + 'static;
+
+    fn key(&self) -> &LockKey;
+    fn account_id(&self) -> AccountId;
+
+    /// True if a second execution has the effect and the outcome of one.
+    fn is_repeatable(&self) -> bool;
+
+    fn into_any(pending: Pending<Self>) -> AnyRequest;
+
+    /// The release that undoes a request which may have been executed and whose outcome nobody
+    /// will receive; `None` if there is nothing to undo.
+    fn compensating_release(_: &Pending<Self>) -> Option<AnyRequest> {
+        None
+    }
+}
+
+impl LockRequest for Acquire {
+    type Outcome = AcquireOutcome;
+
+    fn key(&self) -> &LockKey {
+        &self.key
+    }
+
+    fn account_id(&self) -> AccountId {
+        self.account_id
+    }
+
+    /// By its lease id, which each acquire has.
+    fn is_repeatable(&self) -> bool {
+        true
+    }
+
+    fn into_any(pending: Pending<Self>) -> AnyRequest {
+        AnyRequest::Acquire(pending)
+    }
+
+    /// Only of a lease whose id the engine drew: the client cannot repeat the request to learn of
+    /// it.
+    fn compensating_release(pending: &Pending<Self>) -> Option<AnyRequest> {
+        let acquire = &pending.request;
+        (pending.in_doubt && !acquire.needs_proof)
+            .then(|| release_of_grant(acquire, acquire.lease_id))
+    }
+}
+
+impl LockRequest for Heartbeat {
+    type Outcome = HeartbeatOutcome;
+
+    fn key(&self) -> &LockKey {
+        &self.key
+    }
+
+    fn account_id(&self) -> AccountId {
+        self.account_id
+    }
+
+    fn is_repeatable(&self) -> bool {
+        true
+    }
+
+    fn into_any(pending: Pending<Self>) -> AnyRequest {
+        AnyRequest::Heartbeat(pending)
+    }
+}
+
+impl LockRequest for Release {
+    type Outcome = ReleaseOutcome;
+
+    fn key(&self) -> &LockKey {
+        &self.key
+    }
+
+    fn account_id(&self) -> AccountId {
+        self.account_id
+    }
+
+    /// Without a lease id, the second execution would find that nothing is held.
+    fn is_repeatable(&self) -> bool {
+        self.lease_id.is_some()
+    }
+
+    fn into_any(pending: Pending<Self>) -> AnyRequest {
+        AnyRequest::Release(pending)
+    }
+}
+
+/// The compensating release of a grant that nobody received.
+pub(super) fn release_of_grant(acquire: &Acquire, lease_id: Uuid) -> AnyRequest {
+    let release = Release {
+        key: acquire.key.clone(),
+        account_id: acquire.account_id,
+        lease_id: Some(lease_id),
+    };
+    let deadline = Instant::now() + COMPENSATION_DEADLINE;
+    AnyRequest::Release(Pending::new(release, None, deadline))
+}
+
+/// The sender of a request's outcome.
+pub(super) type Reply<R> = oneshot::Sender<Result<<R as LockRequest>::Outcome, EngineError>>;
+
+/// A request that was accepted and will be answered.
+#[derive(Debug)]
+pub(super) struct Pending<R: LockRequest> {
+    pub(super) request: R,
+    /// `None` for a release that the engine issues itself: nobody waits for its outcome.
+    pub(super) reply: Option<Reply<R>>,
+    /// The instant after which the request is answered as unknown instead of being retried.
+    pub(super) deadline: Instant,
+    /// True once it was sent and its result lost: it may have been executed.
+    pub(super) in_doubt: bool,
+    /// True once it was sent as an insert-if-absent; a wrong prediction is not made twice.
+    pub(super) insert_tried: bool,
+    /// The replies of later requests for the same lock that this one's outcome answers as well.
+    pub(super) followers: Vec<Reply<R>>,
+}
+
+impl<R: LockRequest> Pending<R> {
+    pub(super) fn new(request: R, reply: Option<Reply<R>>, deadline: Instant) -> Self {
+        Self {
+            request,
+            reply,
+            deadline,
+            in_doubt: false,
+            insert_tried: false,
+            followers: Vec::new(),
+        }
+    }
+
+    /// Answers the request and its followers with an error.
+    pub(super) fn reject(self, error: EngineError) {
+        for reply in self.reply.into_iter().chain(self.followers) {
+            // A receiver that is gone needs no answer.
+            let _ = reply.send(Err(error));
+        }
+    }
+}
+
+/// The view of a pending request that does not depend on its kind: all that a queue needs.
+pub(super) trait QueuedRequest {
+    fn key(&self) -> &LockKey;
+    fn account_id(&self) -> AccountId;
+
+    /// True if nobody waits for the outcome any more.
+    fn is_abandoned(&self) -> bool;
+
+    /// As [`LockRequest::compensating_release`].
+    fn compensating_release(&self) -> Option<AnyRequest>;
+}
+
+impl<R: LockRequest> QueuedRequest for Pending<R> {
+    fn key(&self) -> &LockKey {
+        self.request.key()
+    }
+
+    fn account_id(&self) -> AccountId {
+        self.request.account_id()
+    }
+
+    fn is_abandoned(&self) -> bool {
+        self.reply.as_ref().is_some_and(oneshot::Sender::is_closed)
+            && self.followers.iter().all(oneshot::Sender::is_closed)
+    }
+
+    fn compensating_release(&self) -> Option<AnyRequest> {
+        R::compensating_release(self)
+    }
+}
+
+/// A pending request of any kind.
+#[derive(Debug)]
+pub(super) enum AnyRequest {
+    Acquire(Pending<Acquire>),
+    Heartbeat(Pending<Heartbeat>),
+    Release(Pending<Release>),
+}
+
+impl AnyRequest {
+    pub(super) fn queued(&self) -> &dyn QueuedRequest {
+        match self {
+            Self::Acquire(pending) => pending,
+            Self::Heartbeat(pending) => pending,
+            Self::Release(pending) => pending,
+        }
+    }
+
+    pub(super) fn key(&self) -> &LockKey {
+        self.queued().key()
+    }
+
+    pub(super) fn account_id(&self) -> AccountId {
+        self.queued().account_id()
+    }
+
+    /// True for an acquire without a lease id of the client's own.
+    pub(super) fn is_plain_acquire(&self) -> bool {
+        matches!(self, Self::Acquire(pending) if !pending.request.needs_proof)
+    }
+
+    pub(super) fn reject(self, error: EngineError) {
+        match self {
+            Self::Acquire(pending) => pending.reject(error),
+            Self::Heartbeat(pending) => pending.reject(error),
+            Self::Release(pending) => pending.reject(error),
+        }
+    }
+}

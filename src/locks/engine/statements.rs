@@ -1,0 +1,414 @@
+//! The statements that decide about leases: columns in, rows out. Each is about many locks at once
+//! and is a transaction of its own.
+//!
+//! [`acquire`], [`heartbeat`] and [`release`] (`sql/*.sql`) have one shape, in four named steps,
+//! and every word of it is there because its absence went wrong (ADR 3):
+//!
+//! 1. `observed`: reads the row of each key, by primary key whatever the statistics say (a lateral
+//!    subquery that cannot be flattened into another join: its `LIMIT 1` also keeps the planner
+//!    from taking a batch for millions of rows), and says whether its lease lives
+//!    ([`lease_is_live`](../../migrations) is the one definition of that).
+//! 2. `verdicts`: refuses what cannot succeed, without writing: no row lock, no transaction id, no
+//!    flush.
+//! 3. `written_rows`: tries the rest, in key order, by an upsert, which has no plan to choose and
+//!    so cannot leave its index. It decides *again*, under the row lock and on the clock of that
+//!    instant, and only where the row still carries the grant that was observed: its
+//!    `fencing_token` is the `seen_token`. Every grant draws a new one, so nothing that step 1 was
+//!    based on (which lease, whose, what is known to have ended) can have changed. The clock is
+//!    read in `SET`, after the wait for the row. A row that the sweeper deleted meanwhile is
+//!    inserted anew, with a fencing token of its own.
+//! 4. `ended_leases`: remembers the leases with ids of their clients' choosing that this statement
+//!    ended, in the same transaction. `CASE WHEN … IN (SELECT …)` finds the keys that were written:
+//!    it is hashed and evaluated last. As a join it was planned as one scan of the batch for each
+//!    key of the batch once the statistics said so, and took most of the statement's time.
+//!
+//! A key without a verdict lost a race between 2 and 3, and the caller retries it; it is never
+//! answered "no".
+//!
+//! [`insert_if_absent`] stands beside [`acquire`], for locks that most likely have no row: it
+//! observes nothing, and so costs two thirds.
+//!
+//! Callers pass each key once, in ascending order: every node locks rows in that order. The arrays
+//! are unfolded in a `SELECT`: as functions in `FROM` each would be stored whole before the first
+//! row comes out, a twentieth of the time.
+
+use chrono::{DateTime, Utc};
+use serde_json::Value;
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use super::request::LockRequest;
+use crate::locks::{
+    Acquire, AcquireOutcome, Heartbeat, HeartbeatOutcome, Lease, Lost, Release, ReleaseOutcome,
+};
+
+/// How requests of one kind are sent to the database together.
+pub(super) trait BatchStatement {
+    type Request: LockRequest;
+    /// The name in logs and in the label `statement` of `lockable_database_seconds`.
+    const NAME: &'static str;
+    /// The counter of its requests' outcomes.
+    const COUNTER: &'static str;
+    /// The label `outcome` under which a request without a verdict is counted.
+    const NO_VERDICT: &'static str = "lost_race";
+
+    /// Executes the requests in one transaction. Outcomes are in the order of the requests; `None`
+    /// where there is no verdict.
+    fn send(
+        connection: &mut PgConnection,
+        requests: &[&Self::Request],
+    ) -> impl Future<Output = sqlx::Result<Outcomes<Self::Request>>> + Send;
+}
+
+/// The outcomes of requests, in their order; `None` for one that has to be retried.
+pub(super) type Outcomes<R> = Vec<Option<<R as LockRequest>::Outcome>>;
+
+impl BatchStatement for Acquire {
+    type Request = Self;
+    const NAME: &'static str = "acquire";
+    const COUNTER: &'static str = "lockable_acquires_total";
+
+    async fn send(
+        connection: &mut PgConnection,
+        requests: &[&Self],
+    ) -> sqlx::Result<Outcomes<Self>> {
+        acquire(connection, requests).await
+    }
+}
+
+/// Acquires of locks that most likely have no row. Those of locks that have one get no verdict, and
+/// are retried by [`Acquire`]'s statement.
+pub(super) struct InsertIfAbsent;
+
+impl BatchStatement for InsertIfAbsent {
+    type Request = Acquire;
+    // Dashboards know these labels by their first names.
+    const NAME: &'static str = "acquire_new";
+    const COUNTER: &'static str = <Acquire as BatchStatement>::COUNTER;
+    const NO_VERDICT: &'static str = "not_new";
+
+    async fn send(
+        connection: &mut PgConnection,
+        requests: &[&Acquire],
+    ) -> sqlx::Result<Outcomes<Acquire>> {
+        insert_if_absent(connection, requests).await
+    }
+}
+
+impl BatchStatement for Heartbeat {
+    type Request = Self;
+    const NAME: &'static str = "heartbeat";
+    const COUNTER: &'static str = "lockable_heartbeats_total";
+
+    async fn send(
+        connection: &mut PgConnection,
+        requests: &[&Self],
+    ) -> sqlx::Result<Outcomes<Self>> {
+        heartbeat(connection, requests).await
+    }
+}
+
+impl BatchStatement for Release {
+    type Request = Self;
+    const NAME: &'static str = "release";
+    const COUNTER: &'static str = "lockable_releases_total";
+
+    async fn send(
+        connection: &mut PgConnection,
+        requests: &[&Self],
+    ) -> sqlx::Result<Outcomes<Self>> {
+        release(connection, requests).await
+    }
+}
+
+/// A grant that waited for another transaction on a new row was written before the wait, not after
+/// it. It is retried (and so renewed) if it is short by more than this, milliseconds.
+const SHORT_BY_MS: i64 = 100;
+
+/// True if a lease that was written at `written_at` is as long as was requested.
+fn is_full_length(expires_at: DateTime<Utc>, written_at: DateTime<Utc>, requested_ms: i32) -> bool {
+    (expires_at - written_at).num_milliseconds() >= i64::from(requested_ms) - SHORT_BY_MS
+}
+
+/// A row of a result. The three statements that observe first have one form of result.
+struct LeaseRow {
+    namespace_id: i64,
+    name: String,
+    verdict: String,
+    lease_id: Option<Uuid>,
+    fencing_token: Option<i64>,
+    acquired_at: Option<DateTime<Utc>>,
+    expires_at: Option<DateTime<Utc>>,
+    lease_ms: Option<i32>,
+    /// The length that is in force now, milliseconds.
+    renewed_ms: Option<i32>,
+    /// When the row was written.
+    written_at: Option<DateTime<Utc>>,
+}
+
+impl LeaseRow {
+    fn key(&self) -> (i64, &str) {
+        (self.namespace_id, &self.name)
+    }
+
+    fn lease(&self) -> Option<Lease> {
+        Some(Lease {
+            lease_id: self.lease_id?,
+            fencing_token: self.fencing_token?,
+            expires_in_ms: self.renewed_ms?,
+            lease_ms: self.lease_ms?,
+            acquired_at: self.acquired_at?,
+            expires_at: self.expires_at?,
+        })
+    }
+
+    fn lost(&self) -> Option<Lost> {
+        match self.verdict.as_str() {
+            "expired" => Some(Lost::Expired),
+            "released" => Some(Lost::Released),
+            "broken" => Some(Lost::Broken),
+            "superseded" => Some(Lost::Superseded),
+            "unproved" => Some(Lost::Unproved),
+            "unknown" => Some(Lost::Unknown),
+            _ => None,
+        }
+    }
+}
+
+/// Aligns the rows of a result, which come in any order, to the requests, which are in key order.
+fn align_to_requests<R: LockRequest, Row>(
+    requests: &[&R],
+    rows: Vec<Row>,
+    key_of: impl Fn(&Row) -> (i64, &str),
+    outcome_of: impl Fn(&R, Row) -> Option<R::Outcome>,
+) -> Outcomes<R> {
+    let mut outcomes: Outcomes<R> = requests.iter().map(|_| None).collect();
+    for row in rows {
+        let row_key = key_of(&row);
+        let found = requests.binary_search_by(|request| {
+            let key = request.key();
+            (key.namespace_id.0, key.name.as_str()).cmp(&row_key)
+        });
+        if let Ok(at) = found {
+            // A lock that was taken over has a row about the lease before as well, which is no
+            // verdict.
+            outcomes[at] = outcome_of(requests[at], row).or(outcomes[at].take());
+        }
+    }
+    outcomes
+}
+
+/// The columns of acquires, as the statements take them.
+struct AcquireColumns<'a> {
+    namespace_ids: Vec<i64>,
+    names: Vec<&'a str>,
+    account_ids: Vec<i64>,
+    token_ids: Vec<i64>,
+    lease_ids: Vec<Uuid>,
+    needs_proof: Vec<bool>,
+    lease_ms: Vec<i32>,
+    holders: Vec<Option<&'a str>>,
+    metadata: Vec<Option<&'a Value>>,
+}
+
+impl<'a> AcquireColumns<'a> {
+    fn of(requests: &[&'a Acquire]) -> Self {
+        Self {
+            namespace_ids: requests.iter().map(|r| r.key.namespace_id.0).collect(),
+            names: requests.iter().map(|r| r.key.name.as_str()).collect(),
+            account_ids: requests.iter().map(|r| r.account_id.0).collect(),
+            token_ids: requests.iter().map(|r| r.token_id.0).collect(),
+            lease_ids: requests.iter().map(|r| r.lease_id).collect(),
+            needs_proof: requests.iter().map(|r| r.needs_proof).collect(),
+            lease_ms: requests.iter().map(|r| r.lease_ms).collect(),
+            holders: requests.iter().map(|r| r.holder.as_deref()).collect(),
+            metadata: requests.iter().map(|r| r.metadata.as_ref()).collect(),
+        }
+    }
+}
+
+/// The columns of heartbeats and releases.
+struct ProofColumns<'a> {
+    namespace_ids: Vec<i64>,
+    names: Vec<&'a str>,
+    account_ids: Vec<i64>,
+    lease_ids: Vec<Option<Uuid>>,
+}
+
+impl<'a> ProofColumns<'a> {
+    fn of<R: LockRequest>(requests: &[&'a R], proof: impl Fn(&R) -> Option<Uuid>) -> Self {
+        Self {
+            namespace_ids: requests.iter().map(|r| r.key().namespace_id.0).collect(),
+            names: requests.iter().map(|r| r.key().name.as_str()).collect(),
+            account_ids: requests.iter().map(|r| r.account_id().0).collect(),
+            lease_ids: requests.iter().map(|r| proof(r)).collect(),
+        }
+    }
+}
+
+/// Grants each lock that is free, and renews each lease whose own id is sent again. Outcomes are in
+/// the order of the requests; `None`: it lost a race, retry it.
+///
+/// # Errors
+/// If the database cannot be asked or its answer is lost: then nothing is known.
+pub async fn acquire(
+    connection: &mut PgConnection,
+    requests: &[&Acquire],
+) -> sqlx::Result<Vec<Option<AcquireOutcome>>> {
+    let columns = AcquireColumns::of(requests);
+    let requested_ms: Vec<Option<i32>> = requests.iter().map(|r| r.requested_ms).collect();
+    let rows = sqlx::query_file_as!(
+        LeaseRow,
+        "src/locks/engine/sql/acquire.sql",
+        &columns.namespace_ids,
+        &columns.names as &[&str],
+        &columns.account_ids,
+        &columns.token_ids,
+        &columns.lease_ids,
+        &columns.needs_proof,
+        &columns.lease_ms,
+        &requested_ms as &[Option<i32>],
+        &columns.holders as &[Option<&str>],
+        &columns.metadata as &[Option<&Value>],
+    )
+    .fetch_all(connection)
+    .await?;
+    let expiries = rows.iter().filter(|row| row.verdict == "lapsed").count();
+    metrics::counter!("lockable_expiries_total").increment(expiries as u64);
+    Ok(align_to_requests(
+        requests,
+        rows,
+        LeaseRow::key,
+        |request, mut row| match row.verdict.as_str() {
+            "granted" => {
+                // A grant is as long as was requested; a repetition renews by the length granted,
+                // unless the request names a length of its own.
+                let renewed_ms = request.requested_ms.or(row.lease_ms)?;
+                row.renewed_ms = Some(renewed_ms);
+                is_full_length(row.expires_at?, row.written_at?, renewed_ms)
+                    .then(|| row.lease().map(AcquireOutcome::Granted))?
+            }
+            "held" => Some(AcquireOutcome::Held),
+            "ended" => Some(AcquireOutcome::LeaseEnded),
+            _ => None,
+        },
+    ))
+}
+
+/// Grants each lock that has no row, for two thirds of what [`acquire`] costs PostgreSQL: nothing
+/// is observed first, and an insert that meets a row leaves it alone. Outcomes are in the order of
+/// the requests; `None`: there is a row, or there was one a moment ago, and [`acquire`] decides.
+///
+/// It decides as [`acquire`] does where that finds no row: a lock without one is free, unless the
+/// lease's id is known to have ended (P6).
+///
+/// # Errors
+/// As [`acquire`].
+pub async fn insert_if_absent(
+    connection: &mut PgConnection,
+    requests: &[&Acquire],
+) -> sqlx::Result<Vec<Option<AcquireOutcome>>> {
+    let columns = AcquireColumns::of(requests);
+    let rows = sqlx::query_file!(
+        "src/locks/engine/sql/insert_if_absent.sql",
+        &columns.namespace_ids,
+        &columns.names as &[&str],
+        &columns.account_ids,
+        &columns.token_ids,
+        &columns.lease_ids,
+        &columns.needs_proof,
+        &columns.lease_ms,
+        &columns.holders as &[Option<&str>],
+        &columns.metadata as &[Option<&Value>],
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(align_to_requests(
+        requests,
+        rows,
+        |row| (row.namespace_id, row.name.as_str()),
+        |request, row| {
+            let lease = Lease {
+                lease_id: request.lease_id,
+                fencing_token: row.fencing_token,
+                expires_in_ms: request.lease_ms,
+                lease_ms: request.lease_ms,
+                acquired_at: row.acquired_at,
+                expires_at: row.expires_at,
+            };
+            is_full_length(row.expires_at, row.written_at, request.lease_ms)
+                .then_some(AcquireOutcome::Granted(lease))
+        },
+    ))
+}
+
+/// Renews each lease that lives and is the account's: by its id, or without one where it needs
+/// none. Outcomes are in the order of the requests; `None`: it lost a race, retry it.
+///
+/// # Errors
+/// If the database cannot be asked or its answer is lost: then nothing is known, and a retry is
+/// safe.
+pub async fn heartbeat(
+    connection: &mut PgConnection,
+    requests: &[&Heartbeat],
+) -> sqlx::Result<Vec<Option<HeartbeatOutcome>>> {
+    let columns = ProofColumns::of(requests, |request| request.lease_id);
+    let requested_ms: Vec<Option<i32>> = requests.iter().map(|r| r.lease_ms).collect();
+    let rows = sqlx::query_file_as!(
+        LeaseRow,
+        "src/locks/engine/sql/heartbeat.sql",
+        &columns.namespace_ids,
+        &columns.names as &[&str],
+        &columns.account_ids,
+        &columns.lease_ids as &[Option<Uuid>],
+        &requested_ms as &[Option<i32>],
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(align_to_requests(
+        requests,
+        rows,
+        LeaseRow::key,
+        |request, mut row| match row.verdict.as_str() {
+            "renewed" => {
+                row.renewed_ms = request.lease_ms.or(row.lease_ms);
+                row.lease().map(HeartbeatOutcome::Renewed)
+            }
+            _ => row.lost().map(HeartbeatOutcome::Lost),
+        },
+    ))
+}
+
+/// Ends each lease that lives and is the account's: by its id, or without one where it needs none.
+/// The row stays. Outcomes are in the order of the requests; `None`: it lost a race, retry it.
+///
+/// # Errors
+/// If the database cannot be asked or its answer is lost: then nothing is known, and a retry with a
+/// lease id is safe.
+pub async fn release(
+    connection: &mut PgConnection,
+    requests: &[&Release],
+) -> sqlx::Result<Vec<Option<ReleaseOutcome>>> {
+    let columns = ProofColumns::of(requests, |request| request.lease_id);
+    let rows = sqlx::query_file_as!(
+        LeaseRow,
+        "src/locks/engine/sql/release.sql",
+        &columns.namespace_ids,
+        &columns.names as &[&str],
+        &columns.account_ids,
+        &columns.lease_ids as &[Option<Uuid>],
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(align_to_requests(
+        requests,
+        rows,
+        LeaseRow::key,
+        |request, row| match row.verdict.as_str() {
+            "done" => Some(ReleaseOutcome::Released),
+            // Repeated after a lost answer: the first execution released it (P6).
+            "released" if request.lease_id.is_some() => Some(ReleaseOutcome::Released),
+            _ => row.lost().map(ReleaseOutcome::Lost),
+        },
+    ))
+}

@@ -51,8 +51,8 @@ async fn session(db: &Database) -> (PoolConnection<Postgres>, Vec<Prepared>) {
         names,
         [
             "locks.acquire",
-            "locks.insert_if_absent",
             "locks.heartbeat",
+            "locks.insert_if_absent",
             "locks.release"
         ]
     );
@@ -216,9 +216,9 @@ async fn no_statistics_make_a_batch_leave_its_index() {
         .await
         .unwrap();
     let naive =
-        "EXPLAIN WITH judged AS MATERIALIZED (SELECT * FROM unnest(ARRAY['a', 'b']) AS j(name)),
-                      written AS MATERIALIZED (SELECT * FROM unnest(ARRAY['a', 'b']) AS w(name))
-                 SELECT * FROM written w JOIN judged j ON j.name = w.name";
+        "EXPLAIN WITH verdicts AS MATERIALIZED (SELECT * FROM unnest(ARRAY['a', 'b']) AS j(name)),
+                      written_rows AS MATERIALIZED (SELECT * FROM unnest(ARRAY['a', 'b']) AS w(name))
+                 SELECT * FROM written_rows w JOIN verdicts j ON j.name = w.name";
     assert!(
         !repeated(&plan(&mut ordinary, naive.to_owned()).await).is_empty(),
         "a repeated scan is not seen"

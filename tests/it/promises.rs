@@ -18,8 +18,10 @@ fn named(text: &str) -> Vec<&str> {
 fn exists(name: &str) -> bool {
     let (module, function) = name.rsplit_once("::").unwrap();
     let path = module.replace("::", "/");
-    let files = ["it", "browser"].map(|suite| format!("tests/{suite}/{path}.rs"));
-    let texts = files.iter().filter_map(|file| read(file));
+    let files = ["it", "browser"]
+        .into_iter()
+        .flat_map(|suite| [".rs", "/mod.rs"].map(|ending| format!("tests/{suite}/{path}{ending}")));
+    let texts = files.filter_map(|file| read(&file));
     let mut attributes = texts.filter_map(|text| {
         let (before, _) = text.split_once(&format!("fn {function}("))?;
         // What stands between this function and the end of the one before it.

@@ -8,7 +8,7 @@ use lockable::locks::{AcquireOutcome, Lost};
 use sqlx::postgres::PgConnectOptions;
 use uuid::Uuid;
 
-use super::{Node, lost, renewed};
+use crate::support::node::{Node, lost, renewed};
 use crate::support::prelude::*;
 
 /// Takes and gives back locks until told to stop, and returns those that it was told it holds, and

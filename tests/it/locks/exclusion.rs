@@ -8,7 +8,7 @@ use lockable::locks::{AcquireOutcome, Lost, ReleaseOutcome};
 use sqlx::{Connection as _, Executor as _};
 use uuid::Uuid;
 
-use super::{ALICE, BOB, Node, acquire, acquire_unproved, heartbeat, lost, release, renewed};
+use crate::support::node::{ALICE, BOB, Node, acquire, heartbeat, lost, release, renewed};
 use crate::support::prelude::*;
 
 /// Short enough to wait for its end, and long enough that a busy machine does not answer late: half
@@ -27,27 +27,24 @@ async fn of_hundreds_who_ask_two_nodes_at_once_one_gets_the_lock() {
     let db = Database::create().await;
     let nodes = two_nodes(&db).await;
     // Clients with and without lease ids, of two accounts: what they compete for is the same.
-    let questions: Vec<_> = (0..400)
+    let requests: Vec<_> = (0..400)
         .map(|number| {
             let name = format!("lock-{}", number % 4);
             let account = if number % 3 == 0 { ALICE } else { BOB };
-            let question = if number % 5 == 0 {
-                acquire_unproved(account, &name, 60_000)
-            } else {
-                acquire(account, &name, Uuid::new_v4(), 60_000)
-            };
+            let lease_id = (number % 5 != 0).then(Uuid::new_v4);
+            let request = acquire(account, &name, lease_id);
             let node = nodes[(number / 4) % 2].clone();
             tokio::spawn(async move {
                 (
-                    question.key.name.clone(),
-                    node.engine.acquire(question).await.unwrap(),
+                    request.key.name.clone(),
+                    node.engine.acquire(request).await.unwrap(),
                 )
             })
         })
         .collect();
     let mut granted = Vec::new();
-    for question in questions {
-        match question.await.unwrap() {
+    for request in requests {
+        match request.await.unwrap() {
             (name, AcquireOutcome::Granted(_)) => granted.push(name.as_str().to_owned()),
             (_, outcome) => assert_eq!(outcome, AcquireOutcome::Held),
         }
@@ -292,7 +289,7 @@ async fn a_lease_without_an_id_belongs_to_its_account_and_to_nobody_else() {
     let nodes = two_nodes(&db).await;
     let granted = nodes[0]
         .engine
-        .acquire(acquire_unproved(ALICE, "v1", 60_000))
+        .acquire(acquire(ALICE, "v1", None))
         .await
         .unwrap();
     assert!(matches!(granted, AcquireOutcome::Granted(_)), "{granted:?}");
@@ -300,7 +297,7 @@ async fn a_lease_without_an_id_belongs_to_its_account_and_to_nobody_else() {
     assert_eq!(
         nodes[1]
             .engine
-            .acquire(acquire_unproved(ALICE, "v1", 60_000))
+            .acquire(acquire(ALICE, "v1", None))
             .await
             .unwrap(),
         AcquireOutcome::Held

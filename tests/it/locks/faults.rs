@@ -149,10 +149,7 @@ impl Faults {
                 6 => {
                     self.nodes[victim].signal(Signal::SIGKILL);
                     self.nodes[victim] = Faults::start_node(&proxy.url(&self.db));
-                    let client = TokenClient::new(
-                        self.nodes[victim].anonymous(),
-                        self.token.expose().to_owned(),
-                    );
+                    let client = self.nodes[victim].token(self.token.expose());
                     *self.service.clients[victim].lock().unwrap() = client;
                 }
                 7 => {
@@ -192,12 +189,7 @@ async fn the_promises_hold_while_things_break() {
         Faults::start_node(&proxies[0].url(&db)),
         Faults::start_node(&proxies[1].url(&db)),
     ];
-    let clients = [0, 1].map(|node: usize| {
-        Mutex::new(TokenClient::new(
-            nodes[node].anonymous(),
-            token.expose().to_owned(),
-        ))
-    });
+    let clients = [0, 1].map(|node: usize| Mutex::new(nodes[node].token(token.expose())));
     let service = Arc::new(Service {
         clients,
         asked: Mutex::default(),

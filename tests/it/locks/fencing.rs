@@ -6,10 +6,10 @@ use std::time::Duration;
 use sqlx::Row as _;
 use uuid::Uuid;
 
-use super::Node;
 use super::workload::{Load, Subject, run};
 use crate::support::cluster::SUPERUSER;
 use crate::support::history::{Answer, Operation, Rules};
+use crate::support::node::Node;
 use crate::support::prelude::*;
 
 struct Nodes(Vec<Node>);

@@ -8,7 +8,7 @@ use lockable::locks::engine::statements;
 use lockable::locks::{AcquireOutcome, Lease};
 use uuid::Uuid;
 
-use super::{ALICE, BOB, Node, acquire, acquire_unproved, release};
+use crate::support::node::{ALICE, BOB, Node, acquire, release};
 use crate::support::prelude::*;
 
 fn granted(outcome: Option<&AcquireOutcome>) -> &Lease {
@@ -36,17 +36,18 @@ async fn only_what_has_no_row_is_granted_and_rows_stay_as_they_are() {
     let rows = "SELECT json_agg(l ORDER BY name)::text FROM (SELECT ctid, xmin, xmax, * FROM locks WHERE name BETWEEN 'b' AND 'e') l";
     let before: String = db.value(rows).await;
 
-    let mut labelled = acquire(BOB, "g-new", Uuid::new_v4(), 5_000);
+    let mut labelled = acquire(BOB, "g-new", Some(Uuid::new_v4()));
+    labelled.lease_ms = 5_000;
     labelled.holder = Some("builder".to_owned());
     labelled.metadata = Some(serde_json::json!({"build": 7}));
     labelled.requested_ms = Some(5_000);
     let questions = [
-        acquire_unproved(BOB, "a-new", 60_000),
-        acquire(ALICE, "b-held", held, 60_000),
-        acquire(ALICE, "c-released", released, 60_000),
-        acquire(BOB, "d-lapsed", Uuid::new_v4(), 60_000),
-        acquire(ALICE, "e-new", used, 60_000),
-        acquire(ALICE, "f-swept", used, 60_000),
+        acquire(BOB, "a-new", None),
+        acquire(ALICE, "b-held", Some(held)),
+        acquire(ALICE, "c-released", Some(released)),
+        acquire(BOB, "d-lapsed", Some(Uuid::new_v4())),
+        acquire(ALICE, "e-new", Some(used)),
+        acquire(ALICE, "f-swept", Some(used)),
         labelled,
     ];
     let mut connection = pool(db.options(), Purpose::LockEngine, 1)
@@ -84,12 +85,12 @@ async fn only_what_has_no_row_is_granted_and_rows_stay_as_they_are() {
     .unwrap();
     assert_eq!(
         (token, account, row.as_str()),
-        (labelled.fencing_token, BOB.0, "0 t builder {\"build\": 7}")
+        (labelled.fencing_token, BOB, "0 t builder {\"build\": 7}")
     );
 
     // Without the outage record nothing is granted: nobody could say what has ended.
     db.execute("DELETE FROM service_clock").await;
-    let question = acquire_unproved(BOB, "h-new", 60_000);
+    let question = acquire(BOB, "h-new", None);
     assert_eq!(
         statements::insert_if_absent(&mut connection, &[&question])
             .await
@@ -123,8 +124,7 @@ async fn of_many_batches_that_race_for_new_names_each_is_granted_by_one() {
                             acquire(
                                 ALICE,
                                 &format!("{round:03}-{number:03}"),
-                                Uuid::new_v4(),
-                                60_000,
+                                Some(Uuid::new_v4()),
                             )
                         })
                         .collect();
@@ -192,7 +192,7 @@ async fn a_wrong_guess_changes_no_answer() {
         other.acquire("a", Uuid::new_v4(), 60_000).await.unwrap(),
         AcquireOutcome::Held
     );
-    let plain = acquire_unproved(BOB, "a", 60_000);
+    let plain = acquire(BOB, "a", None);
     assert_eq!(
         other.engine.acquire(plain).await.unwrap(),
         AcquireOutcome::Held
@@ -244,7 +244,7 @@ async fn refusals_of_many_names_draw_few_fencing_tokens() {
     for first in (0..NAMES).step_by(100) {
         let asked = (first..first + 100).map(|n| {
             node.engine
-                .acquire(acquire_unproved(BOB, &format!("held-{n}"), 60_000))
+                .acquire(acquire(BOB, &format!("held-{n}"), None))
         });
         for outcome in futures_util::future::join_all(asked).await {
             assert_eq!(outcome, Ok(AcquireOutcome::Held));

@@ -10,7 +10,7 @@ use lockable::locks::{AcquireOutcome, HeartbeatOutcome};
 use sqlx::{AssertSqlSafe, Row as _};
 use uuid::Uuid;
 
-use super::Node;
+use crate::support::node::Node;
 use crate::support::prelude::*;
 
 const LEASE_MS: i32 = 2000;

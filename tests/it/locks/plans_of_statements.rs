@@ -7,7 +7,7 @@ use sqlx::pool::PoolConnection;
 use sqlx::{AssertSqlSafe, Executor as _, Postgres};
 use uuid::Uuid;
 
-use super::{ALICE, acquire, heartbeat, release};
+use crate::support::node::{ALICE, acquire, heartbeat, release};
 use crate::support::prelude::*;
 
 /// How many locks a batch is about.
@@ -20,10 +20,10 @@ async fn session(db: &Database) -> (PoolConnection<Postgres>, Vec<Prepared>) {
         .await
         .unwrap();
     let lease_id = Uuid::new_v4();
-    statements::acquire(&mut connection, &[&acquire(ALICE, "a", lease_id, 60_000)])
+    statements::acquire(&mut connection, &[&acquire(ALICE, "a", Some(lease_id))])
         .await
         .unwrap();
-    statements::insert_if_absent(&mut connection, &[&acquire(ALICE, "b", lease_id, 60_000)])
+    statements::insert_if_absent(&mut connection, &[&acquire(ALICE, "b", Some(lease_id))])
         .await
         .unwrap();
     statements::heartbeat(&mut connection, &[&heartbeat(ALICE, "a", Some(lease_id))])

@@ -8,7 +8,7 @@ use lockable::clock;
 use lockable::locks::AcquireOutcome;
 use uuid::Uuid;
 
-use super::{ALICE, BOB, Node, acquire, acquire_unproved, heartbeat, release};
+use crate::support::node::{ALICE, BOB, Node, acquire, heartbeat, lost, release, renewed};
 use crate::support::prelude::*;
 
 /// What any write would change. The cluster is the test's own, so nobody else writes.
@@ -43,21 +43,14 @@ async fn refusals_write_nothing() {
     node.grant("held", held, 60_000).await;
     let refusals = async || {
         for account in [ALICE, BOB] {
-            let outcome = node
-                .engine
-                .acquire(acquire(account, "held", Uuid::new_v4(), 60_000))
-                .await
-                .unwrap();
-            assert_eq!(outcome, AcquireOutcome::Held);
-            let outcome = node
-                .engine
-                .acquire(acquire_unproved(account, "held", 60_000))
-                .await
-                .unwrap();
-            assert_eq!(outcome, AcquireOutcome::Held);
+            for proof in [None, Some(Uuid::new_v4())] {
+                let request = acquire(account, "held", proof);
+                let outcome = node.engine.acquire(request).await.unwrap();
+                assert_eq!(outcome, AcquireOutcome::Held);
+            }
             for name in ["held", "ended", "never taken"] {
                 for proof in [None, Some(Uuid::new_v4())] {
-                    super::lost(node.engine.heartbeat(heartbeat(account, name, proof)).await);
+                    lost(node.engine.heartbeat(heartbeat(account, name, proof)).await);
                     let outcome = node
                         .engine
                         .release(release(account, name, proof))
@@ -74,7 +67,7 @@ async fn refusals_write_nothing() {
             node.acquire("ended", ended, 60_000).await.unwrap(),
             AcquireOutcome::LeaseEnded
         );
-        super::lost(node.heartbeat("ended", ended).await);
+        lost(node.heartbeat("ended", ended).await);
         node.release("ended", ended).await.unwrap();
     };
     // Once for what only the first time writes: connections, catalogs, hint bits.
@@ -86,7 +79,7 @@ async fn refusals_write_nothing() {
     }
     assert_eq!(written(&db).await, before);
     // And what is not refused does write: the measure can see it.
-    super::renewed(node.heartbeat("held", held).await);
+    renewed(node.heartbeat("held", held).await);
     let after = written(&db).await;
     assert!(after.0 != before.0 && after.1 != before.1, "{after:?}");
 }

@@ -3,7 +3,7 @@
 use lockable::locks::{AcquireOutcome, Lost, ReleaseOutcome};
 use uuid::Uuid;
 
-use super::{BOB, Node, acquire, heartbeat, lost, release, renewed};
+use crate::support::node::{BOB, Node, acquire, heartbeat, lost, release, renewed};
 use crate::support::prelude::*;
 
 /// What happens to a lease before its requests are repeated.
@@ -226,7 +226,7 @@ async fn somebody_elses_lease_id_is_unknown() {
     assert_eq!(released, ReleaseOutcome::Lost(Lost::Unknown));
     let acquired = node
         .engine
-        .acquire(acquire(BOB, "l", lease_id, 60_000))
+        .acquire(acquire(BOB, "l", Some(lease_id)))
         .await
         .unwrap();
     assert_eq!(
@@ -252,7 +252,7 @@ async fn somebody_elses_lease_id_is_unknown() {
     );
     let acquired = node
         .engine
-        .acquire(acquire(BOB, "l", lease_id, 60_000))
+        .acquire(acquire(BOB, "l", Some(lease_id)))
         .await
         .unwrap();
     let AcquireOutcome::Granted(bobs) = acquired else {

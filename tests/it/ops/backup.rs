@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 
-use super::{DataDir, caller, failed, succeeded};
+use super::{DataDir, failed, succeeded};
 use crate::support::prelude::*;
 use crate::support::process::lockable;
 
@@ -15,7 +15,7 @@ async fn a_restored_backup_never_gives_out_a_fencing_token_twice() {
     let path = file.to_str().unwrap();
     let newest = {
         let node = data.serve();
-        let client = caller(&node, &token);
+        let client = node.token(&token);
         assert!(client.acquire("before").await.verdict());
         // While it runs.
         succeeded(&data.run(&["backup", path]));
@@ -43,7 +43,7 @@ async fn a_restored_backup_never_gives_out_a_fencing_token_twice() {
     assert!(said.contains("--replace"), "{said}");
     succeeded(&data.run(&["restore", path, "--replace"]));
     let node = data.serve();
-    let client = caller(&node, &token);
+    let client = node.token(&token);
     // "after" is free again, as the backup has it; its next token is far ahead of any that was
     // given out.
     let answer = client.acquire("after").await;
@@ -82,7 +82,7 @@ async fn an_embedded_database_moves_to_one_of_the_operators() {
             .arg("--data-dir")
             .arg(data.path());
     });
-    assert!(caller(&node, &token).acquire("moved").await.verdict());
+    assert!(node.token(&token).acquire("moved").await.verdict());
 }
 
 #[tokio::test(flavor = "multi_thread")]

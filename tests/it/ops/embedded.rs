@@ -7,7 +7,7 @@ use std::process::Command;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, Uid, User};
 
-use super::{DataDir, caller, failed, is_running, reachable_binary, succeeded};
+use super::{DataDir, failed, is_running, reachable_binary, succeeded};
 use crate::support::prelude::*;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -151,7 +151,7 @@ async fn a_stop_stops_postgresql_and_a_start_finds_everything() {
     let node = data.serve();
     let postmaster = data.postmaster().unwrap();
     assert!(
-        caller(&node, &token)
+        node.token(&token)
             .acquire("deploy?lease_ms=3600000")
             .await
             .verdict()
@@ -163,8 +163,8 @@ async fn a_stop_stops_postgresql_and_a_start_finds_everything() {
         "PostgreSQL is gone before the service is"
     );
     let node = data.serve();
-    assert!(!caller(&node, &token).acquire("deploy").await.verdict());
-    assert!(caller(&node, &token).heartbeat("deploy").await.verdict());
+    assert!(!node.token(&token).acquire("deploy").await.verdict());
+    assert!(node.token(&token).heartbeat("deploy").await.verdict());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -173,7 +173,7 @@ async fn a_killed_service_takes_postgresql_with_it_and_loses_nothing() {
     let token = data.account("business");
     let node = data.serve();
     assert!(
-        caller(&node, &token)
+        node.token(&token)
             .acquire("deploy?lease_ms=3600000")
             .await
             .verdict()
@@ -186,7 +186,7 @@ async fn a_killed_service_takes_postgresql_with_it_and_loses_nothing() {
     })
     .await;
     let node = data.serve();
-    assert!(caller(&node, &token).heartbeat("deploy").await.verdict());
+    assert!(node.token(&token).heartbeat("deploy").await.verdict());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -195,7 +195,8 @@ async fn a_restart_right_after_a_kill_takes_the_data_over() {
     let token = data.account("business");
     for round in 0..3 {
         let node = data.serve();
-        let acquired = caller(&node, &token)
+        let acquired = node
+            .token(&token)
             .acquire("deploy?lease_ms=3600000")
             .await
             .verdict();
@@ -211,7 +212,7 @@ async fn a_postgresql_that_lost_its_service_and_its_watchdog_is_taken_over() {
     let node = data.serve();
     let orphan = data.postmaster().unwrap();
     assert!(
-        caller(&node, &token)
+        node.token(&token)
             .acquire("deploy?lease_ms=3600000")
             .await
             .verdict()
@@ -223,7 +224,7 @@ async fn a_postgresql_that_lost_its_service_and_its_watchdog_is_taken_over() {
     assert!(is_running(orphan), "nothing has told it to stop");
     let node = data.serve();
     assert_ne!(data.postmaster().unwrap(), orphan);
-    assert!(caller(&node, &token).heartbeat("deploy").await.verdict());
+    assert!(node.token(&token).heartbeat("deploy").await.verdict());
 }
 
 /// Found among all processes, by `/proc` where there is one (a small Debian has no `ps`).
@@ -262,7 +263,7 @@ async fn a_killed_postgresql_is_started_again() {
     let data = DataDir::new();
     let token = data.account("business");
     let node = data.serve();
-    let client = caller(&node, &token);
+    let client = node.token(&token);
     assert!(client.acquire("deploy?lease_ms=3600000").await.verdict());
     let first = data.postmaster().unwrap();
     kill(first, Signal::SIGKILL).unwrap();

@@ -16,7 +16,6 @@ use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use sqlx::{Connection, PgConnection};
 use tempfile::TempDir;
 
-use crate::support::client::TokenClient;
 use crate::support::prelude::*;
 use crate::support::process::lockable;
 
@@ -115,10 +114,6 @@ fn succeeded(output: &Output) -> String {
 fn failed(output: &Output, code: i32) -> String {
     assert_eq!(output.status.code(), Some(code), "{output:?}");
     String::from_utf8(output.stderr.clone()).unwrap()
-}
-
-fn caller(process: &Process, token: &str) -> TokenClient {
-    TokenClient::new(process.anonymous(), token.to_owned())
 }
 
 fn is_running(pid: Pid) -> bool {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use sqlx::{Connection, Executor};
 
-use super::{DataDir, caller, failed, succeeded};
+use super::{DataDir, failed, succeeded};
 use crate::support::prelude::*;
 use crate::support::process::lockable;
 
@@ -258,7 +258,7 @@ async fn a_stop_answers_what_is_in_flight() {
     let token = token(&database);
     let data = DataDir::new();
     let node = Arc::new(node(&database, &data));
-    let client = caller(&node, &token);
+    let client = node.token(&token);
     assert!(client.acquire("warm-up").await.verdict());
     let mut blocker = database.connect().await;
     let mut block = blocker.begin().await.unwrap();

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use axum_server::Handle;
 use chrono::{DateTime, Utc};
 use lockable::accounts::{self, Account, Email, NewAccount};
+use lockable::api::Api;
 use lockable::app::App;
 use lockable::config::Settings;
 use lockable::id::{AccountId, TokenId};
@@ -16,6 +17,7 @@ use lockable::mail::{MailSettings, Mailer};
 use lockable::secret::Secret;
 use lockable::server::{self, listener};
 use lockable::tokens::{self, NewToken, Scope};
+use lockable::transport::Front;
 use lockable::{jobs, namespaces};
 use sqlx::postgres::PgConnectOptions;
 use tempfile::TempDir;
@@ -41,6 +43,7 @@ pub(crate) struct TestApp {
     pub(crate) address: SocketAddr,
     /// Mail without a mail server lands in `outbox` in here.
     pub(crate) data_dir: Arc<TempDir>,
+    pub(super) front: Front<Api>,
     settings: Settings,
     server: JoinHandle<()>,
     connections: Handle<SocketAddr>,
@@ -117,11 +120,12 @@ impl TestApp {
         let app = App::new(settings, address, options, mail.unwrap());
         jobs::spawn(&app, &TaskTracker::new());
         let connections = Handle::new();
+        let front = server::front(&app);
         let serving = listener::serve(
             listener.into_std().unwrap(),
             None,
             connections.clone(),
-            server::front(&app),
+            front.clone(),
         );
         let server = tokio::spawn(async move { serving.await.unwrap() });
         TestApp {
@@ -129,6 +133,7 @@ impl TestApp {
             db,
             address,
             data_dir,
+            front,
             settings: original,
             server,
             connections,

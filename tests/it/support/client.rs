@@ -3,49 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 
-use reqwest::header::{COOKIE, HeaderMap, LOCATION, SET_COOKIE};
-use reqwest::{Method, RequestBuilder, StatusCode};
-use serde_json::Value;
+use reqwest::header::{COOKIE, SET_COOKIE};
+use reqwest::{Method, RequestBuilder};
 
-/// An answer, read to its end.
-#[derive(Debug, Clone)]
-pub(crate) struct Answer {
-    pub(crate) status: StatusCode,
-    pub(crate) headers: HeaderMap,
-    pub(crate) text: String,
-}
-
-impl Answer {
-    /// Its body as JSON. Panics if it is none.
-    #[track_caller]
-    pub(crate) fn json(&self) -> Value {
-        serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{error}: {self:?}"))
-    }
-
-    /// A header's value, if it is there.
-    pub(crate) fn header(&self, name: &str) -> Option<&str> {
-        self.headers.get(name).map(|value| value.to_str().unwrap())
-    }
-
-    /// Version 1's verdict. Panics unless it is 200 with exactly that body.
-    #[track_caller]
-    pub(crate) fn verdict(&self) -> bool {
-        assert_eq!(self.status, StatusCode::OK, "{self:?}");
-        match self.json() {
-            json if json == serde_json::json!({ "response": true }) => true,
-            json if json == serde_json::json!({ "response": false }) => false,
-            other => panic!("not a verdict: {other}"),
-        }
-    }
-
-    /// Where it redirects to. Panics unless it does.
-    #[track_caller]
-    pub(crate) fn location(&self) -> &str {
-        assert!(self.status.is_redirection(), "{self:?}");
-        self.header(LOCATION.as_str())
-            .expect("a redirection says where to")
-    }
-}
+pub(crate) use super::answer::Answer;
 
 /// Somebody whom the service does not know.
 #[derive(Debug, Clone)]

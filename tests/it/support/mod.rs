@@ -16,20 +16,28 @@
 //! }
 //! ```
 //!
-//! `app.anonymous()`, `app.token(&secret)` and `app.browser()` are callers; `Process::start` runs
-//! the binary instead, and `process::lockable()` any of its commands. `Database::create()` alone
-//! serves tests below HTTP.
+//! A test chooses how much of the service it needs:
+//!
+//! - [`node::Node`]: the lock engine over a database, without HTTP.
+//! - [`app::TestApp`]: a node in the test's process. `app.token(&secret)`, `app.anonymous()` and
+//!   `app.browser()` are its clients over the network; [`direct`] sends requests as they are.
+//! - [`process::Process`]: `lockable serve` in a process of its own; [`process::lockable`] is the
+//!   binary with any command.
+//! - [`database::Database`] alone, for tests below all of that.
 //!
 //! Rules: never sleep "long enough" (poll with [`wait::eventually`]), never share a database, never
 //! assert on speed. [`cluster::Cluster::durable`] starts a PostgreSQL of the test's own that may be
 //! stopped, killed, frozen and started again; [`proxy::Proxy`] stands between the service and
 //! PostgreSQL and loses, delays or cuts what passes.
 
+pub(crate) mod answer;
 pub(crate) mod app;
 pub(crate) mod client;
 pub(crate) mod cluster;
 pub(crate) mod database;
+pub(crate) mod direct;
 pub(crate) mod history;
+pub(crate) mod node;
 pub(crate) mod process;
 pub(crate) mod proxy;
 pub(crate) mod wait;

@@ -10,7 +10,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use super::client::Client;
+use super::client::{Client, TokenClient};
 
 /// The binary under test, without an environment that would change its settings.
 pub(crate) fn lockable() -> Command {
@@ -137,6 +137,11 @@ impl Process {
     /// Somebody without a token.
     pub(crate) fn anonymous(&self) -> Client {
         Client::new(self.url())
+    }
+
+    /// Somebody with a token.
+    pub(crate) fn token(&self, token: &str) -> TokenClient {
+        TokenClient::new(self.anonymous(), token.to_owned())
     }
 
     /// Its process id.

@@ -10,7 +10,7 @@ use crate::support::prelude::*;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lock_is_taken_kept_and_given_back() {
-    let node = Node::start().await;
+    let node = start().await;
     let ada = node.account("hobbyist").await.token().await;
     assert!(!node.ask(&ada, "/v1/heartbeat/job").await);
     assert!(!node.ask(&ada, "/v1/release/job").await);
@@ -28,7 +28,7 @@ async fn a_lock_is_taken_kept_and_given_back() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn in_the_public_namespace_accounts_exclude_each_other() {
-    let node = Node::start().await;
+    let node = start().await;
     let ada = node.account("hobbyist").await.token().await;
     let bob = node.account("business").await.token().await;
     assert!(node.ask(&ada, "/v1/acquire/job").await);
@@ -45,15 +45,15 @@ async fn in_the_public_namespace_accounts_exclude_each_other() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_new_travels_in_headers_of_grants_and_renewals_only() {
-    let node = Node::start().await;
+    let node = start().await;
     let ada = node.account("business").await.token().await;
     let granted = node.get(&ada, "/v1/acquire/job?lease_ms=30000").await;
-    assert!(granted.response());
+    assert!(granted.verdict());
     let fencing_token = granted.number("lockable-fencing-token");
     assert!(fencing_token > 0);
     assert!(
         !granted
-            .header("lockable-lease-id")
+            .required("lockable-lease-id")
             .parse::<Uuid>()
             .unwrap()
             .is_nil()
@@ -63,11 +63,11 @@ async fn what_is_new_travels_in_headers_of_grants_and_renewals_only() {
     assert_eq!(granted.number("lockable-waited-ms"), 0);
 
     let renewed = node.get(&ada, "/v1/heartbeat/job?lease_ms=40000").await;
-    assert!(renewed.response());
+    assert!(renewed.verdict());
     assert_eq!(renewed.number("lockable-fencing-token"), fencing_token);
     assert_eq!(
-        renewed.header("lockable-lease-id"),
-        granted.header("lockable-lease-id")
+        renewed.required("lockable-lease-id"),
+        granted.required("lockable-lease-id")
     );
     assert_eq!(renewed.number("lockable-expires-in-ms"), 40_000);
     let renewed = node.get(&ada, "/v1/heartbeat/job").await;
@@ -84,7 +84,7 @@ async fn what_is_new_travels_in_headers_of_grants_and_renewals_only() {
         ("/v1/release/job", true),
     ] {
         let answer = node.get(&ada, path).await;
-        assert_eq!(answer.response(), response, "{path}");
+        assert_eq!(answer.verdict(), response, "{path}");
         assert!(
             !answer.headers.keys().any(is_of_a_lease),
             "{path}: {:?}",
@@ -97,7 +97,7 @@ async fn what_is_new_travels_in_headers_of_grants_and_renewals_only() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_is_nothing_but_what_the_contract_says() {
-    let node = Node::start().await;
+    let node = start().await;
     let ada = node.account("hobbyist").await.token().await;
     for (path, body) in [
         ("/v1/acquire/job", r#"{"response": true}"#),
@@ -105,7 +105,7 @@ async fn an_answer_is_nothing_but_what_the_contract_says() {
         ("/v1/release/job", r#"{"response": true}"#),
     ] {
         let answer = node.get(&ada, path).await;
-        assert_eq!(answer.text(), body);
+        assert_eq!(answer.text, body);
         let mut names: Vec<_> = answer
             .headers
             .keys()
@@ -123,40 +123,40 @@ async fn an_answer_is_nothing_but_what_the_contract_says() {
             "x-request-id",
         ];
         assert_eq!(names, expected);
-        assert_eq!(answer.header("cache-control"), "no-store");
-        assert_eq!(answer.header("content-type"), "application/json");
-        assert_eq!(answer.header("x-request-id"), "the-request-id");
+        assert_eq!(answer.required("cache-control"), "no-store");
+        assert_eq!(answer.required("content-type"), "application/json");
+        assert_eq!(answer.required("x-request-id"), "the-request-id");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn post_is_as_good_as_get() {
-    let node = Node::start().await;
+    let node = start().await;
     let ada = node.account("business").await.token().await;
     let post = async |path: &str| node.send(request(Method::POST, path, &ada)).await;
     let granted = post("/v1/acquire/job?lease_ms=5000").await;
-    assert!(granted.response());
+    assert!(granted.verdict());
     assert_eq!(granted.number("lockable-lease-ms"), 5000);
-    assert!(!post("/v1/acquire/job").await.response());
-    assert!(post("/v1/heartbeat/job").await.response());
-    assert!(post("/v1/release/job").await.response());
+    assert!(!post("/v1/acquire/job").await.verdict());
+    assert!(post("/v1/heartbeat/job").await.verdict());
+    assert!(post("/v1/release/job").await.verdict());
     // An empty body is one, however it is announced.
     let mut chunked = request(Method::POST, "/v1/acquire/job", &ada);
     *chunked.body_mut() =
         Body::from_stream(futures_util::stream::empty::<Result<String, std::io::Error>>());
-    assert!(node.send(chunked).await.response());
+    assert!(node.send(chunked).await.verdict());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lease_with_an_id_needs_it_and_can_be_asked_for_again() {
-    let node = Node::start().await;
+    let node = start().await;
     let ada = node.account("hobbyist").await.token().await;
     let (mine, other) = (Uuid::now_v7(), Uuid::now_v7());
     let granted = node
         .get(&ada, &format!("/v1/acquire/job?lease_id={mine}"))
         .await;
-    assert!(granted.response());
-    assert_eq!(granted.header("lockable-lease-id"), mine.to_string());
+    assert!(granted.verdict());
+    assert_eq!(granted.required("lockable-lease-id"), mine.to_string());
 
     assert!(!node.ask(&ada, "/v1/heartbeat/job").await, "needs its id");
     assert!(!node.ask(&ada, "/v1/release/job").await, "needs its id");
@@ -179,10 +179,10 @@ async fn a_lease_with_an_id_needs_it_and_can_be_asked_for_again() {
     let again = node
         .get(&ada, &format!("/v1/acquire/job?lease_id={mine}"))
         .await;
-    assert!(again.response());
+    assert!(again.verdict());
     assert_eq!(
-        again.header("lockable-fencing-token"),
-        granted.header("lockable-fencing-token")
+        again.required("lockable-fencing-token"),
+        granted.required("lockable-fencing-token")
     );
     assert_eq!(
         again.number("lockable-expires-in-ms"),
@@ -221,7 +221,7 @@ async fn a_lease_with_an_id_needs_it_and_can_be_asked_for_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_idempotency_key_does_what_a_lease_id_does() {
-    let node = Node::start().await;
+    let node = start().await;
     let ada = node.account("hobbyist").await.token().await;
     let key = Uuid::now_v7();
     for value in [key.to_string(), format!("\"{key}\"")] {
@@ -230,8 +230,8 @@ async fn an_idempotency_key_does_what_a_lease_id_does() {
             .headers_mut()
             .insert("idempotency-key", HeaderValue::from_str(&value).unwrap());
         let answer = node.send(acquire).await;
-        assert!(answer.response());
-        assert_eq!(answer.header("lockable-lease-id"), key.to_string());
+        assert!(answer.verdict());
+        assert_eq!(answer.required("lockable-lease-id"), key.to_string());
     }
     assert!(!node.ask(&ada, "/v1/release/job").await);
     assert!(
@@ -242,7 +242,7 @@ async fn an_idempotency_key_does_what_a_lease_id_does() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_acts_in_its_own_namespace() {
-    let node = Node::start().await;
+    let node = start().await;
     let (ada, bob) = (
         node.account("business").await,
         node.account("business").await,
@@ -260,7 +260,7 @@ async fn a_token_acts_in_its_own_namespace() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_nearest_setting_decides_the_lease() {
-    let node = Node::start().await;
+    let node = start().await;
     let ada = node.account("business").await;
     let (public, builds) = (ada.token().await, ada.private("builds").await);
     let lease = async |token, path: &str| node.get(token, path).await.number("lockable-lease-ms");
@@ -311,7 +311,7 @@ async fn the_nearest_setting_decides_the_lease() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hobbyist_who_chooses_a_lease_is_shown_the_way_up() {
-    let node = Node::start_with(|settings| {
+    let node = start_with(|settings| {
         settings.upgrade_url = Some("https://example.com/upgrade".parse().unwrap());
     })
     .await;
@@ -325,7 +325,7 @@ async fn a_hobbyist_who_chooses_a_lease_is_shown_the_way_up() {
         assert_eq!(answer.problem(), (403, "plan-does-not-allow".into()));
         assert!(
             answer
-                .text()
+                .text
                 .contains("\"upgrade_url\":\"https://example.com/upgrade\"")
         );
     }
@@ -334,7 +334,7 @@ async fn a_hobbyist_who_chooses_a_lease_is_shown_the_way_up() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn after_a_downgrade_what_is_held_in_private_namespaces_can_be_kept_and_given_back() {
-    let node = Node::start().await;
+    let node = start().await;
     let ada = node.account("business").await;
     let (first, second) = (ada.private("first").await, ada.private("second").await);
     for token in [&first, &second] {

@@ -11,7 +11,7 @@ use crate::support::prelude::*;
 const CALLS: [&str; 3] = ["acquire", "heartbeat", "release"];
 
 /// The status and code of each call, which must all be the same.
-async fn each_call(node: &Node, authorization: &[HeaderValue]) -> (u16, String) {
+async fn each_call(node: &TestApp, authorization: &[HeaderValue]) -> (u16, String) {
     let mut answers = Vec::new();
     for call in CALLS {
         let mut asked = request(Method::GET, &format!("/v1/{call}/job"), &Secret::random());
@@ -34,7 +34,7 @@ fn raw(text: &str) -> HeaderValue {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn malformed_credentials_are_refused_by_their_mistake() {
-    let node = Node::start().await;
+    let node = start().await;
     let token = node.account("hobbyist").await.token().await;
     let good = basic(token.expose(), "");
     assert_eq!(
@@ -78,7 +78,7 @@ async fn malformed_credentials_are_refused_by_their_mistake() {
         asked
             .headers_mut()
             .insert(header::AUTHORIZATION, raw(&value));
-        assert!(!node.send(asked).await.response());
+        assert!(!node.send(asked).await.verdict());
     }
     let upper = Secret::new(token.expose().to_uppercase());
     assert!(!node.ask(&upper, "/v1/heartbeat/job").await);
@@ -86,7 +86,7 @@ async fn malformed_credentials_are_refused_by_their_mistake() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn tokens_that_do_not_work_get_one_answer() {
-    let node = Node::start().await;
+    let node = start().await;
     let account = node.account("business").await;
     let refused = (401, "token-refused".to_owned());
     let asks = async |token: &Secret| each_call(&node, &[basic(token.expose(), "")]).await;
@@ -142,7 +142,7 @@ async fn tokens_that_do_not_work_get_one_answer() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refused_token_learns_nothing_from_other_mistakes() {
-    let node = Node::start().await;
+    let node = start().await;
     for path in [
         "/v1/acquire/%00",
         "/v1/acquire/job?ttl=1",
@@ -158,7 +158,7 @@ async fn a_refused_token_learns_nothing_from_other_mistakes() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_that_may_manage_may_also_lock() {
-    let node = Node::start().await;
+    let node = start().await;
     let (_, token) = node
         .account("hobbyist")
         .await
@@ -171,7 +171,7 @@ async fn a_token_that_may_manage_may_also_lock() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn another_tenant_gets_no_further_than_false() {
-    let node = Node::start().await;
+    let node = start().await;
     let (ada, bob) = (
         node.account("business").await,
         node.account("business").await,

@@ -5,17 +5,18 @@ use axum::http::{HeaderName, HeaderValue, Method, Request, Uri};
 use lockable::secret::Secret;
 
 use super::node::*;
+use crate::support::prelude::*;
 
 const ID: &str = "0194d3a5-7c1e-7b7e-9d3f-2f1f6c0a4b11";
 
 /// A node, and a token that may everything.
-async fn node() -> (Node, Secret) {
-    let node = Node::start().await;
+async fn node() -> (TestApp, Secret) {
+    let node = start().await;
     let token = node.account("business").await.token().await;
     (node, token)
 }
 
-async fn nothing_changed(node: &Node) {
+async fn nothing_changed(node: &TestApp) {
     assert_eq!(
         rows(node).await,
         0,
@@ -175,7 +176,7 @@ async fn parameters_are_taken_strictly() {
     assert!(
         node.get(&token, "/v1/acquire/job?lease_ms=999")
             .await
-            .text()
+            .text
             .contains("from 1000 to 86400000")
     );
     nothing_changed(&node).await;
@@ -236,7 +237,7 @@ async fn only_get_and_post_do_anything() {
                 .send(request(method.clone(), &format!("/v1/{call}/job"), &token))
                 .await;
             assert_eq!(answer.status, 405, "{method} {call}");
-            assert_eq!(answer.header("allow"), "GET, POST");
+            assert_eq!(answer.required("allow"), "GET, POST");
             if method != Method::HEAD {
                 assert_eq!(answer.problem().1, "method-not-allowed");
             }
@@ -334,7 +335,7 @@ async fn browsers_on_errands_of_their_own_are_refused() {
         asked
             .headers_mut()
             .insert("sec-fetch-site", HeaderValue::from_static(site));
-        assert!(node.send(asked).await.response());
+        assert!(node.send(asked).await.verdict());
     }
 }
 
@@ -371,7 +372,7 @@ async fn a_request_id_is_kept_if_it_is_sane() {
             .insert("x-request-id", HeaderValue::from_str(id).unwrap());
         let answer = node.send(asked).await;
         answer.problem();
-        answer.header("x-request-id").to_owned()
+        answer.required("x-request-id").to_owned()
     };
     assert_eq!(ask("abc-123").await, "abc-123");
     for insane in ["", "a b", "\"><script>", &"a".repeat(129)] {
@@ -399,10 +400,9 @@ async fn documents() {
         let answer = node
             .send(request(method.parse().unwrap(), path, &token))
             .await;
-        let document: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
         looks += &format!(
             "{method} {path}\n{}\n",
-            serde_json::to_string_pretty(&document).unwrap()
+            serde_json::to_string_pretty(&answer.json()).unwrap()
         );
     }
     insta::assert_snapshot!(looks);
@@ -463,9 +463,9 @@ async fn noise_is_answered_in_order() {
         *asked.uri_mut() = uri.clone();
         let answer = node.send(asked).await;
         match answer.status.as_u16() {
-            200 => _ = answer.response(),
+            200 => _ = answer.verdict(),
             400 | 404 | 501 => _ = answer.problem(),
-            _ => panic!("{uri}: {} {}", answer.status, answer.text()),
+            _ => panic!("{uri}: {} {}", answer.status, answer.text),
         }
     }
 }

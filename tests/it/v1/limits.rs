@@ -11,7 +11,7 @@ use crate::support::prelude::*;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_a_second_are_limited_per_account_and_a_plans_edit_counts_at_once() {
-    let node = Node::start().await;
+    let node = start().await;
     let (ada, bob) = (
         node.account("hobbyist").await,
         node.account("business").await,
@@ -33,10 +33,10 @@ async fn requests_a_second_are_limited_per_account_and_a_plans_edit_counts_at_on
         "too-many-requests",
         "counted by account, not by token"
     );
-    assert_eq!(limited.header("ratelimit-policy"), "\"requests\";q=1;w=1");
-    let wait = limited.header("retry-after");
+    assert_eq!(limited.required("ratelimit-policy"), "\"requests\";q=1;w=1");
+    let wait = limited.required("retry-after");
     assert_eq!(
-        limited.header("ratelimit"),
+        limited.required("ratelimit"),
         format!("\"requests\";r=0;t={wait}")
     );
     assert!(
@@ -71,7 +71,7 @@ async fn requests_a_second_are_limited_per_account_and_a_plans_edit_counts_at_on
 
 #[tokio::test(flavor = "multi_thread")]
 async fn live_locks_are_limited_and_those_that_are_held_can_be_kept() {
-    let node = Node::start().await;
+    let node = start().await;
     let ada = node.account("business").await;
     let token = ada.token().await;
     plans::update(&node.db.pool, &administrator(), "business", |limits| {
@@ -119,7 +119,7 @@ async fn live_locks_are_limited_and_those_that_are_held_can_be_kept() {
     .await;
 }
 
-async fn from(node: &Node, peer: &str, forwarded: &str, token: &Secret) -> Answer {
+async fn from(node: &TestApp, peer: &str, forwarded: &str, token: &Secret) -> Answer {
     let mut asked = request(Method::GET, "/v1/heartbeat/job", token);
     asked
         .extensions_mut()
@@ -133,7 +133,7 @@ async fn from(node: &Node, peer: &str, forwarded: &str, token: &Secret) -> Answe
 }
 
 /// Tries tokens until that is stopped. A `*` in `forwarded` is another number each time.
-async fn until_throttled(node: &Node, peer: &str, forwarded: &str) {
+async fn until_throttled(node: &TestApp, peer: &str, forwarded: &str) {
     // As fast as it goes: the limit grows back with time.
     for n in 0..2000 {
         let forwarded = forwarded.replace('*', &(n % 250).to_string());
@@ -147,12 +147,12 @@ async fn until_throttled(node: &Node, peer: &str, forwarded: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn unknown_tokens_are_limited_by_address_and_known_ones_are_not() {
-    let node = Node::start().await;
+    let node = start().await;
     let token = node.account("hobbyist").await.token().await;
-    assert!(!from(&node, "192.0.2.7", "", &token).await.response());
+    assert!(!from(&node, "192.0.2.7", "", &token).await.verdict());
     until_throttled(&node, "192.0.2.7", "198.51.100.*").await;
     assert!(
-        !from(&node, "192.0.2.7", "", &token).await.response(),
+        !from(&node, "192.0.2.7", "", &token).await.verdict(),
         "a token that works"
     );
     assert_eq!(
@@ -173,8 +173,7 @@ async fn unknown_tokens_are_limited_by_address_and_known_ones_are_not() {
 #[tokio::test(flavor = "multi_thread")]
 async fn behind_a_trusted_proxy_the_clients_address_counts() {
     let node =
-        Node::start_with(|settings| settings.trusted_proxies = vec!["10.0.0.0/8".parse().unwrap()])
-            .await;
+        start_with(|settings| settings.trusted_proxies = vec!["10.0.0.0/8".parse().unwrap()]).await;
     until_throttled(&node, "10.0.0.1", "198.51.100.1").await;
     // Whatever it claims further left.
     until_throttled(&node, "10.0.0.1", "203.0.113.*, 198.51.100.4").await;

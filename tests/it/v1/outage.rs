@@ -12,21 +12,21 @@ use crate::support::proxy::Flow;
 
 const CALLS: [&str; 3] = ["acquire", "heartbeat", "release"];
 
-async fn node(db: &Arc<Database>, proxy: &Proxy) -> (Node, Secret) {
-    let node = Node::of(TestApp::start_through(db, proxy).await);
+async fn node(db: &Arc<Database>, proxy: &Proxy) -> (TestApp, Secret) {
+    let node = TestApp::start_through(db, proxy).await;
     let token = node.account("hobbyist").await.token().await;
     assert!(node.ask(&token, "/v1/acquire/held").await);
     (node, token)
 }
 
-async fn until_it_works_again(node: &Node, token: &Secret) {
+async fn until_it_works_again(node: &TestApp, token: &Secret) {
     eventually("the database is back", async || {
         let answer = node.get(token, "/v1/heartbeat/held").await;
         if answer.status == 503 {
             return None;
         }
         assert!(
-            answer.response(),
+            answer.verdict(),
             "the holder has lost its lock in a short outage"
         );
         Some(())
@@ -88,13 +88,13 @@ async fn a_database_that_hangs_is_a_503_within_the_deadline() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_stops_sends_its_callers_elsewhere() {
-    let node = Node::start().await;
+    let node = start().await;
     let token = node.account("hobbyist").await.token().await;
     assert!(node.ask(&token, "/v1/acquire/held").await);
-    node.app.locks.shut_down().await;
+    node.locks.shut_down().await;
     for call in CALLS {
         let answer = node.get(&token, &format!("/v1/{call}/held")).await;
         assert_eq!(answer.problem(), (503, "shutting-down".into()), "{call}");
-        assert_eq!(answer.header("retry-after"), "0");
+        assert_eq!(answer.required("retry-after"), "0");
     }
 }

@@ -8,20 +8,21 @@ use lockable::locks::{
 };
 use uuid::Uuid;
 
-use super::{Node, acquire, heartbeat, release};
+use crate::support::node::{Node, acquire, heartbeat, release};
 use crate::support::prelude::*;
 use crate::support::proxy::Flow;
 
 async fn node_behind_a_proxy() -> (Database, Proxy, Node) {
     let db = Database::create().await;
     let proxy = Proxy::to(&db).await;
-    let node = Node::start(
-        &proxy.options(&db),
+    let node = Node::start_with(
+        proxy.options(&db),
         EngineSettings {
             deadline: Duration::from_secs(30),
             ..EngineSettings::default()
         },
-    );
+    )
+    .await;
     // Connections are there, and the statements prepared.
     node.engine.acquire(acquire(1, "warm", None)).await.unwrap();
     node.engine
@@ -212,13 +213,14 @@ async fn a_request_that_was_given_up_before_it_was_sent_does_nothing() {
 async fn what_cannot_be_known_in_time_is_answered_as_unknown() {
     let db = Database::create().await;
     let proxy = Proxy::to(&db).await;
-    let node = Node::start(
-        &proxy.options(&db),
+    let node = Node::start_with(
+        proxy.options(&db),
         EngineSettings {
             deadline: Duration::from_millis(300),
             ..EngineSettings::default()
         },
-    );
+    )
+    .await;
     proxy.sever();
     assert_eq!(
         node.engine.acquire(acquire(1, "a", None)).await,
@@ -234,13 +236,14 @@ async fn what_cannot_be_known_in_time_is_answered_as_unknown() {
 #[tokio::test(flavor = "multi_thread")]
 async fn one_lock_that_is_busy_in_the_database_holds_up_nobody_else_in_its_batch() {
     let db = Database::create().await;
-    let node = Node::start(
-        &db.options(),
+    let node = Node::start_with(
+        db.options(),
         EngineSettings {
             deadline: Duration::from_secs(20),
             ..EngineSettings::default()
         },
-    );
+    )
+    .await;
     for name in ["busy", "other"] {
         node.engine.acquire(acquire(1, name, None)).await.unwrap();
         node.engine.release(release(1, name, None)).await.unwrap();
@@ -321,7 +324,7 @@ async fn a_database_that_is_away_is_not_asked_again_at_once_however_much_waits()
         largest_batch: 1,
         ..EngineSettings::default()
     };
-    let node = Node::start(&proxy.options(&db), settings);
+    let node = Node::start_with(proxy.options(&db), settings).await;
     eventually("it is warm", async || {
         node.engine.acquire(acquire(1, "warm", None)).await.ok()
     })
@@ -354,7 +357,7 @@ async fn a_grant_in_doubt_is_given_back_when_the_database_returns_too_late() {
         deadline: Duration::from_secs(1),
         ..EngineSettings::default()
     };
-    let node = Node::start(&proxy.options(&db), settings);
+    let node = Node::start_with(proxy.options(&db), settings).await;
     eventually("it is warm", async || {
         node.engine.acquire(acquire(1, "warm", None)).await.ok()
     })

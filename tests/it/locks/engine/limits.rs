@@ -10,7 +10,7 @@ use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection as _, PgConnection};
 use uuid::Uuid;
 
-use super::{Node, acquire, heartbeat};
+use crate::support::node::{Node, acquire, heartbeat, release};
 use crate::support::prelude::*;
 use crate::support::proxy::Flow;
 
@@ -23,7 +23,7 @@ async fn stuck_node(capacity: usize) -> (Database, Proxy, Node) {
         largest_batch: 1,
         ..EngineSettings::default()
     };
-    let node = Node::start(&proxy.options(&db), settings);
+    let node = Node::start_with(proxy.options(&db), settings).await;
     // Connections are there, and the statements prepared.
     node.engine.acquire(acquire(1, "warm", None)).await.unwrap();
     proxy.answers(Flow::Freeze);
@@ -100,7 +100,7 @@ async fn a_crowded_lane_goes_on_where_the_runtime_has_no_turn_for_it() {
         largest_batch: 4,
         ..EngineSettings::default()
     };
-    let node = Node::start(&db.options(), settings);
+    let node = Node::start_with(db.options(), settings).await;
     node.engine.acquire(acquire(1, "warm", None)).await.unwrap();
     let asked: Vec<_> = (0..100)
         .map(|n| {
@@ -177,7 +177,7 @@ async fn no_account_fills_more_than_a_quarter_of_a_queue() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_engine_that_stops_answers_what_it_accepted_and_refuses_the_rest() {
     let db = Database::create().await;
-    let node = Node::start(&db.options(), EngineSettings::default());
+    let node = Node::start(db.options()).await;
     let accepted: Vec<_> = (0..100)
         .map(|n| {
             let engine = node.engine.clone();
@@ -209,7 +209,7 @@ async fn an_engine_that_stops_answers_what_it_accepted_and_refuses_the_rest() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_account_at_its_limit_takes_nothing_new_and_keeps_what_it_has() {
     let db = Database::create().await;
-    let node = Node::start(&db.options(), EngineSettings::default());
+    let node = Node::start(db.options()).await;
     let limited = |name: &str, id: Option<Uuid>| lockable::locks::Acquire {
         max_live_locks: 3,
         ..acquire(5, name, id)
@@ -252,10 +252,7 @@ async fn an_account_at_its_limit_takes_nothing_new_and_keeps_what_it_has() {
         node.engine.acquire(acquire(6, "four", None)).await,
         Ok(AcquireOutcome::Granted(_))
     ));
-    node.engine
-        .release(super::release(5, "two", None))
-        .await
-        .unwrap();
+    node.engine.release(release(5, "two", None)).await.unwrap();
     eventually("it is counted", async || {
         node.engine.usage().count(&db.pool).await.unwrap();
         (!node.engine.usage().is_at_limit(AccountId(5), 3)).then_some(())

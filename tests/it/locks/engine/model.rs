@@ -13,7 +13,7 @@ use proptest::test_runner::{Config, TestCaseError, TestRunner};
 use sqlx::PgPool;
 use uuid::Uuid;
 
-use super::{Node, acquire, heartbeat, release};
+use crate::support::node::{Node, acquire, heartbeat, release};
 use crate::support::prelude::*;
 
 #[derive(Clone, Debug)]
@@ -310,7 +310,7 @@ fn run_model(settings: EngineSettings, cases: u32) {
         .unwrap();
     let (db, node) = runtime.block_on(async {
         let db = Database::create().await;
-        let node = Node::start(&db.options(), settings);
+        let node = Node::start_with(db.options(), settings).await;
         (db, node)
     });
     let config = Config {
@@ -366,7 +366,7 @@ fn so_it_does_with_several_lanes_and_tiny_batches() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lease_id_serves_one_lease_whatever_the_lock() {
     let db = Database::create().await;
-    let node = Node::start(&db.options(), EngineSettings::default());
+    let node = Node::start(db.options()).await;
     let id = Some(Uuid::new_v4());
     assert!(matches!(
         node.engine.acquire(acquire(1, "a", id)).await,

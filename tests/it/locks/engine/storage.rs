@@ -9,7 +9,7 @@ use lockable::locks::sweeper::Sweeper;
 use lockable::locks::{AcquireOutcome, EngineSettings, HeartbeatOutcome};
 use uuid::Uuid;
 
-use super::{Node, acquire, heartbeat, release};
+use crate::support::node::{Node, acquire, heartbeat, release};
 use crate::support::prelude::*;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -19,7 +19,7 @@ async fn heartbeats_releases_and_grants_of_known_locks_are_heap_only_updates() {
     let cluster = Arc::new(tokio::task::block_in_place(Cluster::durable));
     let db = Database::create_in(&cluster).await;
     {
-        let node = Node::start(&db.options(), EngineSettings::default());
+        let node = Node::start(db.options()).await;
         for n in 0..200 {
             node.engine
                 .acquire(acquire(1, &format!("lock {n}"), None))
@@ -81,14 +81,15 @@ async fn heartbeats_releases_and_grants_of_known_locks_are_heap_only_updates() {
 async fn two_nodes_that_share_half_of_their_locks_never_deadlock() {
     let db = Database::create().await;
     let nodes = [
-        Node::start(&db.options(), EngineSettings::default()),
-        Node::start(
-            &db.options(),
+        Node::start(db.options()).await,
+        Node::start_with(
+            db.options(),
             EngineSettings {
                 lanes: 2,
                 ..EngineSettings::default()
             },
-        ),
+        )
+        .await,
     ];
     for round in 0..30 {
         // Names in an order that is not theirs: the engine has to put them in order.
@@ -141,7 +142,7 @@ async fn sweep(db: &Database) -> u64 {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_sweeper_removes_what_was_idle_for_an_hour_and_nothing_else() {
     let db = Database::create().await;
-    let node = Node::start(&db.options(), EngineSettings::default());
+    let node = Node::start(db.options()).await;
     let id = Some(Uuid::new_v4());
     for name in ["idle", "young", "held", "released"] {
         node.engine
@@ -187,7 +188,7 @@ async fn the_sweeper_removes_what_was_idle_for_an_hour_and_nothing_else() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_sweeper_leaves_what_an_older_transaction_may_have_looked_at() {
     let db = Database::create().await;
-    let node = Node::start(&db.options(), EngineSettings::default());
+    let node = Node::start(db.options()).await;
     node.engine.acquire(acquire(1, "idle", None)).await.unwrap();
     node.engine.release(release(1, "idle", None)).await.unwrap();
     let mut older = db.connect().await;
@@ -213,7 +214,7 @@ async fn the_sweeper_leaves_what_an_older_transaction_may_have_looked_at() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_sweeper_leaves_leases_that_an_outage_protects() {
     let db = Database::create().await;
-    let node = Node::start(&db.options(), EngineSettings::default());
+    let node = Node::start(db.options()).await;
     node.engine
         .acquire(acquire(1, "protected", None))
         .await
@@ -235,7 +236,7 @@ async fn the_sweeper_leaves_leases_that_an_outage_protects() {
 async fn a_grant_that_looked_at_a_row_which_the_sweeper_then_deletes_has_a_fencing_token_of_its_own()
  {
     let db = Database::create().await;
-    let node = Node::start(&db.options(), EngineSettings::default());
+    let node = Node::start(db.options()).await;
     for name in ["a", "idle"] {
         node.engine.acquire(acquire(1, name, None)).await.unwrap();
         node.engine.release(release(1, name, None)).await.unwrap();
@@ -284,7 +285,7 @@ async fn a_grant_that_looked_at_a_row_which_the_sweeper_then_deletes_has_a_fenci
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stranger_who_asks_about_a_lock_a_thousand_times_does_not_hold_up_its_holder() {
     let db = Database::create().await;
-    let node = Node::start(&db.options(), EngineSettings::default());
+    let node = Node::start(db.options()).await;
     node.engine
         .acquire(acquire(1, "public", None))
         .await

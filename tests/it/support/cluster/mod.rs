@@ -5,24 +5,27 @@
 //! as a watchdog. It reads a pipe whose other end only the test process holds; at the end of file
 //! it stops PostgreSQL and removes the folder.
 
-use std::fs::File;
+mod files;
+mod processes;
+
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::{Pid, Uid, User};
+use nix::unistd::Pid;
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
+
+pub(crate) use files::program;
+use files::{as_postgres, new_folder, remove_leftovers};
+use processes::{children_of, eventually_gone};
 
 /// The name of the database superuser in every test cluster.
 pub(crate) const SUPERUSER: &str = "postgres";
 const PORT: u16 = 5432;
-const FOLDER_PREFIX: &str = "lkt-";
 
 /// What the watchdog runs: `sh -c WATCHDOG sh FOLDER postgres …`. A line on its input names a
 /// signal for the postmaster, after which the folder stays; the end of its input means that the
@@ -215,7 +218,7 @@ impl Cluster {
             }
             let alive = kill(postmaster, None).is_ok();
             assert!(
-                alive && started.elapsed() < super::wait::DEADLINE,
+                alive && started.elapsed() < crate::support::wait::DEADLINE,
                 "PostgreSQL did not start:\n{}",
                 self.log()
             );
@@ -353,182 +356,5 @@ impl Drop for Cluster {
             watchdog.wait().ok();
         }
         std::fs::remove_dir_all(&self.folder).ok();
-    }
-}
-
-/// Where PostgreSQL's programs are: `$PG_BIN`, the newest of Debian's or Homebrew's folders,
-/// `PATH`.
-pub(crate) fn program(name: &str) -> PathBuf {
-    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
-    FOLDER.get_or_init(find_programs).join(name)
-}
-
-fn find_programs() -> PathBuf {
-    let mut candidates: Vec<PathBuf> = std::env::var_os("PG_BIN")
-        .map(PathBuf::from)
-        .into_iter()
-        .collect();
-    for (parent, child) in [("/usr/lib/postgresql", "bin"), ("/opt/homebrew/opt", "bin")] {
-        let mut found: Vec<(u32, PathBuf)> = std::fs::read_dir(parent)
-            .into_iter()
-            .flatten()
-            .filter_map(|entry| {
-                let entry = entry.ok()?;
-                let name = entry.file_name().into_string().ok()?;
-                let version = name.trim_start_matches("postgresql@").parse().ok()?;
-                Some((version, entry.path().join(child)))
-            })
-            .collect();
-        found.sort_by_key(|(version, _)| std::cmp::Reverse(*version));
-        candidates.extend(found.into_iter().map(|(_, path)| path));
-    }
-    candidates.extend(std::env::split_paths(
-        &std::env::var_os("PATH").unwrap_or_default(),
-    ));
-    candidates
-        .into_iter()
-        .find(|folder| folder.join("initdb").is_file() && folder.join("postgres").is_file())
-        .expect("PostgreSQL's programs (initdb, postgres) are installed; script/bootstrap does it")
-}
-
-/// PostgreSQL refuses to run as root: then it runs as `postgres`, whom its package makes.
-fn unprivileged() -> Option<&'static User> {
-    static USER: OnceLock<Option<User>> = OnceLock::new();
-    USER.get_or_init(|| {
-        let name = Uid::effective().is_root().then_some("postgres")?;
-        Some(
-            User::from_name(name)
-                .unwrap()
-                .expect("as root, the tests run PostgreSQL as the user postgres"),
-        )
-    })
-    .as_ref()
-}
-
-fn as_postgres(program: &Path) -> Command {
-    let mut command = Command::new(program);
-    // Not the folder of the tests: as root it may be closed to the other user.
-    command.current_dir("/").stdin(Stdio::null());
-    for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("PG") {
-            command.env_remove(name);
-        }
-    }
-    if let Some(user) = unprivileged() {
-        command.uid(user.uid.as_raw()).gid(user.gid.as_raw());
-    }
-    command
-}
-
-/// A short path (a socket's has at most 107 bytes) that names the process it belongs to.
-fn new_folder() -> PathBuf {
-    static NUMBER: AtomicU32 = AtomicU32::new(0);
-    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-    let folder = temporary_folder().join(format!("{FOLDER_PREFIX}{}-{number}", std::process::id()));
-    std::fs::remove_dir_all(&folder).ok();
-    std::fs::create_dir(&folder).expect("the temporary folder can be written");
-    std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o755)).unwrap();
-    File::create(folder.join("log")).unwrap();
-    if let Some(user) = unprivileged() {
-        for path in [folder.clone(), folder.join("log")] {
-            chown(path, Some(user.uid.as_raw()), Some(user.gid.as_raw())).unwrap();
-        }
-    }
-    folder
-}
-
-fn temporary_folder() -> PathBuf {
-    let folder = std::env::temp_dir();
-    if unprivileged().is_some() || folder.as_os_str().len() > 60 {
-        PathBuf::from("/tmp")
-    } else {
-        folder
-    }
-}
-
-/// Folders of test processes that are gone and whose watchdog was killed as well.
-fn remove_leftovers() {
-    for entry in std::fs::read_dir(temporary_folder())
-        .into_iter()
-        .flatten()
-        .flatten()
-    {
-        let name = entry.file_name();
-        let owner = name.to_str().and_then(|name| {
-            name.strip_prefix(FOLDER_PREFIX)?
-                .split('-')
-                .next()?
-                .parse()
-                .ok()
-        });
-        if let Some(owner) = owner
-            && kill(Pid::from_raw(owner), None) == Err(nix::errno::Errno::ESRCH)
-            && !entry.path().join("data/postmaster.pid").exists()
-        {
-            std::fs::remove_dir_all(entry.path()).ok();
-        }
-    }
-}
-
-fn children_of(parent: Pid) -> Vec<Pid> {
-    let table = process_table();
-    table
-        .into_iter()
-        .filter(|process| process.parent == parent)
-        .map(|process| process.id)
-        .collect()
-}
-
-struct Process {
-    id: Pid,
-    parent: Pid,
-    zombie: bool,
-}
-
-/// All processes of the machine: from `/proc` where there is one, else from `ps`.
-fn process_table() -> Vec<Process> {
-    let line_of = |text: &str| {
-        let mut words = text.split_whitespace();
-        let id = words.next()?.parse().ok()?;
-        let state = words.next()?;
-        let parent = words.next()?.parse().ok()?;
-        Some(Process {
-            id: Pid::from_raw(id),
-            parent: Pid::from_raw(parent),
-            zombie: state.starts_with('Z'),
-        })
-    };
-    if let Ok(entries) = std::fs::read_dir("/proc/")
-        .and_then(|entries| File::open("/proc/self/stat").map(|_| entries))
-    {
-        let stats = entries
-            .flatten()
-            .filter_map(|entry| std::fs::read_to_string(entry.path().join("stat")).ok());
-        // `id (name) state parent …`, and the name may contain anything.
-        let plain = stats.filter_map(|stat| {
-            let id = stat.split(' ').next()?.to_owned();
-            Some(format!("{id} {}", stat.rsplit_once(')')?.1))
-        });
-        return plain.filter_map(|line| line_of(&line)).collect();
-    }
-    let output = Command::new("ps")
-        .args(["-A", "-o", "pid=,state=,ppid="])
-        .output()
-        .expect("ps can be run");
-    String::from_utf8_lossy(&output.stdout)
-        .lines()
-        .filter_map(line_of)
-        .collect()
-}
-
-fn eventually_gone(processes: &[Pid]) {
-    let started = Instant::now();
-    let lives = |process: &Process| processes.contains(&process.id) && !process.zombie;
-    while process_table().iter().any(lives) {
-        assert!(
-            started.elapsed() < super::wait::DEADLINE,
-            "{processes:?} do not end"
-        );
-        std::thread::sleep(Duration::from_millis(5));
     }
 }

@@ -1,0 +1,146 @@
+//! What concurrent clients of one lock saw, and whether the promises held.
+//!
+//! Clients write down each call: when it began and ended on the one monotonic clock that they
+//! share, and what was answered, "unknown" for an answer that never came. [`History::violations`]
+//! then looks for a contradiction. It never guesses: a lease is *certainly* held from the end of
+//! the call that granted it until its length after the *beginning* of the last call that renewed
+//! it, or until somebody began to release it; it is *possibly* held from the beginning of the first
+//! call until its length (and the grace of an outage) after the end of the last one that might have
+//! renewed it, or the end of its release.
+
+mod check;
+mod seeing;
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use uuid::Uuid;
+
+use check::check;
+
+/// What a client asked for, always with a lease id of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Operation {
+    Acquire,
+    Heartbeat,
+    Release,
+}
+
+/// What it was told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// An acquire or heartbeat that holds the lock, with this fencing token.
+    Held { fencing_token: i64 },
+    /// A release that freed it, now or before.
+    Released,
+    /// An acquire that was refused, because another lease holds the lock.
+    Refused,
+    /// This lease has ended, or there never was one.
+    Lost,
+    /// No answer, or one that says that nothing is known.
+    Unknown,
+}
+
+/// One call.
+#[derive(Debug, Clone)]
+pub(crate) struct Call {
+    pub(crate) lock: String,
+    pub(crate) lease_id: Uuid,
+    pub(crate) operation: Operation,
+    /// Since the start of the history.
+    pub(crate) began: Duration,
+    pub(crate) ended: Duration,
+    pub(crate) answer: Answer,
+}
+
+/// The calls of all clients.
+#[derive(Debug)]
+pub(crate) struct History {
+    started: Instant,
+    calls: Mutex<Vec<Call>>,
+}
+
+/// What the checker has to know of the service.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Rules {
+    /// How long every lease was asked for.
+    pub(crate) lease: Duration,
+    /// By how much an outage may lengthen a lease that was not renewed: the outage itself and its
+    /// grace.
+    pub(crate) outage: Duration,
+}
+
+impl History {
+    pub(crate) fn new() -> History {
+        History {
+            started: Instant::now(),
+            calls: Mutex::default(),
+        }
+    }
+
+    /// Asks, and writes down what came of it.
+    pub(crate) async fn record(
+        &self,
+        lock: &str,
+        lease_id: Uuid,
+        operation: Operation,
+        ask: impl Future<Output = Answer>,
+    ) -> Answer {
+        let began = self.started.elapsed();
+        let answer = ask.await;
+        let ended = self.started.elapsed();
+        let call = Call {
+            lock: lock.to_owned(),
+            lease_id,
+            operation,
+            began,
+            ended,
+            answer,
+        };
+        self.calls.lock().unwrap().push(call);
+        answer
+    }
+
+    /// How many calls were answered in a way.
+    pub(crate) fn count(&self, wanted: impl Fn(&Call) -> bool) -> usize {
+        self.calls
+            .lock()
+            .unwrap()
+            .iter()
+            .filter(|call| wanted(call))
+            .count()
+    }
+
+    /// Every contradiction, a line each.
+    pub(crate) fn violations(&self, rules: Rules) -> Vec<String> {
+        let mut locks: BTreeMap<String, Vec<Call>> = BTreeMap::new();
+        for call in self.calls.lock().unwrap().iter() {
+            locks
+                .entry(call.lock.clone())
+                .or_default()
+                .push(call.clone());
+        }
+        locks
+            .into_iter()
+            .flat_map(|(lock, calls)| check(&lock, calls, rules))
+            .collect()
+    }
+
+    /// Panics with the first contradictions, if there are any.
+    #[track_caller]
+    pub(crate) fn assert_holds(&self, rules: Rules) {
+        let violations = self.violations(rules);
+        let first = violations
+            .iter()
+            .take(10)
+            .cloned()
+            .collect::<Vec<_>>()
+            .join("\n");
+        assert!(
+            violations.is_empty(),
+            "{} contradictions:\n{first}",
+            violations.len()
+        );
+    }
+}

@@ -133,6 +133,8 @@ pub enum Lost {
     Broken,
     /// It lapsed, and the lock was granted again since.
     Superseded,
+    /// It was released before it was granted, and is never granted any more.
+    NeverGranted,
     /// The account holds no such lease; or it ended more than an hour ago.
     Unknown,
     /// The account holds the lock with a lease that needs its id, and the id was not sent.
@@ -147,7 +149,7 @@ pub enum AcquireOutcome {
     Granted(Lease),
     /// Another lease holds the lock.
     Held,
-    /// The lease of this id has ended: a lease id serves one lease (P6).
+    /// The lease of this id has ended: a lease id serves one lease of a lock (P6).
     LeaseEnded,
 }
 

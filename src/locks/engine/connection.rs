@@ -2,11 +2,12 @@
 
 use std::time::{Duration, Instant};
 
+use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::PgConnection;
 use sqlx::postgres::PgConnectOptions;
 
 use super::request::Pending;
-use super::statements::{BatchStatement, Outcomes};
+use super::statements::{self, BatchStatement, Outcomes};
 use crate::db;
 
 /// The time after which a statement's connection is given up and its outcome is unknown. The
@@ -46,17 +47,88 @@ pub(super) struct TransactionResult<S: BatchStatement> {
 /// where they failed together.
 pub(super) type StatementResults<S> = Vec<TransactionResult<S>>;
 
+/// A reading of the database's clock, carried forward by the node's monotonic clock.
+#[derive(Clone, Copy, Debug)]
+struct DatabaseClock {
+    time: DateTime<Utc>,
+    /// The instant after the reading arrived: the database's clock had passed `time` by then.
+    read_at: Instant,
+}
+
+/// The age at which the clock is read again: two clocks drift apart.
+const READING_KEPT_FOR: Duration = Duration::from_secs(30);
+/// The age at which it is read again if a statement had no verdict on a request: the reason may be
+/// that the database's clock was set forward.
+const DOUBTED_READING_KEPT_FOR: Duration = Duration::from_secs(1);
+/// What the clocks may drift apart, as a part of the reading's age: 1 / 1,000, twice what NTP slews.
+const DRIFT: i32 = 1000;
+
+impl DatabaseClock {
+    async fn read(connection: &mut PgConnection) -> sqlx::Result<Self> {
+        let time = statements::read_clock(connection).await?;
+        Ok(Self {
+            time,
+            read_at: Instant::now(),
+        })
+    }
+
+    /// An instant of the database's clock that is not later than `instant`.
+    fn at(&self, instant: Instant) -> DateTime<Utc> {
+        let ahead = instant.saturating_duration_since(self.read_at);
+        let drift = self.read_at.elapsed() / DRIFT.unsigned_abs();
+        let delta = TimeDelta::from_std(ahead.saturating_sub(drift)).unwrap_or_default();
+        self.time + delta
+    }
+}
+
+/// A connection to the database, and a reading of the clock there.
+struct Session {
+    connection: PgConnection,
+    clock: DatabaseClock,
+    is_clock_doubted: bool,
+}
+
+impl Session {
+    async fn open(database: &PgConnectOptions) -> sqlx::Result<Self> {
+        let mut connection = db::connect(database, db::Purpose::LockEngine).await?;
+        let clock = DatabaseClock::read(&mut connection).await?;
+        Ok(Self {
+            connection,
+            clock,
+            is_clock_doubted: false,
+        })
+    }
+
+    /// Reads the clock again where its reading is old.
+    async fn refresh_clock(&mut self) -> sqlx::Result<()> {
+        let age = self.clock.read_at.elapsed();
+        if age > READING_KEPT_FOR || self.is_clock_doubted && age > DOUBTED_READING_KEPT_FOR {
+            self.clock = DatabaseClock::read(&mut self.connection).await?;
+            self.is_clock_doubted = false;
+        }
+        Ok(())
+    }
+}
+
 /// A connection that is kept, and opened again when it was lost.
 #[derive(Default)]
-pub(super) struct LaneConnection(Option<PgConnection>);
+pub(super) struct LaneConnection(Option<Session>);
 
 impl LaneConnection {
-    /// The connection, opened if there is none.
-    async fn take(&mut self, database: &PgConnectOptions) -> sqlx::Result<PgConnection> {
-        match self.0.take() {
-            Some(connection) => Ok(connection),
-            None => db::connect(database, db::Purpose::LockEngine).await,
-        }
+    /// The session, opened if there is none, with a fresh reading of the clock.
+    async fn take(&mut self, database: &PgConnectOptions) -> sqlx::Result<Session> {
+        let session = self.0.take();
+        let ready = async {
+            let mut session = match session {
+                Some(session) => session,
+                None => Session::open(database).await?,
+            };
+            session.refresh_clock().await?;
+            Ok(session)
+        };
+        tokio::time::timeout(db::ACQUIRE_TIMEOUT, ready)
+            .await
+            .unwrap_or(Err(sqlx::Error::PoolTimedOut))
     }
 
     /// Opens it ahead of the first request. One that cannot be opened now is tried again by that
@@ -103,14 +175,17 @@ impl LaneConnection {
         pending: &[Pending<S::Request>],
     ) -> Result<(Outcomes<S::Request>, Duration), SendError> {
         let count = pending.len();
-        let mut connection = self.take(database).await.map_err(|error| {
+        let mut session = self.take(database).await.map_err(|error| {
             tracing::warn!(%error, statement = S::NAME, requests = count, "no connection to the database");
             SendError::NotSent
         })?;
         let requests: Vec<&S::Request> = pending.iter().map(|pending| &pending.request).collect();
+        // The first to be answered as unknown bounds the statement for all.
+        let deadline = pending.iter().map(|pending| pending.deadline).min();
         let sent_at = Instant::now();
-        let result =
-            tokio::time::timeout(STATEMENT_TIMEOUT, S::send(&mut connection, &requests)).await;
+        let latest_at = session.clock.at(deadline.unwrap_or(sent_at));
+        let send = S::send(&mut session.connection, &requests, latest_at);
+        let result = tokio::time::timeout(STATEMENT_TIMEOUT, send).await;
         let took = sent_at.elapsed();
         metrics::histogram!("lockable_database_seconds", "statement" => S::NAME)
             .record(took.as_secs_f64());
@@ -118,12 +193,13 @@ impl LaneConnection {
         // runs to its end.
         match result {
             Ok(Ok(outcomes)) => {
-                self.0 = Some(connection);
+                session.is_clock_doubted |= outcomes.iter().any(Option::is_none);
+                self.0 = Some(session);
                 Ok((outcomes, took))
             }
             Ok(Err(error)) if db::is_contention(&error) => {
                 tracing::debug!(%error, statement = S::NAME, requests = count, "lost against other statements: retried");
-                self.0 = Some(connection);
+                self.0 = Some(session);
                 Err(SendError::Contention)
             }
             Ok(Err(error)) if db::is_unavailable(&error) => {
@@ -132,7 +208,7 @@ impl LaneConnection {
             }
             Ok(Err(error)) => {
                 tracing::error!(%error, statement = S::NAME, requests = count, "the database refused a statement");
-                self.0 = Some(connection);
+                self.0 = Some(session);
                 Err(SendError::Refused)
             }
             Err(_) => {

@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 use super::connection::{SendError, StatementResults};
-use super::request::{AnyRequest, LockRequest, Pending, release_of_grant};
+use super::request::{AnyRequest, LockRequest, LockedRelease, Pending, release_of_grant};
 use super::statements::BatchStatement;
 use crate::locks::usage::Usage;
 use crate::locks::{
-    Acquire, AcquireOutcome, EngineError, Heartbeat, HeartbeatOutcome, LockKey, Release,
+    Acquire, AcquireOutcome, EngineError, Heartbeat, HeartbeatOutcome, LockKey, Lost, Release,
     ReleaseOutcome,
 };
 
@@ -210,12 +210,37 @@ pub(super) fn deliver_release(
     usage: &Usage,
     tally: &mut Tally,
 ) -> Option<AnyRequest> {
+    if outcome == ReleaseOutcome::Lost(Lost::Unknown)
+        && let Some(lease_id) = pending.request.lease_id
+    {
+        // Its acquire may still be on its way, or in its commit.
+        return Some(AnyRequest::LockedRelease(pending.under_lock(lease_id)));
+    }
+    finish_release(pending, outcome, usage, tally)
+}
+
+pub(super) fn deliver_locked_release(
+    pending: Pending<LockedRelease>,
+    outcome: ReleaseOutcome,
+    _: Duration,
+    usage: &Usage,
+    tally: &mut Tally,
+) -> Option<AnyRequest> {
+    finish_release(pending, outcome, usage, tally)
+}
+
+fn finish_release<R: LockRequest<Outcome = ReleaseOutcome>>(
+    pending: Pending<R>,
+    outcome: ReleaseOutcome,
+    usage: &Usage,
+    tally: &mut Tally,
+) -> Option<AnyRequest> {
     let label = match outcome {
         ReleaseOutcome::Released => "released",
         ReleaseOutcome::Lost(_) => "lost",
     };
     tally.add(label, 1);
-    usage.ended(pending.request.account_id);
+    usage.ended(pending.request.account_id());
     send_reply(pending, Ok(outcome));
     None
 }

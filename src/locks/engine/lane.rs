@@ -18,10 +18,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::task::TaskTracker;
 
 use super::connection::{Backoff, LaneConnection, LaneConnections, SendError, StatementResults};
-use super::delivery::{Settlement, deliver_acquire, deliver_heartbeat, deliver_release};
+use super::delivery::{
+    Settlement, deliver_acquire, deliver_heartbeat, deliver_locked_release, deliver_release,
+};
 use super::prediction::InsertPredictor;
 use super::queue::{Batch, Queue};
-use super::request::{AnyRequest, LockRequest, Pending};
+use super::request::{AnyRequest, LockRequest, LockedRelease, Pending};
 use super::statements::{BatchStatement, InsertIfAbsent};
 use crate::locks::usage::Usage;
 use crate::locks::{Acquire, Heartbeat, LockKey, Release};
@@ -50,6 +52,7 @@ struct BatchResult {
     acquires: StatementResults<Acquire>,
     heartbeats: StatementResults<Heartbeat>,
     releases: StatementResults<Release>,
+    locked_releases: StatementResults<LockedRelease>,
 }
 
 impl BatchResult {
@@ -63,7 +66,11 @@ impl BatchResult {
                     .is_err_and(SendError::is_unavailable)
             })
         }
-        any(&self.inserts) || any(&self.acquires) || any(&self.heartbeats) || any(&self.releases)
+        any(&self.inserts)
+            || any(&self.acquires)
+            || any(&self.heartbeats)
+            || any(&self.releases)
+            || any(&self.locked_releases)
     }
 
     /// The number of predicted inserts, and of those that met a row. Inserts without a result count
@@ -207,7 +214,7 @@ impl Lane {
     /// Executes a batch, each kind in a transaction of its own, all at once.
     async fn send_batch(&self, batch: Batch, connections: &mut LaneConnections) -> BatchResult {
         let database = &self.database;
-        let (inserts, acquires, heartbeats, releases) = tokio::join!(
+        let (inserts, acquires, heartbeats, (releases, locked_releases)) = tokio::join!(
             connections
                 .insert_if_absent
                 .execute::<InsertIfAbsent>(database, batch.predicted_inserts),
@@ -217,15 +224,23 @@ impl Lane {
             connections
                 .heartbeat
                 .execute::<Heartbeat>(database, batch.heartbeats),
-            connections
-                .release
-                .execute::<Release>(database, batch.releases)
+            async {
+                let connection = &mut connections.release;
+                let releases = connection
+                    .execute::<Release>(database, batch.releases)
+                    .await;
+                let locked_releases = connection
+                    .execute::<LockedRelease>(database, batch.locked_releases)
+                    .await;
+                (releases, locked_releases)
+            }
         );
         BatchResult {
             inserts,
             acquires,
             heartbeats,
             releases,
+            locked_releases,
         }
     }
 
@@ -236,6 +251,7 @@ impl Lane {
         settlement.deliver(result.acquires, &self.usage, deliver_acquire);
         settlement.deliver(result.heartbeats, &self.usage, deliver_heartbeat);
         settlement.deliver(result.releases, &self.usage, deliver_release);
+        settlement.deliver(result.locked_releases, &self.usage, deliver_locked_release);
         for request in std::mem::take(&mut settlement.contended) {
             state
                 .contended
@@ -259,6 +275,7 @@ impl Lane {
         batch.acquires = self.isolate_contended_of_kind(batch.acquires, contended);
         batch.heartbeats = self.isolate_contended_of_kind(batch.heartbeats, contended);
         batch.releases = self.isolate_contended_of_kind(batch.releases, contended);
+        batch.locked_releases = self.isolate_contended_of_kind(batch.locked_releases, contended);
         batch
     }
 
@@ -305,6 +322,12 @@ impl Lane {
                 AnyRequest::Release(pending) => {
                     let results = connection.execute::<Release>(database, vec![pending]).await;
                     settlement.deliver(results, usage, deliver_release);
+                }
+                AnyRequest::LockedRelease(pending) => {
+                    let results = connection
+                        .execute::<LockedRelease>(database, vec![pending])
+                        .await;
+                    settlement.deliver(results, usage, deliver_locked_release);
                 }
             }
             settlement.retries.append(&mut settlement.contended);

@@ -3,12 +3,17 @@
 use std::collections::VecDeque;
 use std::collections::hash_map::{Entry, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
-use super::request::{AnyRequest, LockRequest as _, Pending};
+use super::request::{AnyRequest, LockRequest as _, LockedRelease, Pending};
 use crate::id::AccountId;
 use crate::locks::{Acquire, EngineError, Heartbeat, LockKey, Release};
+
+/// A request this close to its deadline is not sent any more: it would be answered as unknown, and
+/// the deadline of one request bounds the statement of its whole batch.
+const TOO_CLOSE_TO_DEADLINE: Duration = Duration::from_millis(20);
 
 /// Requests that are sent together. Each lock occurs once, so that statements of different kinds
 /// cannot touch the same row; the requests of each kind are in key order.
@@ -20,6 +25,7 @@ pub(super) struct Batch {
     pub(super) acquires: Vec<Pending<Acquire>>,
     pub(super) heartbeats: Vec<Pending<Heartbeat>>,
     pub(super) releases: Vec<Pending<Release>>,
+    pub(super) locked_releases: Vec<Pending<LockedRelease>>,
 }
 
 impl Batch {
@@ -29,6 +35,7 @@ impl Batch {
             + self.acquires.len()
             + self.heartbeats.len()
             + self.releases.len()
+            + self.locked_releases.len()
     }
 
     fn push(&mut self, request: AnyRequest) {
@@ -36,6 +43,7 @@ impl Batch {
             AnyRequest::Acquire(pending) => self.acquires.push(pending),
             AnyRequest::Heartbeat(pending) => self.heartbeats.push(pending),
             AnyRequest::Release(pending) => self.releases.push(pending),
+            AnyRequest::LockedRelease(pending) => self.locked_releases.push(pending),
         }
     }
 
@@ -45,6 +53,8 @@ impl Batch {
         self.heartbeats
             .sort_unstable_by(|a, b| a.request.key.cmp(&b.request.key));
         self.releases
+            .sort_unstable_by(|a, b| a.request.key.cmp(&b.request.key));
+        self.locked_releases
             .sort_unstable_by(|a, b| a.request.key.cmp(&b.request.key));
     }
 }
@@ -225,6 +235,7 @@ impl QueueState {
 
     fn take_batch(&mut self, limit: usize) -> Batch {
         let mut batch = Batch::default();
+        let too_late = Instant::now() + TOO_CLOSE_TO_DEADLINE;
         while batch.len() < limit {
             let Some(mut request) = self.ready.pop_front() else {
                 break;
@@ -235,13 +246,16 @@ impl QueueState {
             {
                 self.take_followers(first);
             }
-            if !request.queued().is_abandoned() {
+            let is_late = request.queued().deadline() <= too_late;
+            if !is_late && !request.queued().is_abandoned() {
                 batch.push(request);
-            } else if let Some(release) = request.queued().compensating_release() {
-                batch.push(release);
-            } else {
-                self.advance(request.key().clone());
+                continue;
             }
+            match request.queued().compensating_release() {
+                Some(release) => batch.push(release),
+                None => self.advance(request.key().clone()),
+            }
+            request.reject(EngineError::Unknown);
         }
         batch.sort();
         batch

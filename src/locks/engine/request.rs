@@ -15,7 +15,7 @@ use crate::locks::{
 /// length has lapsed by then.
 const COMPENSATION_DEADLINE: Duration = Duration::from_secs(60);
 
-/// A request that the engine answers: acquire, heartbeat or release.
+/// A request that the engine answers.
 pub(super) trait LockRequest: Send + Sync + Sized + 'static {
     type Outcome: std::fmt::Debug + Send + 'static;
 
@@ -104,15 +104,49 @@ impl LockRequest for Release {
     }
 }
 
+/// A release by lease id that is decided under the row's lock alone: it waits for a grant that is
+/// still in its commit, and where there is no such lease it leaves a mark, so that an acquire of the
+/// id which arrives later, or was under way, is refused (P6).
+#[derive(Debug)]
+pub(super) struct LockedRelease {
+    pub(super) key: LockKey,
+    pub(super) account_id: AccountId,
+    pub(super) lease_id: Uuid,
+    /// True if the client chose the lease id. False for a compensating release: it leaves alone a
+    /// lease that anybody renewed since the grant, for then somebody knows of it (P3).
+    pub(super) is_clients: bool,
+}
+
+impl LockRequest for LockedRelease {
+    type Outcome = ReleaseOutcome;
+
+    fn key(&self) -> &LockKey {
+        &self.key
+    }
+
+    fn account_id(&self) -> AccountId {
+        self.account_id
+    }
+
+    fn is_repeatable(&self) -> bool {
+        true
+    }
+
+    fn into_any(pending: Pending<Self>) -> AnyRequest {
+        AnyRequest::LockedRelease(pending)
+    }
+}
+
 /// The compensating release of a grant that nobody received.
 pub(super) fn release_of_grant(acquire: &Acquire, lease_id: Uuid) -> AnyRequest {
-    let release = Release {
+    let release = LockedRelease {
         key: acquire.key.clone(),
         account_id: acquire.account_id,
-        lease_id: Some(lease_id),
+        lease_id,
+        is_clients: false,
     };
     let deadline = Instant::now() + COMPENSATION_DEADLINE;
-    AnyRequest::Release(Pending::new(release, None, deadline))
+    AnyRequest::LockedRelease(Pending::new(release, None, deadline))
 }
 
 /// The sender of a request's outcome.
@@ -124,7 +158,7 @@ pub(super) struct Pending<R: LockRequest> {
     pub(super) request: R,
     /// `None` for a release that the engine issues itself: nobody waits for its outcome.
     pub(super) reply: Option<Reply<R>>,
-    /// The instant after which the request is answered as unknown instead of being retried.
+    /// The instant at which the request is answered as unknown. No statement may write for it later.
     pub(super) deadline: Instant,
     /// True once it was sent and its result lost: it may have been executed.
     pub(super) in_doubt: bool,
@@ -155,10 +189,27 @@ impl<R: LockRequest> Pending<R> {
     }
 }
 
+impl Pending<Release> {
+    /// The same request, decided under the row's lock.
+    pub(super) fn under_lock(self, lease_id: Uuid) -> Pending<LockedRelease> {
+        let request = LockedRelease {
+            key: self.request.key,
+            account_id: self.request.account_id,
+            lease_id,
+            is_clients: true,
+        };
+        Pending {
+            in_doubt: self.in_doubt,
+            ..Pending::new(request, self.reply, self.deadline)
+        }
+    }
+}
+
 /// The view of a pending request that does not depend on its kind: all that a queue needs.
 pub(super) trait QueuedRequest {
     fn key(&self) -> &LockKey;
     fn account_id(&self) -> AccountId;
+    fn deadline(&self) -> Instant;
 
     /// True if nobody waits for the outcome any more.
     fn is_abandoned(&self) -> bool;
@@ -174,6 +225,10 @@ impl<R: LockRequest> QueuedRequest for Pending<R> {
 
     fn account_id(&self) -> AccountId {
         self.request.account_id()
+    }
+
+    fn deadline(&self) -> Instant {
+        self.deadline
     }
 
     fn is_abandoned(&self) -> bool {
@@ -192,6 +247,7 @@ pub(super) enum AnyRequest {
     Acquire(Pending<Acquire>),
     Heartbeat(Pending<Heartbeat>),
     Release(Pending<Release>),
+    LockedRelease(Pending<LockedRelease>),
 }
 
 impl AnyRequest {
@@ -200,6 +256,7 @@ impl AnyRequest {
             Self::Acquire(pending) => pending,
             Self::Heartbeat(pending) => pending,
             Self::Release(pending) => pending,
+            Self::LockedRelease(pending) => pending,
         }
     }
 
@@ -221,6 +278,7 @@ impl AnyRequest {
             Self::Acquire(pending) => pending.reject(error),
             Self::Heartbeat(pending) => pending.reject(error),
             Self::Release(pending) => pending.reject(error),
+            Self::LockedRelease(pending) => pending.reject(error),
         }
     }
 }

@@ -28,6 +28,17 @@
 //! [`insert_if_absent`] stands beside [`acquire`], for locks that most likely have no row: it
 //! observes nothing, and so costs two thirds.
 //!
+//! Nothing is written after `latest_at`, an instant of the database's clock at which the client has
+//! been answered: a statement that arrives late, or that a node gave up on, would otherwise undo
+//! what was answered since (ADR 9). It is tested under the row lock, or right before the insert; a
+//! key that came too late has no verdict.
+//!
+//! "Expired" is said to a lease's own account only once it was decided under the row lock, and is
+//! then written down, so that it stays true: a heartbeat may be in its commit while the snapshot of
+//! the next statement shows the lease lapsed (P8).
+//!
+//! [`LockedRelease`] has a statement without step 1: it decides under the row lock alone.
+//!
 //! Callers pass each key once, in ascending order: every node locks rows in that order. The arrays
 //! are unfolded in a `SELECT`: as functions in `FROM` each would be stored whole before the first
 //! row comes out, a twentieth of the time.
@@ -37,7 +48,7 @@ use serde_json::Value;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::request::LockRequest;
+use super::request::{LockRequest, LockedRelease};
 use crate::locks::{
     Acquire, AcquireOutcome, Heartbeat, HeartbeatOutcome, Lease, Lost, Release, ReleaseOutcome,
 };
@@ -52,11 +63,12 @@ pub(super) trait BatchStatement {
     /// The label `outcome` under which a request without a verdict is counted.
     const NO_VERDICT: &'static str = "lost_race";
 
-    /// Executes the requests in one transaction. Outcomes are in the order of the requests; `None`
-    /// where there is no verdict.
+    /// Executes the requests in one transaction, which writes nothing after `latest_at` on the
+    /// database's clock. Outcomes are in the order of the requests; `None` where there is no verdict.
     fn send(
         connection: &mut PgConnection,
         requests: &[&Self::Request],
+        latest_at: DateTime<Utc>,
     ) -> impl Future<Output = sqlx::Result<Outcomes<Self::Request>>> + Send;
 }
 
@@ -71,8 +83,9 @@ impl BatchStatement for Acquire {
     async fn send(
         connection: &mut PgConnection,
         requests: &[&Self],
+        latest_at: DateTime<Utc>,
     ) -> sqlx::Result<Outcomes<Self>> {
-        acquire(connection, requests).await
+        acquire(connection, requests, latest_at).await
     }
 }
 
@@ -90,8 +103,9 @@ impl BatchStatement for InsertIfAbsent {
     async fn send(
         connection: &mut PgConnection,
         requests: &[&Acquire],
+        latest_at: DateTime<Utc>,
     ) -> sqlx::Result<Outcomes<Acquire>> {
-        insert_if_absent(connection, requests).await
+        insert_if_absent(connection, requests, latest_at).await
     }
 }
 
@@ -103,8 +117,9 @@ impl BatchStatement for Heartbeat {
     async fn send(
         connection: &mut PgConnection,
         requests: &[&Self],
+        latest_at: DateTime<Utc>,
     ) -> sqlx::Result<Outcomes<Self>> {
-        heartbeat(connection, requests).await
+        heartbeat(connection, requests, latest_at).await
     }
 }
 
@@ -116,8 +131,23 @@ impl BatchStatement for Release {
     async fn send(
         connection: &mut PgConnection,
         requests: &[&Self],
+        latest_at: DateTime<Utc>,
     ) -> sqlx::Result<Outcomes<Self>> {
-        release(connection, requests).await
+        release(connection, requests, latest_at).await
+    }
+}
+
+impl BatchStatement for LockedRelease {
+    type Request = Self;
+    const NAME: &'static str = "release_under_lock";
+    const COUNTER: &'static str = <Release as BatchStatement>::COUNTER;
+
+    async fn send(
+        connection: &mut PgConnection,
+        requests: &[&Self],
+        latest_at: DateTime<Utc>,
+    ) -> sqlx::Result<Outcomes<Self>> {
+        release_under_lock(connection, requests, latest_at).await
     }
 }
 
@@ -140,8 +170,6 @@ struct LeaseRow {
     acquired_at: Option<DateTime<Utc>>,
     expires_at: Option<DateTime<Utc>>,
     lease_ms: Option<i32>,
-    /// The length that is in force now, milliseconds.
-    renewed_ms: Option<i32>,
     /// When the row was written.
     written_at: Option<DateTime<Utc>>,
 }
@@ -151,27 +179,30 @@ impl LeaseRow {
         (self.namespace_id, &self.name)
     }
 
-    fn lease(&self) -> Option<Lease> {
+    /// The lease, which now lasts `expires_in_ms`.
+    fn lease(&self, expires_in_ms: i32) -> Option<Lease> {
         Some(Lease {
             lease_id: self.lease_id?,
             fencing_token: self.fencing_token?,
-            expires_in_ms: self.renewed_ms?,
+            expires_in_ms,
             lease_ms: self.lease_ms?,
             acquired_at: self.acquired_at?,
             expires_at: self.expires_at?,
         })
     }
+}
 
-    fn lost(&self) -> Option<Lost> {
-        match self.verdict.as_str() {
-            "expired" => Some(Lost::Expired),
-            "released" => Some(Lost::Released),
-            "broken" => Some(Lost::Broken),
-            "superseded" => Some(Lost::Superseded),
-            "unproved" => Some(Lost::Unproved),
-            "unknown" => Some(Lost::Unknown),
-            _ => None,
-        }
+/// Why there is no lease, by a statement's verdict; `None` if the verdict says something else.
+fn lost(verdict: &str) -> Option<Lost> {
+    match verdict {
+        "expired" => Some(Lost::Expired),
+        "released" => Some(Lost::Released),
+        "broken" => Some(Lost::Broken),
+        "superseded" => Some(Lost::Superseded),
+        "unproved" => Some(Lost::Unproved),
+        "never_granted" => Some(Lost::NeverGranted),
+        "unknown" => Some(Lost::Unknown),
+        _ => None,
     }
 }
 
@@ -254,6 +285,7 @@ impl<'a> ProofColumns<'a> {
 pub async fn acquire(
     connection: &mut PgConnection,
     requests: &[&Acquire],
+    latest_at: DateTime<Utc>,
 ) -> sqlx::Result<Vec<Option<AcquireOutcome>>> {
     let columns = AcquireColumns::of(requests);
     let requested_ms: Vec<Option<i32>> = requests.iter().map(|r| r.requested_ms).collect();
@@ -270,6 +302,7 @@ pub async fn acquire(
         &requested_ms as &[Option<i32>],
         &columns.holders as &[Option<&str>],
         &columns.metadata as &[Option<&Value>],
+        latest_at,
     )
     .fetch_all(connection)
     .await?;
@@ -279,14 +312,13 @@ pub async fn acquire(
         requests,
         rows,
         LeaseRow::key,
-        |request, mut row| match row.verdict.as_str() {
+        |request, row| match row.verdict.as_str() {
             "granted" => {
                 // A grant is as long as was requested; a repetition renews by the length granted,
                 // unless the request names a length of its own.
-                let renewed_ms = request.requested_ms.or(row.lease_ms)?;
-                row.renewed_ms = Some(renewed_ms);
-                is_full_length(row.expires_at?, row.written_at?, renewed_ms)
-                    .then(|| row.lease().map(AcquireOutcome::Granted))?
+                let length_ms = request.requested_ms.or(row.lease_ms)?;
+                is_full_length(row.expires_at?, row.written_at?, length_ms)
+                    .then(|| row.lease(length_ms).map(AcquireOutcome::Granted))?
             }
             "held" => Some(AcquireOutcome::Held),
             "ended" => Some(AcquireOutcome::LeaseEnded),
@@ -307,6 +339,7 @@ pub async fn acquire(
 pub async fn insert_if_absent(
     connection: &mut PgConnection,
     requests: &[&Acquire],
+    latest_at: DateTime<Utc>,
 ) -> sqlx::Result<Vec<Option<AcquireOutcome>>> {
     let columns = AcquireColumns::of(requests);
     let rows = sqlx::query_file!(
@@ -320,6 +353,7 @@ pub async fn insert_if_absent(
         &columns.lease_ms,
         &columns.holders as &[Option<&str>],
         &columns.metadata as &[Option<&Value>],
+        latest_at,
     )
     .fetch_all(connection)
     .await?;
@@ -351,6 +385,7 @@ pub async fn insert_if_absent(
 pub async fn heartbeat(
     connection: &mut PgConnection,
     requests: &[&Heartbeat],
+    latest_at: DateTime<Utc>,
 ) -> sqlx::Result<Vec<Option<HeartbeatOutcome>>> {
     let columns = ProofColumns::of(requests, |request| request.lease_id);
     let requested_ms: Vec<Option<i32>> = requests.iter().map(|r| r.lease_ms).collect();
@@ -362,6 +397,7 @@ pub async fn heartbeat(
         &columns.account_ids,
         &columns.lease_ids as &[Option<Uuid>],
         &requested_ms as &[Option<i32>],
+        latest_at,
     )
     .fetch_all(connection)
     .await?;
@@ -369,12 +405,11 @@ pub async fn heartbeat(
         requests,
         rows,
         LeaseRow::key,
-        |request, mut row| match row.verdict.as_str() {
-            "renewed" => {
-                row.renewed_ms = request.lease_ms.or(row.lease_ms);
-                row.lease().map(HeartbeatOutcome::Renewed)
-            }
-            _ => row.lost().map(HeartbeatOutcome::Lost),
+        |request, row| match row.verdict.as_str() {
+            "renewed" => row
+                .lease(request.lease_ms.or(row.lease_ms)?)
+                .map(HeartbeatOutcome::Renewed),
+            verdict => lost(verdict).map(HeartbeatOutcome::Lost),
         },
     ))
 }
@@ -388,6 +423,7 @@ pub async fn heartbeat(
 pub async fn release(
     connection: &mut PgConnection,
     requests: &[&Release],
+    latest_at: DateTime<Utc>,
 ) -> sqlx::Result<Vec<Option<ReleaseOutcome>>> {
     let columns = ProofColumns::of(requests, |request| request.lease_id);
     let rows = sqlx::query_file_as!(
@@ -397,6 +433,7 @@ pub async fn release(
         &columns.names as &[&str],
         &columns.account_ids,
         &columns.lease_ids as &[Option<Uuid>],
+        latest_at,
     )
     .fetch_all(connection)
     .await?;
@@ -408,7 +445,58 @@ pub async fn release(
             "done" => Some(ReleaseOutcome::Released),
             // Repeated after a lost answer: the first execution released it (P6).
             "released" if request.lease_id.is_some() => Some(ReleaseOutcome::Released),
-            _ => row.lost().map(ReleaseOutcome::Lost),
+            verdict => lost(verdict).map(ReleaseOutcome::Lost),
         },
     ))
+}
+
+/// Ends each lease by its id, or marks the id so that it is never granted: decided under the row's
+/// lock alone. Outcomes are in the order of the requests; `None`: it came too late, retry it.
+async fn release_under_lock(
+    connection: &mut PgConnection,
+    requests: &[&LockedRelease],
+    latest_at: DateTime<Utc>,
+) -> sqlx::Result<Outcomes<LockedRelease>> {
+    let namespace_ids: Vec<i64> = requests.iter().map(|r| r.key.namespace_id.0).collect();
+    let names: Vec<&str> = requests.iter().map(|r| r.key.name.as_str()).collect();
+    let account_ids: Vec<i64> = requests.iter().map(|r| r.account_id.0).collect();
+    let lease_ids: Vec<Uuid> = requests.iter().map(|r| r.lease_id).collect();
+    let are_clients: Vec<bool> = requests.iter().map(|r| r.is_clients).collect();
+    let rows = sqlx::query_file!(
+        "src/locks/engine/sql/release_under_lock.sql",
+        &namespace_ids,
+        &names as &[&str],
+        &account_ids,
+        &lease_ids,
+        &are_clients,
+        latest_at,
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(align_to_requests(
+        requests,
+        rows,
+        |row| (row.namespace_id, row.name.as_str()),
+        |request, row| {
+            let is_own = (row.account_id, row.lease_id) == (request.account_id.0, request.lease_id);
+            Some(match row.end_reason {
+                1 if is_own => ReleaseOutcome::Released,
+                2 if is_own => ReleaseOutcome::Lost(Lost::Broken),
+                3 if is_own => ReleaseOutcome::Lost(Lost::Expired),
+                // Renewed since the grant, and to be ended only if not.
+                0 if is_own => ReleaseOutcome::Lost(Lost::Unknown),
+                _ => ReleaseOutcome::Lost(Lost::NeverGranted),
+            })
+        },
+    ))
+}
+
+/// The database's clock, now.
+///
+/// # Errors
+/// If the database cannot be asked or its answer is lost.
+pub(super) async fn read_clock(connection: &mut PgConnection) -> sqlx::Result<DateTime<Utc>> {
+    sqlx::query_scalar!(r#"/* locks.read_clock */ SELECT clock_timestamp() AS "now!""#)
+        .fetch_one(connection)
+        .await
 }

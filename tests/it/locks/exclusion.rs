@@ -258,7 +258,7 @@ async fn a_release_frees_the_lock_at_once_and_only_its_holder_can() {
         .unwrap();
     assert_eq!(
         by_another,
-        lockable::locks::ReleaseOutcome::Lost(lockable::locks::Lost::Unknown)
+        lockable::locks::ReleaseOutcome::Lost(lockable::locks::Lost::NeverGranted)
     );
     let without_proof = nodes[1]
         .engine

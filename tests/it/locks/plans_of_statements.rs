@@ -7,7 +7,7 @@ use sqlx::pool::PoolConnection;
 use sqlx::{AssertSqlSafe, Executor as _, Postgres};
 use uuid::Uuid;
 
-use crate::support::node::{ALICE, acquire, heartbeat, release};
+use crate::support::node::{ALICE, acquire, any_time, heartbeat, release};
 use crate::support::prelude::*;
 
 /// How many locks a batch is about.
@@ -20,18 +20,47 @@ async fn session(db: &Database) -> (PoolConnection<Postgres>, Vec<Prepared>) {
         .await
         .unwrap();
     let lease_id = Uuid::new_v4();
-    statements::acquire(&mut connection, &[&acquire(ALICE, "a", Some(lease_id))])
-        .await
-        .unwrap();
-    statements::insert_if_absent(&mut connection, &[&acquire(ALICE, "b", Some(lease_id))])
-        .await
-        .unwrap();
-    statements::heartbeat(&mut connection, &[&heartbeat(ALICE, "a", Some(lease_id))])
-        .await
-        .unwrap();
-    statements::release(&mut connection, &[&release(ALICE, "a", Some(lease_id))])
-        .await
-        .unwrap();
+    statements::acquire(
+        &mut connection,
+        &[&acquire(ALICE, "a", Some(lease_id))],
+        any_time(),
+    )
+    .await
+    .unwrap();
+    statements::insert_if_absent(
+        &mut connection,
+        &[&acquire(ALICE, "b", Some(lease_id))],
+        any_time(),
+    )
+    .await
+    .unwrap();
+    statements::heartbeat(
+        &mut connection,
+        &[&heartbeat(ALICE, "a", Some(lease_id))],
+        any_time(),
+    )
+    .await
+    .unwrap();
+    statements::release(
+        &mut connection,
+        &[&release(ALICE, "a", Some(lease_id))],
+        any_time(),
+    )
+    .await
+    .unwrap();
+    // The engine alone sends this one.
+    sqlx::query(include_str!(
+        "../../../src/locks/engine/sql/release_under_lock.sql"
+    ))
+    .bind([1_i64])
+    .bind(["a"])
+    .bind([ALICE])
+    .bind([lease_id])
+    .bind([true])
+    .bind(any_time())
+    .execute(&mut *connection)
+    .await
+    .unwrap();
     let prepared: Vec<(String, String, Vec<String>)> = sqlx::query_as(
         "SELECT name, split_part(statement, ' ', 2), parameter_types::text[] FROM pg_prepared_statements
           WHERE statement LIKE '/* locks.%' ORDER BY 2",
@@ -53,7 +82,8 @@ async fn session(db: &Database) -> (PoolConnection<Postgres>, Vec<Prepared>) {
             "locks.acquire",
             "locks.heartbeat",
             "locks.insert_if_absent",
-            "locks.release"
+            "locks.release",
+            "locks.release_under_lock"
         ]
     );
     (connection, prepared)
@@ -69,6 +99,9 @@ impl Prepared {
     /// The statement about a whole batch, as `EXPLAIN` takes it.
     fn explain(&self) -> String {
         let arguments = self.types.iter().map(|kind| {
+            if !kind.ends_with("[]") {
+                return format!("now()::{kind}");
+            }
             let items = (0..BATCH).map(|number| match kind.as_str() {
                 "bigint[]" => "1".to_owned(),
                 "text[]" => format!("name-{}", number * 97),
@@ -180,10 +213,10 @@ async fn no_statistics_make_a_batch_leave_its_index() {
                     statement.what,
                     plan.join("\n")
                 );
-                let looks_at = if statement.what == "locks.insert_if_absent" {
-                    "using lease_ends_pk on lease_ends"
-                } else {
-                    "using locks_pk on locks"
+                let looks_at = match statement.what.as_str() {
+                    "locks.insert_if_absent" => "using lease_ends_pk on lease_ends",
+                    "locks.release_under_lock" => "Conflict Arbiter Indexes: locks_pk",
+                    _ => "using locks_pk on locks",
                 };
                 let indexed = plan.iter().any(|line| line.contains(looks_at));
                 assert!(

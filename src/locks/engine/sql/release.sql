@@ -1,14 +1,15 @@
 /* locks.release */
 -- Ends each lease that lives and is the account's. The row stays.
--- $1 namespace ids, $2 names, $3 account ids, $4 lease ids (proofs).
+-- $1 namespace ids, $2 names, $3 account ids, $4 lease ids (proofs), $5 the latest instant at which
+-- anything may be written.
 WITH clock AS MATERIALIZED (
   SELECT * FROM lease_clock LIMIT 1
 ), observed AS (
   SELECT i.namespace_id, i.name, i.account_id, i.lease_id AS proof,
          e.reason AS ended_by, l.account_id AS seen_account_id, l.token_id, l.fencing_token,
          l.lease_id, l.lease_ms, l.needs_proof, l.end_reason,
-         lease_is_live(l.expires_at, l.end_reason, l.lease_ms, c.recent_until, c.open_start,
-                       c.outage_start, c.outage_end, c.grace_ms) AS live
+         lease_is_live(l.expires_at, l.end_reason, greatest(l.lease_ms, l.renewed_ms), c.recent_until,
+                       c.open_start, c.outage_start, c.outage_end, c.grace_ms) AS live
     FROM (SELECT unnest($1::bigint[]) AS namespace_id, unnest($2::text[]) AS name,
                  unnest($3::bigint[]) AS account_id, unnest($4::uuid[]) AS lease_id) i
     CROSS JOIN clock c
@@ -26,32 +27,38 @@ WITH clock AS MATERIALIZED (
                                    seen_account_id = account_id, proof) AS verdict
     FROM observed
 ), written_rows AS (
-  -- As in locks.heartbeat, the proposed row is never inserted.
+  -- The proposed row is inserted only where the sweeper deleted the row of a lapsed lease meanwhile.
   INSERT INTO locks AS l (namespace_id, name, account_id, token_id, fencing_token, acquired_at,
                           expires_at, lease_id, lease_ms, end_reason, needs_proof)
   SELECT namespace_id, name, account_id, token_id, fencing_token, 'epoch', 'epoch', lease_id,
-         lease_ms, 1, needs_proof
+         lease_ms, 3, needs_proof
     FROM verdicts WHERE verdict = 'try' ORDER BY namespace_id, name COLLATE "C"
-  ON CONFLICT (namespace_id, name) DO UPDATE SET expires_at = clock_timestamp(), end_reason = 1
-  WHERE l.fencing_token = excluded.fencing_token
-    AND lease_is_live(l.expires_at, l.end_reason, l.lease_ms,
-          (SELECT recent_until FROM clock), (SELECT open_start FROM clock),
-          (SELECT outage_start FROM clock), (SELECT outage_end FROM clock),
-          (SELECT grace_ms FROM clock))
-  RETURNING l.namespace_id, l.name, l.lease_id, l.expires_at
+  ON CONFLICT (namespace_id, name) DO UPDATE SET
+    expires_at = least(l.expires_at, clock_timestamp()),
+    end_reason = CASE WHEN lease_is_live(l.expires_at, l.end_reason,
+                             greatest(l.lease_ms, l.renewed_ms),
+                             (SELECT recent_until FROM clock), (SELECT open_start FROM clock),
+                             (SELECT outage_start FROM clock), (SELECT outage_end FROM clock),
+                             (SELECT grace_ms FROM clock))
+                      THEN 1 ELSE 3 END
+  WHERE l.fencing_token = excluded.fencing_token AND l.end_reason = 0
+    AND clock_timestamp() <= $5::timestamptz
+  RETURNING l.namespace_id, l.name, l.lease_id, l.expires_at, l.end_reason
 ), ended_leases AS (
   INSERT INTO lease_ends (account_id, lease_id, namespace_id, name, ended_at, reason)
   SELECT account_id, lease_id, namespace_id, name, clock_timestamp(), 1
     FROM verdicts
    WHERE verdict = 'try' AND (needs_proof OR proof IS NOT NULL)
-     AND CASE WHEN (namespace_id, name) IN (SELECT namespace_id, name FROM written_rows) THEN true END
+     AND CASE WHEN (namespace_id, name) IN
+                   (SELECT namespace_id, name FROM written_rows WHERE end_reason = 1) THEN true END
    ORDER BY 1, 2
   ON CONFLICT DO NOTHING
 )
-SELECT namespace_id AS "namespace_id!", name AS "name!", 'done' AS "verdict!", lease_id,
+SELECT namespace_id AS "namespace_id!", name AS "name!",
+       CASE end_reason WHEN 1 THEN 'done' ELSE 'expired' END AS "verdict!", lease_id,
        NULL::bigint AS fencing_token, NULL::timestamptz AS acquired_at, expires_at,
-       NULL::integer AS lease_ms, NULL::integer AS renewed_ms, NULL::timestamptz AS written_at
+       NULL::integer AS lease_ms, NULL::timestamptz AS written_at
   FROM written_rows
 UNION ALL
-SELECT namespace_id, name, verdict, NULL, NULL, NULL, NULL, NULL, NULL, NULL
+SELECT namespace_id, name, verdict, NULL, NULL, NULL, NULL, NULL, NULL
   FROM verdicts WHERE verdict <> 'try'

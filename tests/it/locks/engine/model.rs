@@ -2,7 +2,7 @@
 //! two accounts on two locks, sent one by one or in bursts that share batches, answers as the model
 //! does when it does them one after the other.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use futures_util::future::join_all;
 use lockable::locks::{
@@ -51,16 +51,14 @@ impl Op {
 
 const LOCKS: [&str; 2] = ["a", "b"];
 
-/// Each lock has lease ids of its own: what one id does to two locks in one burst depends on which
-/// of them comes first.
+/// Locks share lease ids: an id serves one lease of each.
 fn op() -> impl Strategy<Value = Op> {
     let account = 1..=2i64;
     let id = prop_oneof![2 => Just(None), 3 => (1..=3u128).prop_map(Some)];
-    let own = |lock: usize, id: Option<u128>| id.map(|id| id + 10 * lock as u128);
     prop_oneof![
-        4 => (account.clone(), 0..2usize, id.clone()).prop_map(move |(account, lock, id)| Op::Acquire { account, lock, id: own(lock, id) }),
-        2 => (account.clone(), 0..2usize, id.clone()).prop_map(move |(account, lock, id)| Op::Heartbeat { account, lock, id: own(lock, id) }),
-        3 => (account, 0..2usize, id).prop_map(move |(account, lock, id)| Op::Release { account, lock, id: own(lock, id) }),
+        4 => (account.clone(), 0..2usize, id.clone()).prop_map(move |(account, lock, id)| Op::Acquire { account, lock, id }),
+        2 => (account.clone(), 0..2usize, id.clone()).prop_map(move |(account, lock, id)| Op::Heartbeat { account, lock, id }),
+        3 => (account, 0..2usize, id).prop_map(move |(account, lock, id)| Op::Release { account, lock, id }),
         1 => (0..2usize).prop_map(|lock| Op::Lapse { lock }),
     ]
 }
@@ -101,9 +99,8 @@ struct Row {
 #[derive(Default)]
 struct Model {
     rows: BTreeMap<usize, Row>,
-    /// Ended leases with ids: (account, id) by lock, and how.
+    /// How leases with ids ended, by account, id and lock. Such an id is never granted again.
     ends: BTreeMap<(i64, u128, usize), Lost>,
-    used: BTreeSet<(i64, u128)>,
 }
 
 impl Model {
@@ -120,11 +117,14 @@ impl Model {
                     // Remembered where the id is the client's own, in the lease or in this request.
                     if let Some(id) = row.id {
                         self.ends.insert((account, id, lock), Lost::Released);
-                        self.used.insert((account, id));
                     }
                     Answer::Released
                 }
                 Err(Lost::Released) if id.is_some() => Answer::Released,
+                Err(Lost::Unknown) if let Some(id) = id => {
+                    self.ends.insert((account, id, lock), Lost::NeverGranted);
+                    Answer::Lost(Lost::NeverGranted)
+                }
                 Err(lost) => Answer::Lost(lost),
             },
             Op::Lapse { lock } => {
@@ -140,7 +140,7 @@ impl Model {
 
     fn acquire(&mut self, account: i64, lock: usize, id: Option<u128>) -> Answer {
         if let Some(id) = id
-            && self.used.contains(&(account, id))
+            && self.ends.contains_key(&(account, id, lock))
         {
             return Answer::LeaseEnded;
         }
@@ -157,7 +157,6 @@ impl Model {
             }
             if let (End::Lapsed, Some(id)) = (row.end, row.id) {
                 self.ends.insert((row.account, id, lock), Lost::Superseded);
-                self.used.insert((row.account, id));
             }
         }
         let grant = self.rows.get(&lock).map_or(0, |row| row.grant + 1);
@@ -364,29 +363,36 @@ fn so_it_does_with_several_lanes_and_tiny_batches() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lease_id_serves_one_lease_whatever_the_lock() {
+async fn a_lease_id_serves_one_lease_of_each_lock() {
     let db = Database::create().await;
     let node = Node::start(db.options()).await;
     let id = Some(Uuid::new_v4());
-    assert!(matches!(
-        node.engine.acquire(acquire(1, "a", id)).await,
-        Ok(AcquireOutcome::Granted(_))
-    ));
+    for name in ["a", "b"] {
+        assert!(matches!(
+            node.engine.acquire(acquire(1, name, id)).await,
+            Ok(AcquireOutcome::Granted(_))
+        ));
+    }
     assert_eq!(
         node.engine.release(release(1, "a", id)).await,
         Ok(ReleaseOutcome::Released)
     );
     assert_eq!(
-        node.engine.acquire(acquire(1, "b", id)).await,
+        node.engine.acquire(acquire(1, "a", id)).await,
         Ok(AcquireOutcome::LeaseEnded)
     );
+    assert!(matches!(
+        node.engine.heartbeat(heartbeat(1, "b", id)).await,
+        Ok(HeartbeatOutcome::Renewed(_))
+    ));
     // Another account's id of the same value is another id.
     assert!(matches!(
-        node.engine.acquire(acquire(2, "b", id)).await,
+        node.engine.acquire(acquire(2, "a", id)).await,
         Ok(AcquireOutcome::Granted(_))
     ));
     assert_eq!(
-        node.engine.release(release(1, "b", id)).await,
-        Ok(ReleaseOutcome::Lost(Lost::Unknown))
+        node.engine.release(release(1, "a", id)).await,
+        Ok(ReleaseOutcome::Released),
+        "repeated after another account took the lock"
     );
 }

@@ -9,7 +9,7 @@ use lockable::locks::sweeper::Sweeper;
 use lockable::locks::{AcquireOutcome, EngineSettings, HeartbeatOutcome};
 use uuid::Uuid;
 
-use crate::support::node::{Node, acquire, heartbeat, release};
+use crate::support::node::{Node, acquire, any_time, heartbeat, release};
 use crate::support::prelude::*;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -260,6 +260,7 @@ async fn a_grant_that_looked_at_a_row_which_the_sweeper_then_deletes_has_a_fenci
         statements::acquire(
             &mut connection,
             &[&acquire(2, "a", None), &acquire(2, "idle", None)],
+            any_time(),
         )
         .await
         .unwrap()

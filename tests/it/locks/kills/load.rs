@@ -312,7 +312,7 @@ impl Load {
         }));
         let rows: Vec<Row> = sqlx::query_as(
             "SELECT l.name, l.lease_id, l.fencing_token, l.expires_at, l.end_reason, lease_is_live(l.expires_at, l.end_reason,
-                    l.lease_ms, c.recent_until, c.open_start, c.outage_start, c.outage_end, c.grace_ms) AS live
+                    greatest(l.lease_ms, l.renewed_ms), c.recent_until, c.open_start, c.outage_start, c.outage_end, c.grace_ms) AS live
                FROM locks l CROSS JOIN lease_clock c",
         )
         .fetch_all(&db.pool)

@@ -92,8 +92,8 @@ async fn a_crash_of_postgresql_loses_nothing_that_was_answered() {
     assert!(answered > 300, "{answered}");
 }
 
-/// The same with a database that is configured not to wait for its disk, which the service does not
-/// trust: it sets what it needs.
+/// The same with a database that is configured not to wait for its disk: the service's sessions set
+/// what they need.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_set_to_asynchronous_commit_loses_nothing_either() {
     let (missing, _) =
@@ -101,9 +101,9 @@ async fn a_database_set_to_asynchronous_commit_loses_nothing_either() {
     assert_eq!(missing, Vec::<String>::new());
 }
 
-/// And the measure can see a loss: a service whose sessions do not wait for the disk is caught.
+/// The measure can see a loss: a session that does not wait for the disk is caught.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_answer_before_its_commit_is_durable_is_caught() {
+async fn an_outcome_before_its_commit_is_durable_is_caught() {
     let cluster = Arc::new(tokio::task::block_in_place(|| {
         Cluster::durable_with(&["wal_writer_delay=10s"])
     }));
@@ -133,9 +133,9 @@ async fn an_answer_before_its_commit_is_durable_is_caught() {
     );
 }
 
-/// The binary killed with SIGKILL, its PostgreSQL with it; started again on the same data.
+/// A node is killed with SIGKILL, and another one is started over the same database.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_that_is_killed_takes_no_answer_with_it() {
+async fn a_node_that_is_killed_takes_no_lease_with_it() {
     let app = TestApp::start().await;
     let token = app.account("hobbyist").await.token().await;
     let start = || {

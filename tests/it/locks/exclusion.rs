@@ -11,8 +11,8 @@ use uuid::Uuid;
 use crate::support::node::{ALICE, BOB, Node, acquire, heartbeat, lost, release, renewed};
 use crate::support::prelude::*;
 
-/// Short enough to wait for its end, and long enough that a busy machine does not answer late: half
-/// of it is too late.
+/// Short enough to wait for its end, and long enough that a busy machine answers within half of it:
+/// a later outcome is unknown.
 const LEASE_MS: i32 = 1000;
 
 async fn two_nodes(db: &Database) -> [Arc<Node>; 2] {
@@ -26,7 +26,7 @@ async fn two_nodes(db: &Database) -> [Arc<Node>; 2] {
 async fn one_of_hundreds_of_requests_to_two_nodes_at_once_gets_the_lock() {
     let db = Database::create().await;
     let nodes = two_nodes(&db).await;
-    // Clients with and without lease ids, of two accounts: what they compete for is the same.
+    // Clients with and without lease ids, of two accounts, compete for the same locks.
     let requests: Vec<_> = (0..400)
         .map(|number| {
             let name = format!("lock-{}", number % 4);
@@ -92,7 +92,7 @@ async fn a_heartbeat_keeps_a_lock_beyond_its_lease_and_a_lapsed_one_cannot_be_re
     let node = Node::start(db.options()).await;
     let (lease_id, lease_ms) = (Uuid::new_v4(), LEASE_MS);
     let first = node.grant("kept", lease_id, lease_ms).await;
-    // Renewed until its first length is over three times.
+    // It is renewed until three times its length has passed.
     let end = first.acquired_at + chrono::TimeDelta::milliseconds(3 * i64::from(lease_ms));
     eventually("three lengths have passed", async || {
         let lease = renewed(node.heartbeat("kept", lease_id).await);
@@ -296,7 +296,7 @@ async fn a_lease_without_an_id_belongs_to_its_account_and_to_nobody_else() {
         .await
         .unwrap();
     assert!(matches!(granted, AcquireOutcome::Granted(_)), "{granted:?}");
-    // Also for the account that holds it already.
+    // The account that holds it already is refused, too.
     assert_eq!(
         nodes[1]
             .engine

@@ -121,7 +121,7 @@ async fn a_promoted_copy_never_repeats_a_token() {
     let lease = node.grant("other", Uuid::new_v4(), 60_000).await;
     assert!(lease.fencing_token > lost, "{lease:?} after {lost}");
     assert!(lease.fencing_token > 1 << 32, "moved far ahead: {lease:?}");
-    // Once, not for each connection.
+    // The tokens move once, not for each connection.
     let again = Node::start(copied.options())
         .await
         .grant("third", Uuid::new_v4(), 60_000)

@@ -107,8 +107,8 @@ async fn only_locks_without_a_row_are_granted_and_rows_stay_as_they_are() {
     );
 }
 
-/// The two statements on four connections, all about the same new names, in batches that overlap:
-/// each name is granted once.
+/// Both statements on four connections, all about the same new names, in batches that overlap: each
+/// name is granted once.
 #[tokio::test(flavor = "multi_thread")]
 async fn each_new_name_that_many_batches_race_for_is_granted_by_one() {
     const ROUNDS: usize = 40;

@@ -76,7 +76,7 @@ const HEARTBEAT: &str = "
     UPDATE naive SET expires_at
              = clock_timestamp() + $3 * interval '1 ms' + 0 * $4 * interval '1 ms'
      WHERE name = $1 AND lease_id = $2 AND expires_at > clock_timestamp() RETURNING token";
-/// Ends the lease and keeps the row; what was released is remembered.
+/// Ends the lease, keeps the row, and remembers the lease id.
 const RELEASE: &str = "
     WITH released AS (ENDING),
     ended AS (INSERT INTO naive_released SELECT $2 FROM released ON CONFLICT DO NOTHING)
@@ -278,8 +278,8 @@ async fn a_heartbeat_without_an_owner_check_is_caught() {
     assert_caught(mutant, LOAD, &["several fencing tokens", "acted after it"]).await;
 }
 
-/// A lease id that serves a second lease: what a repetition that was delayed on its way does
-/// without a memory.
+/// Without a memory of ended leases, a repetition that was delayed on its way makes a lease id
+/// serve a second lease.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lease_id_that_acquires_twice_is_caught() {
     let acquire = Naive::right().acquire.replace(

@@ -16,7 +16,7 @@ use crate::support::prelude::*;
 const LEASE_MS: i32 = 2000;
 const GRACE_MS: i32 = 5000;
 
-/// How the database goes away.
+/// The ways in which the database goes away.
 #[derive(Debug, Clone, Copy)]
 enum Outage {
     Stopped,
@@ -68,7 +68,7 @@ async fn survive(outage: Outage, mutation: Option<&str>) -> Result<(), String> {
         Arc::new(Node::start(db.options()).await),
     ];
     nodes[0].grant("lapsed before", Uuid::new_v4(), 1000).await;
-    // A tick after it, so that it is known to be over before the outage.
+    // A tick has to follow, so that the lease is known to have ended before the outage.
     let lapsed = "SELECT expires_at < last_ok_at FROM locks, service_clock";
     eventually("it lapses", async || {
         db.value::<bool>(lapsed).await.then_some(())
@@ -162,7 +162,7 @@ async fn survive(outage: Outage, mutation: Option<&str>) -> Result<(), String> {
     }
     kept?;
 
-    // The dead holder's: protected for as long as a lease, and not a moment longer.
+    // The dead holder's lock is protected for as long as a lease, and not a moment longer.
     let free_at = ended.unwrap() + chrono::TimeDelta::milliseconds(LEASE_MS.min(GRACE_MS).into());
     let lease = eventually("the dead holder's lock is free", async || {
         match nodes[1]
@@ -242,13 +242,13 @@ async fn a_tick_records_outages_and_joins_those_that_overlap() {
         tick(&db, 4.0, none.0, none.1, 60_000).await,
         (true, [0.0, 4.0, 0.0])
     );
-    // The grace of the one before still ran when this one began: leases of before that one are
-    // protected still.
+    // The grace of the outage before still ran when this one began. They are joined, because leases
+    // from before the first are still protected.
     assert_eq!(
         tick(&db, 4.0, 40.0, 30.0, 60_000).await,
         (true, [0.0, 40.0, 0.0])
     );
-    // It did not any more.
+    // That grace was over when this one began.
     assert_eq!(
         tick(&db, 4.0, 40.0, 30.0, 10_000).await,
         (true, [0.0, 4.0, 0.0])

@@ -174,7 +174,7 @@ async fn no_statistics_make_a_batch_leave_its_index() {
     let mut careless = 0;
     for (belief, change) in statistics {
         db.execute(change).await;
-        // As it is set up, and with a plan for each execution.
+        // With the engine's own setting, and with a new plan for each execution.
         let (mut connection, prepared) = session(&db).await;
         for mode in ["force_generic_plan", "force_custom_plan"] {
             connection

@@ -71,7 +71,7 @@ async fn refusals_write_nothing() {
         lost(node.heartbeat("ended", ended).await);
         node.release("ended", ended).await.unwrap();
     };
-    // Once before, because the first time does write: catalogs, hint bits.
+    // The first time may write, to catalogs and hint bits.
     refusals().await;
     traces_of_writes(&db).await;
     let before = traces_of_writes(&db).await;

@@ -197,7 +197,7 @@ async fn a_request_that_is_abandoned_before_it_is_sent_does_nothing() {
     assert!(second.await.unwrap_err().is_cancelled());
     proxy.mend();
     first.await.unwrap().unwrap();
-    // Behind it in the same queue.
+    // This one was behind it in the same queue.
     node.engine
         .acquire(acquire(1, "third", None))
         .await

@@ -207,7 +207,7 @@ async fn an_engine_that_stops_answers_what_it_accepted_and_rejects_the_rest() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_account_at_its_limit_takes_nothing_new_and_keeps_what_it_has() {
+async fn an_account_at_its_limit_takes_no_new_lock_and_keeps_its_leases() {
     let db = Database::create().await;
     let node = Node::start(db.options()).await;
     let limited = |name: &str, id: Option<Uuid>| lockable::locks::Acquire {

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::{Call, Operation, Outcome, Rules};
 
-/// What is known of one lease.
+/// One lease, as far as its calls tell.
 #[derive(Debug)]
 struct Lease {
     id: Uuid,
@@ -123,25 +123,25 @@ fn lease(lock: &str, id: Uuid, calls: Vec<Call>, rules: Rules, wrong: &mut Vec<S
     }
 }
 
-/// P4: a grant that was asked for after another was answered carries a greater token; and what
-/// carries a smaller token than a grant that was answered before is over.
+/// P4: a grant that was requested after another was received carries a greater token; and a lease
+/// with a smaller token than that of a grant which was received before is over.
 fn order_of_tokens(lock: &str, leases: &[Lease], wrong: &mut Vec<String>) {
     let mut granted: Vec<(Duration, i64, &Lease)> = leases
         .iter()
         .filter_map(|lease| Some((lease.certain?.0, lease.token?, lease)))
         .collect();
-    granted.sort_by_key(|(answered, token, _)| (*answered, *token));
-    // The greatest token that was answered up to each instant.
+    granted.sort_by_key(|(received, token, _)| (*received, *token));
+    // The greatest token that was received up to each instant.
     let greatest_before = |instant: Duration| {
-        let known = granted.partition_point(|(answered, _, _)| *answered < instant);
+        let known = granted.partition_point(|(received, _, _)| *received < instant);
         granted[..known]
             .iter()
             .max_by_key(|(_, token, _)| *token)
             .copied()
     };
-    let mut seen = BTreeMap::new();
+    let mut lease_by_token = BTreeMap::new();
     for (_, token, lease) in &granted {
-        if let Some(other) = seen.insert(token, lease.id) {
+        if let Some(other) = lease_by_token.insert(token, lease.id) {
             wrong.push(format!(
                 "{lock}: leases {other} and {} have the same fencing token {token}",
                 lease.id
@@ -155,7 +155,7 @@ fn order_of_tokens(lock: &str, leases: &[Lease], wrong: &mut Vec<String>) {
         for call in &lease.calls {
             let acts = match call.outcome {
                 Outcome::Held { .. } => true,
-                // Only the first release acts; a repetition tells what was.
+                // Only the first release acts; a repetition has its outcome.
                 Outcome::Released => begun_release == Some(call.began),
                 _ => false,
             };
@@ -197,7 +197,7 @@ fn exclusion(lock: &str, leases: &[Lease], wrong: &mut Vec<String>) {
     }
 }
 
-/// P8: who was refused could have been told by whom.
+/// P8: while an acquire was refused, another lease was possibly held.
 fn refusals(lock: &str, leases: &[Lease], wrong: &mut Vec<String>) {
     for lease in leases {
         for call in lease

@@ -1,7 +1,7 @@
-//! What the parts of an acquire cost that are ours, one by one: `cargo bench --bench hot_path`.
+//! The cost of the service's own parts of an acquire, one by one: `cargo bench --bench hot_path`.
 //!
-//! No database. What PostgreSQL and the network cost, and all of it together, is measured by
-//! `script/bench`.
+//! There is no database. `script/bench` measures the cost of PostgreSQL and the network, and that
+//! of all of it together.
 
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr};
@@ -23,7 +23,7 @@ use tower::ServiceExt;
 use uuid::Uuid;
 
 const TOKEN: &str = "0194d3a5-7c1e-4b7e-9d3f-2f1f6c0a4b11";
-const ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+const CLIENT_IP: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 fn headers() -> HeaderMap {
     use base64::Engine;
@@ -46,7 +46,7 @@ fn lease() -> Lease {
     }
 }
 
-/// What reads a request.
+/// The cost of reading a request.
 fn reading(criterion: &mut Criterion) {
     let headers = headers();
     criterion.bench_function("name, plain", |b| {
@@ -67,7 +67,7 @@ fn reading(criterion: &mut Criterion) {
     });
 }
 
-/// What a verified token costs each time.
+/// The cost of a verified token, each time.
 fn authentication(criterion: &mut Criterion) {
     let token = Secret::new(TOKEN);
     criterion.bench_function("token digest", |b| b.iter(|| black_box(&token).sha256()));
@@ -82,10 +82,10 @@ fn authentication(criterion: &mut Criterion) {
     });
 }
 
-/// What writes an answer.
+/// The cost of writing a response.
 fn writing(criterion: &mut Criterion) {
     let lease = lease();
-    criterion.bench_function("answer, granted", |b| {
+    criterion.bench_function("response, granted", |b| {
         b.iter(|| v1::granted(black_box(&lease)));
     });
     criterion.bench_function("request id", |b| b.iter(RequestId::generate));
@@ -93,11 +93,11 @@ fn writing(criterion: &mut Criterion) {
         b.iter(|| uuid::Builder::from_random_bytes(rand::random()).into_uuid());
     });
     criterion.bench_function("request context", |b| {
-        b.iter(|| RequestContext::new(RequestId::generate(), black_box(ADDRESS)));
+        b.iter(|| RequestContext::new(RequestId::generate(), black_box(CLIENT_IP)));
     });
 }
 
-/// A handler that does nothing but answer.
+/// A handler that does nothing but respond.
 struct Granted;
 
 impl DirectCalls for Granted {
@@ -113,8 +113,8 @@ impl DirectCalls for Granted {
     }
 }
 
-/// What every request runs through around such a handler: directly, as the API's calls do, and
-/// through a router and layers, as everything else does.
+/// The cost of the layers that every request passes around such a handler: directly, as the API's
+/// calls do, and through a router, as all other requests do.
 fn layers(criterion: &mut Criterion) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -141,7 +141,7 @@ fn layers(criterion: &mut Criterion) {
         };
         criterion.bench_function(name, |b| {
             b.to_async(Current(&runtime)).iter_batched(
-                || (front.at((ADDRESS, 50_000).into()), request()),
+                || (front.at((CLIENT_IP, 50_000).into()), request()),
                 async |(connection, request)| connection.oneshot(request).await,
                 BatchSize::SmallInput,
             );

@@ -1,4 +1,4 @@
-"""One measurement each: a rate, a median, with what it cost the processors."""
+"""Single measurements: a rate or a median each, with the processor time that it took."""
 
 import os
 import re
@@ -9,15 +9,32 @@ import time
 
 from servers import ROOT, cpu_seconds, cpu_since, json_line, run, statement
 
-# As the engine sets up its connections (src/db/mod.rs): the planner may not leave the primary key.
-ENGINE_SESSION = "-c enable_seqscan=off -c enable_bitmapscan=off -c jit=off -c plan_cache_mode=force_generic_plan -c lock_timeout=1s"
+# The settings of the engine's connections (src/db/mod.rs): the planner may not leave the primary
+# key.
+ENGINE_SESSION = (
+    "-c enable_seqscan=off -c enable_bitmapscan=off -c jit=off "
+    "-c plan_cache_mode=force_generic_plan -c lock_timeout=1s"
+)
 WARM_UP_S = 1
 
 
-def load(bench, shape, address, path, connections, seconds, tokens=1, nice=0, **more):
-    """What benches/load says of one run, and the processor time of the service and of PostgreSQL meanwhile, a request."""
-    command = [*(["nice", "-n", nice] if nice else []), bench.binaries / "examples" / "load", shape, "--address", address, "--path", path, "--connections", connections,
-               "--seconds", seconds, "--warm-up", WARM_UP_S]
+def load(bench, shape, socket_address, path, connections, seconds, tokens=1, nice=0, **more):
+    """The report of one run of benches/load, and the cores that the service and PostgreSQL used."""
+    command = [
+        *(["nice", "-n", nice] if nice else []),
+        bench.binaries / "examples" / "load",
+        shape,
+        "--address",
+        socket_address,
+        "--path",
+        path,
+        "--connections",
+        connections,
+        "--seconds",
+        seconds,
+        "--warm-up",
+        WARM_UP_S,
+    ]
     if tokens:
         for token in bench.tokens[:tokens]:
             command += ["--token", token]
@@ -26,14 +43,17 @@ def load(bench, shape, address, path, connections, seconds, tokens=1, nice=0, **
     service, postgres = bench.pids() if "lockable" in bench.servers else (0, [])
     before = cpu_seconds([service, *postgres])
     started = time.monotonic()
-    seen = json_line(run(command, timeout=seconds + 120))
+    result = json_line(run(command, timeout=seconds + 120))
     took = time.monotonic() - started
-    seen["cores_service"] = cpu_since(before, [service]) / took
-    seen["cores_postgres"] = cpu_since(before, bench.pids()[1] if postgres else []) / took
-    unexpected = seen["unexpected"]["count"] + seen["broken_connections"]
-    if unexpected > 0.001 * max(1, seen["good"]["count"]):
-        print(f"  note: {unexpected:,} answers were not what was expected: {seen['statuses']}", flush=True)
-    return seen
+    result["cores_service"] = cpu_since(before, [service]) / took
+    result["cores_postgres"] = cpu_since(before, bench.pids()[1] if postgres else []) / took
+    unexpected = result["unexpected"]["count"] + result["broken_connections"]
+    if unexpected > 0.001 * max(1, result["good"]["count"]):
+        print(
+            f"  note: {unexpected:,} responses were not as expected: {result['statuses']}",
+            flush=True,
+        )
+    return result
 
 
 def bare(bench, connections, seconds):
@@ -41,45 +61,95 @@ def bare(bench, connections, seconds):
 
 
 def each(bench, connections, seconds):
-    bench.only_live_locks(10_000)
+    bench.reset_live_locks(10_000)
     return load(bench, "closed", bench.bare(), "/each/acquire/{new}", connections, seconds)
 
 
 def acquire(bench, connections, seconds, live=10_000):
     if live:
-        bench.only_live_locks(live)
+        bench.reset_live_locks(live)
     return load(bench, "closed", bench.lockable(), "/v1/acquire/{new}", connections, seconds)
 
 
 def heartbeat(bench, connections, seconds, live=10_000, among=10_000):
     if live:
-        bench.only_live_locks(live)
-    return load(bench, "closed", bench.lockable(), "/v1/heartbeat/{of}", connections, seconds, among=among)
+        bench.reset_live_locks(live)
+    return load(
+        bench, "closed", bench.lockable(), "/v1/heartbeat/{of}", connections, seconds, among=among
+    )
 
 
 def batch(bench, kind, size, seconds):
-    """The engine's statement alone, for so many locks at once, over one connection."""
+    """The engine's statement alone, for `size` locks at once, over one connection."""
     bench.lockable()
-    bench.only_live_locks(10_000)
+    bench.reset_live_locks(10_000)
     account_id, token_id = bench.account()
     url = f"postgres:///lockable?host={bench.data_dir / 'run'}&user=lockable"
-    return json_line(run([bench.binaries / "examples" / "batch", kind, "--database-url", url, "--account-id", account_id, "--token-id", token_id,
-                          "--size", size, "--seconds", seconds], timeout=seconds + 60))
+    return json_line(
+        run(
+            [
+                bench.binaries / "examples" / "batch",
+                kind,
+                "--database-url",
+                url,
+                "--account-id",
+                account_id,
+                "--token-id",
+                token_id,
+                "--size",
+                size,
+                "--seconds",
+                seconds,
+            ],
+            timeout=seconds + 60,
+        )
+    )
 
 
 def etcd(bench, connections, seconds):
-    body = ('{"compare":[{"target":"VERSION","key":"{new64}","version":"0"}],'
-            '"success":[{"requestPut":{"key":"{new64}","value":"eA=="}}]}')
-    return load(bench, "closed", bench.etcd(), "/v3/kv/txn", connections, seconds, tokens=0, method="POST", body=body,
-                expect='"succeeded":true')
+    body = (
+        '{"compare":[{"target":"VERSION","key":"{new64}","version":"0"}],'
+        '"success":[{"requestPut":{"key":"{new64}","value":"eA=="}}]}'
+    )
+    return load(
+        bench,
+        "closed",
+        bench.etcd(),
+        "/v3/kv/txn",
+        connections,
+        seconds,
+        tokens=0,
+        method="POST",
+        body=body,
+        expect='"succeeded":true',
+    )
 
 
 def redis(bench, connections, seconds):
-    """redis-benchmark counts requests, not seconds: about as many as it takes."""
+    """redis-benchmark takes a number of requests, not a time: a short run estimates the number."""
     port, requests, started = bench.redis(), 20_000, time.monotonic()
     while True:
-        text = run(["redis-benchmark", "-p", port, "-c", connections, "-n", requests, "-r", 1_000_000_000_000, "--csv",
-                    "SET", "lock:__rand_int__", "holder", "NX", "PX", 60000], timeout=seconds * 20 + 60)
+        text = run(
+            [
+                "redis-benchmark",
+                "-p",
+                port,
+                "-c",
+                connections,
+                "-n",
+                requests,
+                "-r",
+                1_000_000_000_000,
+                "--csv",
+                "SET",
+                "lock:__rand_int__",
+                "holder",
+                "NX",
+                "PX",
+                60000,
+            ],
+            timeout=seconds * 20 + 60,
+        )
         rate = float(text.strip().splitlines()[-1].split('","')[1].strip('"'))
         took = time.monotonic() - started
         if requests > 20_000 or took >= seconds:
@@ -88,19 +158,42 @@ def redis(bench, connections, seconds):
 
 
 def pgbench(bench, kind, clients, seconds, median=False):
-    """The engine's statement, one lock at a time, through pgbench; over the same socket, in the same cluster."""
+    """The engine's statement through pgbench, one lock at a time, on the same socket."""
     bench.lockable()
-    bench.only_live_locks(10_000)
+    bench.reset_live_locks(10_000)
     account_id, token_id = bench.account()
     with tempfile.TemporaryDirectory(dir=bench.folder) as folder:
         script = os.path.join(folder, f"{kind}.sql")
         with open(script, "w") as file:
             file.write(statement(kind))
-        command = [bench.pg_bin / "pgbench", "-n", "-M", "prepared", "-c", clients, "-j", min(2, clients), "-T", seconds, "-f", script,
-                   "-D", f"account={account_id}", "-D", f"token={token_id}", "-h", bench.data_dir / "run", "-U", "lockable",
-                   *(["-l", "--log-prefix", os.path.join(folder, "log")] if median else []), "lockable"]
-        text = run(command, cwd="/", env={**os.environ, "PGOPTIONS": ENGINE_SESSION}, timeout=seconds + 120)
-        seen = {"rate": float(re.search(r"tps = ([0-9.]+)", text).group(1))}
+        command = [
+            bench.pg_bin / "pgbench",
+            "-n",
+            "-M",
+            "prepared",
+            "-c",
+            clients,
+            "-j",
+            min(2, clients),
+            "-T",
+            seconds,
+            "-f",
+            script,
+            "-D",
+            f"account={account_id}",
+            "-D",
+            f"token={token_id}",
+            "-h",
+            bench.data_dir / "run",
+            "-U",
+            "lockable",
+            *(["-l", "--log-prefix", os.path.join(folder, "log")] if median else []),
+            "lockable",
+        ]
+        text = run(
+            command, cwd="/", env={**os.environ, "PGOPTIONS": ENGINE_SESSION}, timeout=seconds + 120
+        )
+        result = {"rate": float(re.search(r"tps = ([0-9.]+)", text).group(1))}
         failed = re.search(r"number of failed transactions: ([0-9]+)", text)
         if failed and int(failed.group(1)):
             print(f"  note: {failed.group(1)} transactions of pgbench failed", flush=True)
@@ -110,20 +203,33 @@ def pgbench(bench, kind, clients, seconds, median=False):
                 if name.startswith("log"):
                     with open(os.path.join(folder, name)) as log:
                         times += [int(line.split()[2]) for line in log]
-            seen["good"] = {"p50_us": statistics.median(times)}
-    return seen
+            result["good"] = {"p50_us": statistics.median(times)}
+    return result
 
 
 def wrk(bench, connections, seconds):
-    """The same as `acquire`, through the load generator that everybody has."""
-    bench.only_live_locks(10_000)
+    """The same as `acquire`, measured with wrk, which everybody has."""
+    bench.reset_live_locks(10_000)
     import base64
+
     credentials = base64.b64encode(f"{bench.tokens[0]}:".encode()).decode()
-    text = run(["wrk", "-t2", f"-c{connections}", f"-d{seconds}s", "-s", ROOT / "benches" / "new-names.lua", "-H",
-                f"Authorization: Basic {credentials}", f"http://{bench.lockable()}/"], timeout=seconds + 60)
-    bad = re.search(r"Non-2xx or 3xx responses: (\d+)", text)
-    if bad:
-        print(f"  note: wrk saw {bad.group(1)} answers other than 200", flush=True)
+    text = run(
+        [
+            "wrk",
+            "-t2",
+            f"-c{connections}",
+            f"-d{seconds}s",
+            "-s",
+            ROOT / "benches" / "new-names.lua",
+            "-H",
+            f"Authorization: Basic {credentials}",
+            f"http://{bench.lockable()}/",
+        ],
+        timeout=seconds + 60,
+    )
+    rejected = re.search(r"Non-2xx or 3xx responses: (\d+)", text)
+    if rejected:
+        print(f"  note: wrk saw {rejected.group(1)} responses other than 200", flush=True)
     return {"rate": float(re.search(r"Requests/sec:\s+([0-9.]+)", text).group(1))}
 
 
@@ -133,18 +239,32 @@ def resident_bytes(pid):
 
 
 def idle(bench, connections):
-    """What a kept connection costs the service that has asked once and is quiet now."""
+    """The service's memory for a kept connection that has sent one request and is quiet."""
     bench.stop("bare")
     bench.stop("lockable")
-    address = bench.lockable()
-    # What the first requests allocate once is not the connections'.
-    load(bench, "closed", address, "/v1/heartbeat/{of}", 64, 2)
+    socket_address = bench.lockable()
+    # Warms up: the first requests allocate memory that is not the connections'.
+    load(bench, "closed", socket_address, "/v1/heartbeat/{of}", 64, 2)
     time.sleep(2)
     service, _ = bench.pids()
     before = resident_bytes(service)
-    command = [bench.binaries / "examples" / "load", "idle", "--address", address, "--path", "/v1/heartbeat/nobody-holds-it",
-               "--expect", '"response": false', "--connections", connections, "--token", bench.tokens[0]]
-    holder = subprocess.Popen([str(part) for part in command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    command = [
+        bench.binaries / "examples" / "load",
+        "idle",
+        "--address",
+        socket_address,
+        "--path",
+        "/v1/heartbeat/nobody-holds-it",
+        "--expect",
+        '"response": false',
+        "--connections",
+        connections,
+        "--token",
+        bench.tokens[0],
+    ]
+    holder = subprocess.Popen(
+        [str(part) for part in command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
     try:
         held = json_line(holder.stdout.readline())
         time.sleep(3)
@@ -154,5 +274,9 @@ def idle(bench, connections):
         holder.wait(30)
     if held["good"] != connections:
         print(f"  note: of {connections:,} connections {held}", flush=True)
-    return {"connections": held["held"], "bytes_before": before, "bytes_with": after,
-            "bytes_each": (after - before) / max(1, held["held"])}
+    return {
+        "connections": held["held"],
+        "bytes_before": before,
+        "bytes_with": after,
+        "bytes_each": (after - before) / max(1, held["held"]),
+    }

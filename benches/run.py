@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
-"""Measures Lockable beside what people would run instead. Started by script/bench, which builds what it needs.
+"""Measures Lockable beside the systems that people would run instead. Started by script/bench,
+which builds the programs.
 
-Each section keeps its numbers in <target>/bench/results.json, so that sections can be measured one at a time; the report is written
-from all of them. Contenders take turns within every round, and every second round goes backwards, so that a machine that slows
-down or warms up does so for all of them alike.
+Each section keeps its numbers in <target>/bench/results.json, so that sections can be measured one
+at a time; the report is written from all of them. Contenders take turns within every round, and
+every second round goes backwards, so that a machine that slows down or warms up does so for all of
+them alike.
 """
 
 import argparse
@@ -11,7 +13,6 @@ import concurrent.futures
 import datetime
 import json
 import os
-import pathlib
 import resource
 import shutil
 import signal
@@ -31,56 +32,78 @@ EXTRA = ["profile"]
 
 
 def rounds(count, contenders):
-    """Runs every contender `count` times, in turns; returns what each measured, in order."""
-    seen = {name: [] for name, _ in contenders}
+    """Runs every contender `count` times, in turns. Returns each one's measurements, in order."""
+    results = {name: [] for name, _ in contenders}
     for number in range(count):
         for name, contender in contenders if number % 2 == 0 else reversed(contenders):
             began = time.monotonic()
             one = contender()
-            seen[name].append(one)
-            what = f"{one['rate']:>9,.0f}/s"
+            results[name].append(one)
+            line = f"{one['rate']:>9,.0f}/s"
             if one.get("good"):
-                what += f"   median {one['good']['p50_us']:,.0f} µs"
-            print(f"  {number + 1}/{count}  {name:<24} {what}   ({time.monotonic() - began:.0f} s)", flush=True)
-    return seen
+                line += f"   median {one['good']['p50_us']:,.0f} µs"
+            print(
+                f"  {number + 1}/{count}  {name:<24} {line}   ({time.monotonic() - began:.0f} s)",
+                flush=True,
+            )
+    return results
 
 
 def rates(bench, quick):
     seconds = 3 if quick else 6
-    return rounds(2 if quick else 5, [
-        ("bare 64", lambda: measure.bare(bench, 64, seconds)),
-        ("bare 256", lambda: measure.bare(bench, 256, seconds)),
-        ("pgbench acquire 64", lambda: measure.pgbench(bench, "acquire", 64, seconds)),
-        ("acquire 64", lambda: measure.acquire(bench, 64, seconds)),
-        ("acquire 256", lambda: measure.acquire(bench, 256, seconds)),
-        ("acquire 64 wrk", lambda: measure.wrk(bench, 64, seconds)),
-        ("each 64", lambda: measure.each(bench, 64, seconds)),
-        ("pgbench heartbeat 64", lambda: measure.pgbench(bench, "heartbeat", 64, seconds)),
-        ("heartbeat 64", lambda: measure.heartbeat(bench, 64, seconds)),
-        ("heartbeat 256", lambda: measure.heartbeat(bench, 256, seconds)),
-        ("etcd 64", lambda: measure.etcd(bench, 64, seconds)),
-        ("redis 64", lambda: measure.redis(bench, 64, seconds)),
-    ])
+    return rounds(
+        2 if quick else 5,
+        [
+            ("bare 64", lambda: measure.bare(bench, 64, seconds)),
+            ("bare 256", lambda: measure.bare(bench, 256, seconds)),
+            ("pgbench acquire 64", lambda: measure.pgbench(bench, "acquire", 64, seconds)),
+            ("acquire 64", lambda: measure.acquire(bench, 64, seconds)),
+            ("acquire 256", lambda: measure.acquire(bench, 256, seconds)),
+            ("acquire 64 wrk", lambda: measure.wrk(bench, 64, seconds)),
+            ("each 64", lambda: measure.each(bench, 64, seconds)),
+            ("pgbench heartbeat 64", lambda: measure.pgbench(bench, "heartbeat", 64, seconds)),
+            ("heartbeat 64", lambda: measure.heartbeat(bench, 64, seconds)),
+            ("heartbeat 256", lambda: measure.heartbeat(bench, 256, seconds)),
+            ("etcd 64", lambda: measure.etcd(bench, 64, seconds)),
+            ("redis 64", lambda: measure.redis(bench, 64, seconds)),
+        ],
+    )
 
 
 def single(bench, quick):
     seconds = 2 if quick else 4
-    return rounds(2 if quick else 5, [
-        ("bare 1", lambda: measure.bare(bench, 1, seconds)),
-        ("pgbench acquire 1", lambda: measure.pgbench(bench, "acquire", 1, seconds, median=True)),
-        ("acquire 1", lambda: measure.acquire(bench, 1, seconds)),
-        ("pgbench heartbeat 1", lambda: measure.pgbench(bench, "heartbeat", 1, seconds, median=True)),
-        ("heartbeat 1", lambda: measure.heartbeat(bench, 1, seconds)),
-    ])
+    return rounds(
+        2 if quick else 5,
+        [
+            ("bare 1", lambda: measure.bare(bench, 1, seconds)),
+            (
+                "pgbench acquire 1",
+                lambda: measure.pgbench(bench, "acquire", 1, seconds, median=True),
+            ),
+            ("acquire 1", lambda: measure.acquire(bench, 1, seconds)),
+            (
+                "pgbench heartbeat 1",
+                lambda: measure.pgbench(bench, "heartbeat", 1, seconds, median=True),
+            ),
+            ("heartbeat 1", lambda: measure.heartbeat(bench, 1, seconds)),
+        ],
+    )
 
 
 def statements(bench, quick):
-    """What batching is worth in the database itself."""
+    """The gain of batching in the database itself."""
     seconds = 1 if quick else 3
-    return rounds(1 if quick else 3, [
-        (f"{kind} {size}", lambda kind=kind, size=size: measure.batch(bench, kind, size, seconds))
-        for kind in ("acquire", "acquire-looking", "heartbeat", "release") for size in (1, 8, 64, 256, 512)
-    ])
+    return rounds(
+        1 if quick else 3,
+        [
+            (
+                f"{kind} {size}",
+                lambda kind=kind, size=size: measure.batch(bench, kind, size, seconds),
+            )
+            for kind in ("acquire", "acquire-looking", "heartbeat", "release")
+            for size in (1, 8, 64, 256, 512)
+        ],
+    )
 
 
 def growth(bench, quick):
@@ -92,12 +115,18 @@ def growth(bench, quick):
 
     def at(live):
         print(f"  making {live:,} live locks", flush=True)
-        bench.only_live_locks(live)
+        bench.reset_live_locks(live)
         # Warm: right after a checkpoint every page is logged whole once.
-        return rounds(count, [
-            ("acquire 256", lambda: measure.acquire(bench, 256, seconds, live=None)),
-            ("heartbeat 256", lambda: measure.heartbeat(bench, 256, seconds, live=None, among=live)),
-        ])
+        return rounds(
+            count,
+            [
+                ("acquire 256", lambda: measure.acquire(bench, 256, seconds, live=None)),
+                (
+                    "heartbeat 256",
+                    lambda: measure.heartbeat(bench, 256, seconds, live=None, among=live),
+                ),
+            ],
+        )
 
     few, full, again = at(10_000), at(many), at(10_000)
     return {"many": many, "few": {name: few[name] + again[name] for name in few}, "full": full}
@@ -105,60 +134,87 @@ def growth(bench, quick):
 
 def memory(bench, quick):
     bench.lockable()
-    bench.only_live_locks(10_000)
-    seen = [measure.idle(bench, 10_000) for _ in range(1 if quick else 3)]
-    for one in seen:
-        print(f"  {one['connections']:,} idle connections: {one['bytes_each']:,.0f} bytes each", flush=True)
-    return seen
+    bench.reset_live_locks(10_000)
+    results = [measure.idle(bench, 10_000) for _ in range(1 if quick else 3)]
+    for one in results:
+        print(
+            f"  {one['connections']:,} idle connections: {one['bytes_each']:,.0f} bytes each",
+            flush=True,
+        )
+    return results
 
 
 def overload(bench, quick):
-    """Requests that come whether the earlier ones are answered or not, from four accounts on 12,000 connections, more than the engine lets wait."""
+    """Requests that are due whether or not earlier ones are answered, from four accounts on 12,000
+    connections: more than the engine lets wait.
+    """
     bench.stop("bare")
     print("  where commits take 5 ms more and 64 locks each at most", flush=True)
     bench.lockable("--largest-batch", "64")
-    bench.commits_take_longer(5000)
+    bench.delay_commits(5000)
     try:
         database = offer_more(bench, quick, "--largest-batch", "64")
     finally:
-        bench.commits_take_longer(0)
+        bench.delay_commits(0)
     print("  where the processors are the limit, the load generator's among them", flush=True)
     return {"database": database, "processors": offer_more(bench, quick)}
 
 
 def offer_more(bench, quick, *flags):
-    """What is left of the rate of a closed loop when more comes; that closed loop runs before and after each step, and their mean is the best."""
+    """The rate that is left of a closed loop's when more load is offered. The closed loop runs
+    before and after each step; the mean of the two is the best rate.
+    """
     seconds = 4 if quick else 6
-    address = bench.lockable(*flags)
+    socket_address = bench.lockable(*flags)
 
-    def asked(shape, connections, **more):
-        bench.only_live_locks(10_000)
-        return measure.load(bench, shape, address, "/v1/acquire/{new}", connections, seconds, tokens=4, nice=10, **more)
+    def offer(shape, connections, **more):
+        bench.reset_live_locks(10_000)
+        return measure.load(
+            bench,
+            shape,
+            socket_address,
+            "/v1/acquire/{new}",
+            connections,
+            seconds,
+            tokens=4,
+            nice=10,
+            **more,
+        )
 
     # With small batches and long commits, 256 connections wait rather than work.
-    best_of = max((256, 1024), key=lambda connections: asked("closed", connections)["rate"])
+    best_of = max((256, 1024), key=lambda connections: offer("closed", connections)["rate"])
     steps = []
-    before = asked("closed", best_of)["rate"]
+    before = offer("closed", best_of)["rate"]
     for times in (0.5, 1, 2, 3) if quick else (0.5, 0.8, 1, 2, 3, 3, 3, 3, 3):
-        one = asked("open", 12_000, rate=times * before)
+        one = offer("open", 12_000, rate=times * before)
         # The machine may have changed its pace meanwhile.
-        after = asked("closed", best_of)["rate"]
+        after = offer("closed", best_of)["rate"]
         best = (before + after) / 2
         one |= {"times": times, "best": best}
         before = after
         steps.append(one)
-        print(f"  {times:>4} x best: due {one['due_rate']:>9,.0f}/s  sent {one['sent_rate']:>9,.0f}/s  answered "
-              f"{one['rate']:>8,.0f}/s ({one['rate'] / best:.2f} of best)  refused {one['refused_rate']:>8,.0f}/s in "
-              f"{(one['refused']['p50_us'] or 0) / 1000:,.1f} ms  cores {one['cores_service']:.2f} + {one['cores_postgres']:.2f}", flush=True)
+        print(
+            f"  {times:>4} x best: due {one['due_rate']:>9,.0f}/s  sent "
+            f"{one['sent_rate']:>9,.0f}/s  answered "
+            f"{one['rate']:>8,.0f}/s ({one['rate'] / best:.2f} of best)  refused "
+            f"{one['refused_rate']:>8,.0f}/s in "
+            f"{(one['refused']['p50_us'] or 0) / 1000:,.1f} ms  cores {one['cores_service']:.2f} + "
+            f"{one['cores_postgres']:.2f}",
+            flush=True,
+        )
     return {"best": statistics.median(one["best"] for one in steps), "steps": steps}
 
 
 def profile(bench, quick):
-    """Where the service's processor time goes: acquires of new names on 256 connections, sampled by perf."""
-    address, seconds = bench.lockable(), 5 if quick else 15
-    bench.only_live_locks(10_000)
+    """The parts of the service's processor time: acquires of new names on 256 connections, sampled
+    by perf.
+    """
+    socket_address, seconds = bench.lockable(), 5 if quick else 15
+    bench.reset_live_locks(10_000)
     with concurrent.futures.ThreadPoolExecutor(1) as background:
-        load = background.submit(measure.load, bench, "closed", address, "/v1/acquire/{new}", 256, seconds + 3)
+        load = background.submit(
+            measure.load, bench, "closed", socket_address, "/v1/acquire/{new}", 256, seconds + 3
+        )
         time.sleep(2)
         kinds, functions, samples = profiler.record(bench.pids()[0], seconds, bench.folder)
         rate = load.result()["rate"]
@@ -168,21 +224,30 @@ def profile(bench, quick):
 
 
 def machine(bench):
-    """What it was measured on."""
-    def word(command, pick=lambda text: text.strip().splitlines()[0]):
+    """The machine and the versions that were measured."""
+
+    def output_of(command, pick=lambda text: text.strip().splitlines()[0]):
         try:
             return pick(run(command))
         except (OSError, RuntimeError, IndexError):
             return "unknown"
 
-    cpu = dict(line.split(":", 1) for line in word(["lscpu"], str).splitlines() if ":" in line)
-    disk = word(["findmnt", "-n", "-o", "SOURCE,FSTYPE", "-T", bench.folder])
-    flush = word([bench.pg_bin / "pg_test_fsync", "-s", "1", "-f", bench.folder / "fsync-test"],
-                 lambda text: next(line.split()[1] for line in text.splitlines() if line.strip().startswith("fdatasync")))
-    memory_kb = int(next(line.split()[1] for line in open("/proc/meminfo") if line.startswith("MemTotal")))
+    cpu = dict(line.split(":", 1) for line in output_of(["lscpu"], str).splitlines() if ":" in line)
+    disk = output_of(["findmnt", "-n", "-o", "SOURCE,FSTYPE", "-T", bench.folder])
+    flush = output_of(
+        [bench.pg_bin / "pg_test_fsync", "-s", "1", "-f", bench.folder / "fsync-test"],
+        lambda text: next(
+            line.split()[1] for line in text.splitlines() if line.strip().startswith("fdatasync")
+        ),
+    )
+    memory_kb = int(
+        next(line.split()[1] for line in open("/proc/meminfo") if line.startswith("MemTotal"))
+    )
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
-        "processor": f"{cpu.get('CPU(s)', '?').strip()} × {cpu.get('Model name', 'unknown').strip()}",
+        "processor": " × ".join(
+            [cpu.get("CPU(s)", "?").strip(), cpu.get("Model name", "unknown").strip()]
+        ),
         "virtual": cpu.get("Hypervisor vendor", "").strip(),
         "memory": f"{memory_kb / 1024 / 1024:.0f} GiB",
         "kernel": os.uname().release,
@@ -190,49 +255,73 @@ def machine(bench):
         "flushes": flush,
         "load": os.getloadavg()[0],
         "versions": {
-            "Lockable": word([bench.binaries / "lockable", "--version"]) + " " + word(["git", "-C", ROOT, "rev-parse", "--short", "HEAD"]),
-            "PostgreSQL": word([bench.pg_bin / "postgres", "--version"]),
-            "etcd": word(["etcd", "--version"]),
-            "Redis": word(["redis-server", "--version"], lambda text: text.split("sha=")[0].strip()),
-            "wrk": subprocess.run(["wrk", "-v"], capture_output=True, text=True).stdout.splitlines()[0] if shutil.which("wrk") else "none",
-            "rustc": word(["rustc", "--version"]),
+            "Lockable": output_of([bench.binaries / "lockable", "--version"])
+            + " "
+            + output_of(["git", "-C", ROOT, "rev-parse", "--short", "HEAD"]),
+            "PostgreSQL": output_of([bench.pg_bin / "postgres", "--version"]),
+            "etcd": output_of(["etcd", "--version"]),
+            "Redis": output_of(
+                ["redis-server", "--version"], lambda text: text.split("sha=")[0].strip()
+            ),
+            "wrk": subprocess.run(
+                ["wrk", "-v"], capture_output=True, text=True
+            ).stdout.splitlines()[0]
+            if shutil.which("wrk")
+            else "none",
+            "rustc": output_of(["rustc", "--version"]),
         },
     }
 
 
 def main():
-    parser = argparse.ArgumentParser(prog="script/bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("sections", nargs="*", metavar="section", help=f"of {', '.join(SECTIONS)} [all of these]; {', '.join(EXTRA)}; "
-                        "report writes it down again")
-    parser.add_argument("--quick", action="store_true", help="a look in a few minutes; docs/ stays as it is")
+    parser = argparse.ArgumentParser(
+        prog="script/bench",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "sections",
+        nargs="*",
+        metavar="section",
+        help=f"of {', '.join(SECTIONS)} [all of these]; {', '.join(EXTRA)}; "
+        "report writes it down again",
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="a look in a few minutes; docs/ stays as it is"
+    )
     parser.add_argument("--no-build", action="store_true", help="measure what was built before")
-    parser.add_argument("--place", default="/var/tmp", help="folder on the disk to measure on [%(default)s]")
+    parser.add_argument(
+        "--place", default="/var/tmp", help="folder on the disk to measure on [%(default)s]"
+    )
     parser.add_argument("--target", default="target", help=argparse.SUPPRESS)
-    wish = parser.parse_args()
-    sections = wish.sections or SECTIONS
+    options = parser.parse_args()
+    sections = options.sections or SECTIONS
     unknown = set(sections) - {*SECTIONS, *EXTRA, "report"}
     if unknown:
         parser.error(f"no such section: {', '.join(unknown)}")
     resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
-    out = (ROOT / wish.target).resolve() / "bench"
+    out = (ROOT / options.target).resolve() / "bench"
     out.mkdir(parents=True, exist_ok=True)
-    file = out / ("quick.json" if wish.quick else "results.json")
+    file = out / ("quick.json" if options.quick else "results.json")
     results = json.loads(file.read_text()) if file.exists() else {}
     sections = [section for section in SECTIONS + EXTRA if section in sections]
     if sections:
         if os.getloadavg()[0] > 0.5 * os.cpu_count():
-            print(f"note: this machine is busy with other things (load {os.getloadavg()[0]:.1f}): the numbers will be worse than it can do")
-        with Bench(wish.target, wish.place) as bench:
+            print(
+                f"note: this machine is busy with other things (load {os.getloadavg()[0]:.1f}): "
+                "the numbers will be worse than it can do"
+            )
+        with Bench(options.target, options.place) as bench:
             results["machine"] = machine(bench)
             bench.lockable()
             for section in sections:
                 print(f"{section} ({datetime.datetime.now():%H:%M:%S})", flush=True)
-                results[section] = globals()[section](bench, wish.quick)
+                results[section] = globals()[section](bench, options.quick)
                 results.setdefault("dates", {})[section] = results["machine"]["date"]
                 file.write_text(json.dumps(results))
                 for other in ("etcd", "redis"):
                     bench.stop(other)
-    report.write(results, out if wish.quick else ROOT / "docs")
+    report.write(results, out if options.quick else ROOT / "docs")
 
 
 if __name__ == "__main__":
@@ -242,6 +331,8 @@ if __name__ == "__main__":
     try:
         main()
     except KeyboardInterrupt:
-        sys.exit("script/bench: stopped; what was measured is kept, name the remaining sections to go on")
+        sys.exit(
+            "script/bench: stopped; what was measured is kept, name the remaining sections to go on"
+        )
     except (RuntimeError, OSError, subprocess.TimeoutExpired) as error:
         sys.exit(f"script/bench: {error}")

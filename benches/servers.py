@@ -1,4 +1,6 @@
-"""The throw-away servers that script/bench measures: started on loopback in one folder, stopped and deleted with it."""
+"""The throw-away servers that script/bench measures: started on loopback, in one folder that is
+deleted with them.
+"""
 
 import json
 import os
@@ -23,15 +25,18 @@ def free_port():
 
 
 def run(command, **more):
-    """A program's standard output; its words in the error if it fails."""
+    """Runs a program and returns its standard output; raises its error output if it fails."""
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True, **more)
     if done.returncode != 0:
-        raise RuntimeError(f"{pathlib.Path(str(command[0])).name} failed: {(done.stderr or done.stdout).strip()[-2000:]}")
+        raise RuntimeError(
+            f"{pathlib.Path(str(command[0])).name} failed: "
+            f"{(done.stderr or done.stdout).strip()[-2000:]}"
+        )
     return done.stdout
 
 
 def cpu_seconds(pids):
-    """Processor time that each of these processes has used so far."""
+    """The processor time that each of these processes has used so far, seconds."""
     used = {}
     for pid in pids:
         try:
@@ -43,7 +48,7 @@ def cpu_seconds(pids):
 
 
 def cpu_since(before, pids):
-    """The same since then; of processes that were not there, all."""
+    """The processor time used since `before`, seconds; of processes that are new, all of it."""
     return sum(used - before.get(pid, 0) for pid, used in cpu_seconds(pids).items())
 
 
@@ -55,48 +60,60 @@ class Server:
         self.log = pathlib.Path(folder) / f"{name}.log"
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
-                [str(part) for part in command], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                env={**os.environ, **(env or {})}, cwd=folder, start_new_session=True)
+                [str(part) for part in command],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, **(env or {})},
+                cwd=folder,
+                start_new_session=True,
+            )
         deadline = time.monotonic() + wait
         while not ready():
             if self.process.poll() is not None or time.monotonic() > deadline:
                 self.stop()
-                raise RuntimeError(f"{name} does not start: {self.log.read_text(errors='replace')[-2000:]}")
+                raise RuntimeError(
+                    f"{name} does not start: {self.log.read_text(errors='replace')[-2000:]}"
+                )
             time.sleep(0.05)
 
     def shorten_log(self):
-        """A line a request comes to gigabytes, which must not reach the disk that is being measured."""
+        """Empties a long log: a line for each request comes to gigabytes, which must not reach the
+        disk that is measured.
+        """
         if self.log.stat().st_size > 1_000_000:
             os.truncate(self.log, 0)
 
     def stop(self):
-        for how, patience in ((signal.SIGTERM, 60), (signal.SIGKILL, 10)):
+        for signal_number, patience_s in ((signal.SIGTERM, 60), (signal.SIGKILL, 10)):
             if self.process.poll() is not None:
                 return
-            self.process.send_signal(how)
+            self.process.send_signal(signal_number)
             try:
-                self.process.wait(patience)
+                self.process.wait(patience_s)
                 return
             except subprocess.TimeoutExpired:
-                print(f"  {self.name} has not stopped after {patience} s", flush=True)
+                print(f"  {self.name} has not stopped after {patience_s} s", flush=True)
 
 
 def http_ok(url):
-    def ask():
+    def is_ready():
         try:
-            with urllib.request.urlopen(url, timeout=1) as answer:
-                return answer.status == 200
+            with urllib.request.urlopen(url, timeout=1) as response:
+                return response.status == 200
         except OSError:
             return False
-    return ask
+
+    return is_ready
 
 
 def connects(port):
-    def ask():
+    def is_ready():
         with socket.socket() as probe:
             probe.settimeout(0.5)
             return probe.connect_ex(("127.0.0.1", port)) == 0
-    return ask
+
+    return is_ready
 
 
 class Bench:
@@ -130,7 +147,7 @@ class Bench:
     # Lockable and its PostgreSQL
 
     def lockable(self, *flags):
-        """The address of the service, which runs after this, with these flags."""
+        """Starts the service unless it runs with these flags. Returns its socket address."""
         if "lockable" in self.servers and flags != self.flags:
             self.stop("bare")
             self.stop("lockable")
@@ -141,31 +158,65 @@ class Bench:
                 self.prepare_data_dir()
             self.servers["lockable"] = Server(
                 "lockable",
-                [self.binaries / "lockable", "serve", "--data-dir", self.data_dir, "--listen", f"127.0.0.1:{self.port}",
-                 "--metrics-listen", f"127.0.0.1:{self.metrics_port}", *flags],
-                self.folder, http_ok(f"http://127.0.0.1:{self.port}/readyz"))
+                [
+                    self.binaries / "lockable",
+                    "serve",
+                    "--data-dir",
+                    self.data_dir,
+                    "--listen",
+                    f"127.0.0.1:{self.port}",
+                    "--metrics-listen",
+                    f"127.0.0.1:{self.metrics_port}",
+                    *flags,
+                ],
+                self.folder,
+                http_ok(f"http://127.0.0.1:{self.port}/readyz"),
+            )
             if not self.tokens:
                 self.make_accounts()
         return f"127.0.0.1:{self.port}"
 
     def prepare_data_dir(self):
-        """Room for pgbench's 64 sessions beside the service's: the one setting that is not the default."""
+        """Makes room for pgbench's 64 sessions: the one setting that is not the default."""
         run([self.binaries / "lockable", "migrate", "--data-dir", self.data_dir])
         own = self.data_dir / "postgresql.conf"
         own.write_text("max_connections = 200\n")
         own.chmod(0o644)
 
-    def commits_take_longer(self, by_us):
-        """As with a synchronous standby that far away: each commit sleeps before its flush."""
-        for text in (f"ALTER SYSTEM SET commit_delay = {by_us}", "ALTER SYSTEM SET commit_siblings = 0", "SELECT pg_reload_conf()"):
+    def delay_commits(self, delay_us):
+        """Makes each commit sleep before its flush, as with a synchronous standby that far away."""
+        for text in (
+            f"ALTER SYSTEM SET commit_delay = {delay_us}",
+            "ALTER SYSTEM SET commit_siblings = 0",
+            "SELECT pg_reload_conf()",
+        ):
             self.sql(text, superuser=True)
 
-    def admin(self, *words):
-        return run([self.binaries / "lockable", "admin", "--data-dir", self.data_dir, *words]).strip()
+    def admin(self, *arguments):
+        return run(
+            [self.binaries / "lockable", "admin", "--data-dir", self.data_dir, *arguments]
+        ).strip()
 
     def make_accounts(self):
-        self.admin("plan", "create", "bench", "--name", "Bench", "--lease-min-ms", 1000, "--lease-default-ms", 60000,
-                   "--lease-max-ms", LIVE_LEASE_MS, "--tokens", 10, "--live-locks", 100_000_000, "--requests-per-second", 1_000_000)
+        self.admin(
+            "plan",
+            "create",
+            "bench",
+            "--name",
+            "Bench",
+            "--lease-min-ms",
+            1000,
+            "--lease-default-ms",
+            60000,
+            "--lease-max-ms",
+            LIVE_LEASE_MS,
+            "--tokens",
+            10,
+            "--live-locks",
+            100_000_000,
+            "--requests-per-second",
+            1_000_000,
+        )
         for number in range(4):
             email = f"bench{number}@example.com"
             self.admin("account", "create", "--email", email, "--plan", "bench")
@@ -178,34 +229,54 @@ class Bench:
             postmaster = int((self.data_dir / "postgres" / "postmaster.pid").read_text().split()[0])
         except OSError:
             return service, []
-        children = pathlib.Path(f"/proc/{postmaster}/task/{postmaster}/children").read_text().split()
+        children = (
+            pathlib.Path(f"/proc/{postmaster}/task/{postmaster}/children").read_text().split()
+        )
         return service, [postmaster, *map(int, children)]
 
     def sql(self, text, superuser=False, timeout=1800):
-        """Runs SQL as the service's role, or as the superuser that only the cluster's owner may be."""
+        """Runs SQL as the service's role, or as the superuser, as only the cluster's owner may."""
         more = {}
         if superuser and os.geteuid() == 0:
             meta = (self.data_dir / "postgres").stat()
             more = {"user": meta.st_uid, "group": meta.st_gid, "extra_groups": []}
-        command = [self.pg_bin / "psql", "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-h", self.data_dir / "run",
-                   "-U", "postgres" if superuser else "lockable", "lockable"]
+        command = [
+            self.pg_bin / "psql",
+            "-X",
+            "-q",
+            "-A",
+            "-t",
+            "-v",
+            "ON_ERROR_STOP=1",
+            "-h",
+            self.data_dir / "run",
+            "-U",
+            "postgres" if superuser else "lockable",
+            "lockable",
+        ]
         return run(command, input=text, cwd="/", timeout=timeout, **more).strip()
 
     def account(self, number=0):
-        return self.sql(f"SELECT account_id, min(token_id) FROM accounts JOIN api_tokens USING (account_id) "
-                        f"WHERE email = 'bench{number}@example.com' GROUP BY 1").split("|")
+        return self.sql(
+            f"SELECT account_id, min(token_id) FROM accounts JOIN api_tokens USING (account_id) "
+            f"WHERE email = 'bench{number}@example.com' GROUP BY 1"
+        ).split("|")
 
-    def only_live_locks(self, count):
-        """Nothing in the table but `count` live locks, and a checkpoint just done: where each measurement starts."""
+    def reset_live_locks(self, count):
+        """Fills an empty table with `count` live locks, then makes a checkpoint: the start of each
+        measurement.
+        """
         for server in self.servers.values():
             server.shorten_log()
         account_id, token_id = self.account()
         self.sql("SET lock_timeout = '60s'; TRUNCATE locks, lease_ends;")
         step = 500_000
         for first in range(0, count, step):
-            self.sql(f"""INSERT INTO locks (namespace_id, account_id, token_id, fencing_token, acquired_at, expires_at, lease_id, lease_ms,
+            self.sql(f"""INSERT INTO locks (namespace_id, account_id, token_id, fencing_token,
+                                            acquired_at, expires_at, lease_id, lease_ms,
                                             needs_proof, name)
-              SELECT 1, {account_id}, {token_id}, nextval('lock_fence'), clock_timestamp(), clock_timestamp() + interval '1 day',
+              SELECT 1, {account_id}, {token_id}, nextval('lock_fence'), clock_timestamp(),
+                     clock_timestamp() + interval '1 day',
                      gen_random_uuid(), {LIVE_LEASE_MS}, false, 'k' || lpad(i::text, 8, '0')
                 FROM generate_series({first}, {min(first + step, count) - 1}) i""")
             if count > step:
@@ -216,19 +287,29 @@ class Bench:
     # The others
 
     def bare(self):
-        """The address of the HTTP side alone, over the same database."""
+        """Starts the HTTP side alone, over the same database. Returns its socket address."""
         self.lockable()
         if "bare" not in self.servers:
             self.bare_port = free_port()
-            # Its own folder, world-writable for whoever it becomes.
+            # A folder of its own, for its outbox.
             url = f"postgres:///lockable?host={self.data_dir / 'run'}&user=lockable"
             data_dir = self.folder / "bare"
             data_dir.mkdir(exist_ok=True)
             self.servers["bare"] = Server(
-                "bare", [self.binaries / "examples" / "bare", "--listen", f"127.0.0.1:{self.bare_port}",
-                         "--database-url", url, "--data-dir", data_dir],
-                self.folder, connects(self.bare_port))
-            # The listener for changes has to be there before tokens are remembered.
+                "bare",
+                [
+                    self.binaries / "examples" / "bare",
+                    "--listen",
+                    f"127.0.0.1:{self.bare_port}",
+                    "--database-url",
+                    url,
+                    "--data-dir",
+                    data_dir,
+                ],
+                self.folder,
+                connects(self.bare_port),
+            )
+            # The listener for changes has to run before tokens are cached.
             time.sleep(1)
         return f"127.0.0.1:{self.bare_port}"
 
@@ -236,11 +317,25 @@ class Bench:
         if "etcd" not in self.servers:
             self.etcd_port, peer = free_port(), free_port()
             self.servers["etcd"] = Server(
-                "etcd", ["etcd", "--data-dir", self.folder / "etcd", "--listen-client-urls", f"http://127.0.0.1:{self.etcd_port}",
-                         "--advertise-client-urls", f"http://127.0.0.1:{self.etcd_port}", "--listen-peer-urls",
-                         f"http://127.0.0.1:{peer}", "--initial-advertise-peer-urls", f"http://127.0.0.1:{peer}",
-                         "--initial-cluster", f"default=http://127.0.0.1:{peer}"],
-                self.folder, http_ok(f"http://127.0.0.1:{self.etcd_port}/health"))
+                "etcd",
+                [
+                    "etcd",
+                    "--data-dir",
+                    self.folder / "etcd",
+                    "--listen-client-urls",
+                    f"http://127.0.0.1:{self.etcd_port}",
+                    "--advertise-client-urls",
+                    f"http://127.0.0.1:{self.etcd_port}",
+                    "--listen-peer-urls",
+                    f"http://127.0.0.1:{peer}",
+                    "--initial-advertise-peer-urls",
+                    f"http://127.0.0.1:{peer}",
+                    "--initial-cluster",
+                    f"default=http://127.0.0.1:{peer}",
+                ],
+                self.folder,
+                http_ok(f"http://127.0.0.1:{self.etcd_port}/health"),
+            )
         return f"127.0.0.1:{self.etcd_port}"
 
     def redis(self):
@@ -249,26 +344,64 @@ class Bench:
             folder = self.folder / "redis"
             folder.mkdir(exist_ok=True)
             self.servers["redis"] = Server(
-                "redis", ["redis-server", "--port", self.redis_port, "--bind", "127.0.0.1", "--dir", folder, "--appendonly", "yes",
-                          "--appendfsync", "always", "--save", "", "--daemonize", "no"],
-                self.folder, connects(self.redis_port))
+                "redis",
+                [
+                    "redis-server",
+                    "--port",
+                    self.redis_port,
+                    "--bind",
+                    "127.0.0.1",
+                    "--dir",
+                    folder,
+                    "--appendonly",
+                    "yes",
+                    "--appendfsync",
+                    "always",
+                    "--save",
+                    "",
+                    "--daemonize",
+                    "no",
+                ],
+                self.folder,
+                connects(self.redis_port),
+            )
         return self.redis_port
 
 
 def statement(kind):
-    """The engine's own statement for one lock, as a script for pgbench; for acquires the one that it sends where every name is new."""
+    """The engine's own statement for one lock, as a script for pgbench. For acquires this is
+    insert-if-absent, which the engine sends if every name is new.
+    """
     name = {"acquire": "insert_if_absent"}.get(kind, kind)
-    text = (ROOT / "src" / "locks" / "engine" / "sql" / f"{name}.sql").read_text().replace('!"', '"')
+    text = (
+        (ROOT / "src" / "locks" / "engine" / "sql" / f"{name}.sql").read_text().replace('!"', '"')
+    )
     text = re.sub(r"^\s*--.*\n", "", text, flags=re.M)
     values = {
-        "acquire": ["1", "'p' || :name::bigint", ":account::bigint", ":token::bigint", "gen_random_uuid()", "false", "60000", "NULL",
-                    "NULL"],
+        "acquire": [
+            "1",
+            "'p' || :name::bigint",
+            ":account::bigint",
+            ":token::bigint",
+            "gen_random_uuid()",
+            "false",
+            "60000",
+            "NULL",
+            "NULL",
+        ],
         "heartbeat": ["1", "'k' || lpad(:name::text, 8, '0')", ":account::bigint", "NULL", "NULL"],
     }[kind]
     types = dict(re.findall(r"\$(\d+)::(\w+)\[\]", text))
     assert len(types) == len(values), f"the parameters of locks.{name} have changed: {types}"
-    names = {"acquire": r"\set name random(1, 1000000000000000000)", "heartbeat": r"\set name random(0, 9999)"}
-    text = re.sub(r"\$(\d+)::(\w+)\[\]", lambda match: f"ARRAY[{values[int(match[1]) - 1]}]::{match[2]}[]", text)
+    names = {
+        "acquire": r"\set name random(1, 1000000000000000000)",
+        "heartbeat": r"\set name random(0, 9999)",
+    }
+    text = re.sub(
+        r"\$(\d+)::(\w+)\[\]",
+        lambda match: f"ARRAY[{values[int(match[1]) - 1]}]::{match[2]}[]",
+        text,
+    )
     return f"{names[kind]}\n{text.strip()};\n"
 
 

@@ -1,10 +1,10 @@
 //! The HTTP side alone, for `script/bench`: the service's own listener, layers, authentication
-//! (with its cache, told of changes), rates, parsing and rendering, and where the lock engine would
-//! be asked, an answer that is made up.
+//! (with its cache, which is notified of changes), rates, parsing and rendering, and a made-up
+//! outcome in place of the lock engine's.
 //!
-//! It shows what is left for the engine and the database to take. Under `/each` it has the way that
-//! the engine does not go: the engine's own statement, but a transaction for every request. It is
-//! no part of the service: a program beside it.
+//! It shows how much is left for the engine and the database to take. Under `/each` it does what
+//! the engine does not: it sends the engine's own statement, but in a transaction for every
+//! request. It is no part of the service: a program beside it.
 
 use std::net::SocketAddr;
 use std::sync::Mutex;
@@ -41,11 +41,11 @@ use tokio_util::task::TaskTracker;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// What `/each` may use at once.
+/// The number of connections that `/each` may use at once.
 const CONNECTIONS: usize = 64;
 
-const ALONE: &str = "/v1/acquire/";
-const EACH: &str = "/each/acquire/";
+const ALONE_PREFIX: &str = "/v1/acquire/";
+const EACH_PREFIX: &str = "/each/acquire/";
 
 #[derive(Parser)]
 struct Cli {
@@ -65,28 +65,28 @@ async fn main() -> anyhow::Result<()> {
         "DATABASE_URL says whose tokens are known: set it"
     );
     let listener = std::net::TcpListener::bind(settings.listen).context("cannot listen")?;
-    let address: SocketAddr = listener.local_addr()?;
+    let socket_address: SocketAddr = listener.local_addr()?;
     let source = Source::for_command(&settings.database)?;
     let mail = Mailer::start(&MailSettings {
         smtp_url: None,
         from: None,
         outbox: settings.database.data_dir()?.join("outbox"),
-        public_url: settings.public_url(address),
+        public_url: settings.public_url(socket_address),
     })?;
-    let app = App::new(settings, address, source.options().clone(), mail);
+    let app = App::new(settings, socket_address, source.options().clone(), mail);
     jobs::spawn(&app, &TaskTracker::new());
-    let each = Each {
-        free: Mutex::default(),
-        turns: Semaphore::new(CONNECTIONS),
+    let connections = Connections {
+        idle: Mutex::default(),
+        permits: Semaphore::new(CONNECTIONS),
         database: source.options().clone(),
     };
-    println!("listening on {address}");
-    server::listener::serve(listener, None, Handle::new(), front(app, each)).await?;
+    println!("listening on {socket_address}");
+    server::listener::serve(listener, None, Handle::new(), front(app, connections)).await?;
     Ok(())
 }
 
-/// As `lockable::server::front` puts it together for the API's calls.
-fn front(app: App, each: Each) -> Front<Calls> {
+/// The front, as `lockable::server::front` puts it together for the API's calls.
+fn front(app: App, connections: Connections) -> Front<Calls> {
     let edge = EdgeLayer::new(TrustedProxies::new([]), false);
     let problems = ProblemWriter::new(&app.public_url, None);
     let guard = GuardLayer::new(server::DEADLINE, move |outcome, context| {
@@ -95,7 +95,7 @@ fn front(app: App, each: Each) -> Front<Calls> {
     Front::new(
         Calls {
             api: Api::new(app),
-            each,
+            connections,
         },
         edge,
         guard,
@@ -105,7 +105,7 @@ fn front(app: App, each: Each) -> Front<Calls> {
 
 struct Calls {
     api: Api,
-    each: Each,
+    connections: Connections,
 }
 
 /// The HTTP side alone, or with a transaction for each request.
@@ -120,8 +120,8 @@ impl DirectCalls for Calls {
 
     fn find(&self, path: &str) -> Option<(Call, &'static str)> {
         match path {
-            _ if path.starts_with(ALONE) => Some((Call::Alone, "/v1/acquire/{name}")),
-            _ if path.starts_with(EACH) => Some((Call::Each, "/each/acquire/{name}")),
+            _ if path.starts_with(ALONE_PREFIX) => Some((Call::Alone, "/v1/acquire/{name}")),
+            _ if path.starts_with(EACH_PREFIX) => Some((Call::Each, "/each/acquire/{name}")),
             _ => None,
         }
     }
@@ -130,15 +130,15 @@ impl DirectCalls for Calls {
         let (head, _body) = request.into_parts();
         match call {
             Call::Alone => acquire(&self.api, &head, context).await.into_response(),
-            Call::Each => Box::pin(acquire_each(&self.api, &self.each, &head, context))
+            Call::Each => Box::pin(acquire_each(&self.api, &self.connections, &head, context))
                 .await
                 .into_response(),
         }
     }
 }
 
-/// `api::v1` for an acquire, up to the question that it asks the engine.
-async fn read(
+/// The request that `api::v1` would submit to the engine for an acquire.
+async fn read_acquire(
     api: &Api,
     head: &Parts,
     prefix: &str,
@@ -165,43 +165,48 @@ async fn read(
 }
 
 async fn acquire(api: &Api, head: &Parts, context: &RequestContext) -> Result<Response, Problem> {
-    let question = std::hint::black_box(read(api, head, ALONE, context).await?);
+    let request = std::hint::black_box(read_acquire(api, head, ALONE_PREFIX, context).await?);
     Ok(v1::granted(&Lease {
-        lease_id: question.lease_id,
+        lease_id: request.lease_id,
         fencing_token: 1,
-        expires_in_ms: question.lease_ms,
-        lease_ms: question.lease_ms,
+        expires_in_ms: request.lease_ms,
+        lease_ms: request.lease_ms,
         acquired_at: chrono::DateTime::UNIX_EPOCH,
         expires_at: chrono::DateTime::UNIX_EPOCH,
     }))
 }
 
-/// Connections set up as the engine's; opened when they are first needed, and not looked at before
-/// they are used.
-struct Each {
-    free: Mutex<Vec<PgConnection>>,
-    turns: Semaphore,
+/// Connections that are set up as the engine's, opened when they are first needed, and not checked
+/// before they are used.
+struct Connections {
+    idle: Mutex<Vec<PgConnection>>,
+    permits: Semaphore,
     database: PgConnectOptions,
 }
 
 async fn acquire_each(
     api: &Api,
-    each: &Each,
+    connections: &Connections,
     head: &Parts,
     context: &RequestContext,
 ) -> Result<Response, Problem> {
-    let question = read(api, head, EACH, context).await?;
-    let _turn = each.turns.acquire().await.expect("never closed");
-    let free = each.free.lock().expect("nobody panics with it").pop();
-    let mut connection = match free {
+    let request = read_acquire(api, head, EACH_PREFIX, context).await?;
+    let _permit = connections.permits.acquire().await.expect("never closed");
+    let idle = connections
+        .idle
+        .lock()
+        .expect("nobody panics with it")
+        .pop();
+    let mut connection = match idle {
         Some(connection) => connection,
-        None => db::connect(&each.database, Purpose::LockEngine).await?,
+        None => db::connect(&connections.database, Purpose::LockEngine).await?,
     };
-    let outcome = statements::insert_if_absent(&mut connection, &[&question], latest_at())
+    let outcome = statements::insert_if_absent(&mut connection, &[&request], latest_at())
         .await?
         .pop()
         .flatten();
-    each.free
+    connections
+        .idle
         .lock()
         .expect("nobody panics with it")
         .push(connection);

@@ -1,7 +1,7 @@
 //! The engine's statements alone, for `script/bench`: batches of one size after another over one
 //! connection, without queue or HTTP.
 //!
-//! Prints a line of JSON: locks a second, and what a lock costs the backend's processor.
+//! Prints a line of JSON: locks a second, and the backend's processor time for each lock.
 
 use std::time::{Duration, Instant};
 
@@ -28,7 +28,7 @@ struct Cli {
     account_id: i64,
     #[arg(long)]
     token_id: i64,
-    /// Locks in a batch.
+    /// The number of locks in a batch.
     #[arg(long)]
     size: usize,
     #[arg(long)]
@@ -37,9 +37,9 @@ struct Cli {
 
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
 enum Kind {
-    /// Every name new, and taken for new.
+    /// Every name new, by insert-if-absent.
     Acquire,
-    /// Every name new, by the statement that looks first.
+    /// Every name new, by the general statement, which observes each row first.
     AcquireLooking,
     /// Of the locks `k00000000` to `k00009999`.
     Heartbeat,
@@ -64,14 +64,14 @@ async fn main() -> anyhow::Result<()> {
         }
         let (before, began) = (cpu_seconds(backend)?, Instant::now());
         let count = keys.len();
-        let good = match cli.kind {
+        let succeeded = match cli.kind {
             Kind::Acquire | Kind::AcquireLooking => acquire(&mut connection, &cli, keys).await?,
             Kind::Heartbeat => heartbeat(&mut connection, &cli, keys).await?,
             Kind::Release => release(&mut connection, &cli, keys).await?,
         };
         anyhow::ensure!(
-            good == count,
-            "{good} of {count} locks were there for the taking"
+            succeeded == count,
+            "{succeeded} of {count} requests succeeded"
         );
         took += began.elapsed();
         cpu_s += cpu_seconds(backend)? - before;
@@ -85,7 +85,7 @@ async fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Each once, in ascending order, as the engine has them.
+/// The keys of a batch: each once, in ascending order, as the engine passes them.
 fn keys(cli: &Cli) -> Vec<LockKey> {
     let name = || match cli.kind {
         Kind::Heartbeat => format!("k{:08}", rand::random::<u32>() % 10_000),
@@ -109,7 +109,7 @@ async fn acquire(
     cli: &Cli,
     keys: Vec<LockKey>,
 ) -> sqlx::Result<usize> {
-    let question = |key| Acquire {
+    let request = |key| Acquire {
         key,
         account_id: AccountId(cli.account_id),
         token_id: TokenId(cli.token_id),
@@ -121,15 +121,15 @@ async fn acquire(
         metadata: None,
         max_live_locks: i32::MAX,
     };
-    let questions: Vec<_> = keys.into_iter().map(question).collect();
-    let questions: Vec<_> = questions.iter().collect();
-    let answers = match cli.kind {
-        Kind::AcquireLooking => statements::acquire(connection, &questions, latest_at()).await?,
-        _ => statements::insert_if_absent(connection, &questions, latest_at()).await?,
+    let requests: Vec<_> = keys.into_iter().map(request).collect();
+    let requests: Vec<_> = requests.iter().collect();
+    let outcomes = match cli.kind {
+        Kind::AcquireLooking => statements::acquire(connection, &requests, latest_at()).await?,
+        _ => statements::insert_if_absent(connection, &requests, latest_at()).await?,
     };
-    Ok(answers
+    Ok(outcomes
         .iter()
-        .filter(|answer| matches!(answer, Some(AcquireOutcome::Granted(_))))
+        .filter(|outcome| matches!(outcome, Some(AcquireOutcome::Granted(_))))
         .count())
 }
 
@@ -138,22 +138,22 @@ async fn heartbeat(
     cli: &Cli,
     keys: Vec<LockKey>,
 ) -> sqlx::Result<usize> {
-    let question = |key| Heartbeat {
+    let request = |key| Heartbeat {
         key,
         account_id: AccountId(cli.account_id),
         lease_id: None,
         lease_ms: None,
     };
-    let questions: Vec<_> = keys.into_iter().map(question).collect();
-    let answers = statements::heartbeat(
+    let requests: Vec<_> = keys.into_iter().map(request).collect();
+    let outcomes = statements::heartbeat(
         connection,
-        &questions.iter().collect::<Vec<_>>(),
+        &requests.iter().collect::<Vec<_>>(),
         latest_at(),
     )
     .await?;
-    Ok(answers
+    Ok(outcomes
         .iter()
-        .filter(|answer| matches!(answer, Some(HeartbeatOutcome::Renewed(_))))
+        .filter(|outcome| matches!(outcome, Some(HeartbeatOutcome::Renewed(_))))
         .count())
 }
 
@@ -162,26 +162,26 @@ async fn release(
     cli: &Cli,
     keys: Vec<LockKey>,
 ) -> sqlx::Result<usize> {
-    let question = |key| Release {
+    let request = |key| Release {
         key,
         account_id: AccountId(cli.account_id),
         lease_id: None,
     };
-    let questions: Vec<_> = keys.into_iter().map(question).collect();
-    let answers = statements::release(
+    let requests: Vec<_> = keys.into_iter().map(request).collect();
+    let outcomes = statements::release(
         connection,
-        &questions.iter().collect::<Vec<_>>(),
+        &requests.iter().collect::<Vec<_>>(),
         latest_at(),
     )
     .await?;
-    Ok(answers
+    Ok(outcomes
         .iter()
-        .filter(|answer| matches!(answer, Some(ReleaseOutcome::Released)))
+        .filter(|outcome| matches!(outcome, Some(ReleaseOutcome::Released)))
         .count())
 }
 
-/// Processor time of a process so far: in nanoseconds in `schedstat`, where `stat` has hundredths
-/// of a second.
+/// The processor time of a process so far, from `schedstat`: it counts nanoseconds, where `stat`
+/// counts hundredths of a second.
 fn cpu_seconds(pid: i32) -> anyhow::Result<f64> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/schedstat"))?;
     Ok(text

@@ -42,7 +42,7 @@ impl Histogram {
         self.max_ns = self.max_ns.max(other.max_ns);
     }
 
-    /// Microseconds below which this share of the latencies lies; none without any.
+    /// The latency in microseconds below which this share of all lies; `None` if there are none.
     fn quantile_us(&self, share: f64) -> Option<f64> {
         let rank = (self.count as f64 * share).ceil().max(1.0) as u64;
         let mut below = 0;

@@ -1,4 +1,4 @@
-//! As much of HTTP/1.1 as measuring needs: one request, one answer with a `Content-Length`.
+//! As much of HTTP/1.1 as measuring needs: one request, one response with a `Content-Length`.
 
 use std::io::{Error, ErrorKind};
 use std::net::SocketAddr;
@@ -10,17 +10,19 @@ use tokio::net::TcpStream;
 
 use crate::Target;
 
-/// Where in a request the name goes.
+/// The lock's name in a request.
 enum Name {
     None,
     New,
+    /// A new name in base64.
     New64,
+    /// One of a fixed number of names.
     Of,
 }
 
-/// A request but for its name.
+/// A request without its name.
 pub(crate) struct Template {
-    /// The name stands between each two.
+    /// The name is put between each two.
     pieces: Vec<Vec<u8>>,
     name: Name,
     /// Names are the images of consecutive numbers under a bijection: random to look at, and never
@@ -33,7 +35,7 @@ pub(crate) struct Template {
 }
 
 impl Template {
-    /// For the connection with this index.
+    /// Makes the template for the connection with this index.
     pub(crate) fn new(target: &Target, index: usize) -> Self {
         let new_name = "a".repeat(17);
         let body = target.body.replace("{new64}", &STANDARD.encode(&new_name));
@@ -80,7 +82,7 @@ impl Template {
         }
     }
 
-    fn next(&mut self) -> &[u8] {
+    fn next_request(&mut self) -> &[u8] {
         let mut space = [0; 24];
         let len = match self.name {
             Name::None => 0,
@@ -131,10 +133,10 @@ fn new_name(number: &mut u64) -> [u8; 17] {
     name
 }
 
-/// What came back.
-pub(crate) struct Answer {
+/// A response to a request.
+pub(crate) struct Response {
     pub(crate) status: u16,
-    pub(crate) as_expected: bool,
+    pub(crate) is_expected: bool,
 }
 
 /// A kept connection.
@@ -144,8 +146,8 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    pub(crate) async fn open(address: SocketAddr) -> std::io::Result<Self> {
-        let stream = TcpStream::connect(address).await?;
+    pub(crate) async fn open(socket_address: SocketAddr) -> std::io::Result<Self> {
+        let stream = TcpStream::connect(socket_address).await?;
         stream.set_nodelay(true)?;
         Ok(Self {
             stream,
@@ -153,8 +155,8 @@ impl Connection {
         })
     }
 
-    pub(crate) async fn ask(&mut self, template: &mut Template) -> std::io::Result<Answer> {
-        self.stream.write_all(template.next()).await?;
+    pub(crate) async fn send(&mut self, template: &mut Template) -> std::io::Result<Response> {
+        self.stream.write_all(template.next_request()).await?;
         let mut filled = 0;
         let (head, whole) = loop {
             let read = self.stream.read(&mut self.buffer[filled..]).await?;
@@ -168,7 +170,10 @@ impl Connection {
         };
         while filled < whole {
             if whole > self.buffer.len() {
-                return Err(Error::new(ErrorKind::InvalidData, "the answer is too long"));
+                return Err(Error::new(
+                    ErrorKind::InvalidData,
+                    "the response is too long",
+                ));
             }
             let read = self.stream.read(&mut self.buffer[filled..whole]).await?;
             if read == 0 {
@@ -180,9 +185,9 @@ impl Connection {
             .buffer
             .get(9..12)
             .and_then(|digits| std::str::from_utf8(digits).ok()?.parse().ok());
-        Ok(Answer {
+        Ok(Response {
             status: status.ok_or_else(|| Error::new(ErrorKind::InvalidData, "no status"))?,
-            as_expected: find(&self.buffer[head + 4..whole], &template.expect).is_some(),
+            is_expected: find(&self.buffer[head + 4..whole], &template.expect).is_some(),
         })
     }
 }
@@ -200,5 +205,5 @@ fn content_length(head: &[u8]) -> std::io::Result<usize> {
                 .then_some(value)
         })
         .and_then(|value| std::str::from_utf8(value).ok()?.trim().parse().ok())
-        .ok_or_else(|| Error::new(ErrorKind::InvalidData, "an answer without Content-Length"))
+        .ok_or_else(|| Error::new(ErrorKind::InvalidData, "a response without Content-Length"))
 }

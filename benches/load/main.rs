@@ -1,11 +1,11 @@
 //! A load generator for `script/bench`: HTTP/1.1 over kept connections, in three shapes.
 //!
-//! * `closed`: each connection asks again as soon as it is answered, as wrk does. Unlike wrk it
-//!   reads every answer and counts those that say what was expected.
+//! * `closed`: each connection sends its next request as soon as it has a response, as wrk does.
+//!   Unlike wrk it reads every response and counts those that are as expected.
 //! * `open`: requests are due at a fixed rate, whatever becomes of the earlier ones, and their
 //!   latency counts from the instant they were due. A closed loop slows down with the service and
 //!   so hides queueing ("coordinated omission").
-//! * `idle`: connections that ask once and then only stay.
+//! * `idle`: connections that send one request and then only stay.
 //!
 //! It prints one JSON object. Latencies are in microseconds.
 
@@ -24,7 +24,7 @@ use futures_util::StreamExt;
 use serde_json::{Value, json};
 
 use histogram::Histogram;
-use http::{Answer, Connection, Template};
+use http::{Connection, Response, Template};
 
 #[derive(Parser)]
 struct Cli {
@@ -34,7 +34,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Shape {
-    /// As fast as the answers come.
+    /// As fast as responses arrive.
     Closed(Load),
     /// At a fixed rate.
     Open {
@@ -50,28 +50,28 @@ enum Shape {
 
 #[derive(Args, Clone)]
 struct Target {
-    /// Where to connect.
+    /// The socket address to connect to.
     #[arg(long)]
     address: SocketAddr,
     /// Path and query; `{new}` becomes a name never used before, `{of}` one of `--among` names.
     #[arg(long)]
     path: String,
-    /// The method.
+    /// The method of requests.
     #[arg(long, default_value = "GET")]
     method: String,
-    /// A body; `{new64}` becomes the base64 of a name never used before.
+    /// The body of requests; `{new64}` becomes the base64 of a name never used before.
     #[arg(long, default_value = "")]
     body: String,
     /// API tokens, used in turn by the connections.
     #[arg(long)]
     token: Vec<String>,
-    /// Connections.
+    /// The number of connections.
     #[arg(long, default_value_t = 64)]
     connections: usize,
-    /// How many names `{of}` chooses from.
+    /// The number of names that `{of}` chooses from.
     #[arg(long, default_value_t = 10_000)]
     among: u64,
-    /// What the body of a good answer contains.
+    /// A part of the body of every expected response.
     #[arg(long, default_value = "\"response\": true")]
     expect: String,
 }
@@ -80,74 +80,80 @@ struct Target {
 struct Load {
     #[command(flatten)]
     target: Target,
-    /// How long to measure, seconds.
+    /// The time to measure, seconds.
     #[arg(long, default_value_t = 8.0)]
     seconds: f64,
-    /// How long to run before that, seconds.
+    /// The time to run before that, seconds.
     #[arg(long, default_value_t = 1.0)]
     warm_up: f64,
-    /// Threads.
+    /// The number of threads.
     #[arg(long, default_value_t = 2)]
     threads: usize,
 }
 
-/// What one thread saw between the end of the warm-up and the end.
+/// The counts of one thread, from the end of the warm-up to the end.
 #[derive(Default)]
-struct Seen {
-    good: Histogram,
-    other: Histogram,
+struct Counts {
+    expected: Histogram,
+    unexpected: Histogram,
     refused: Histogram,
     statuses: std::collections::BTreeMap<u16, u64>,
-    broken: u64,
+    broken_connections: u64,
     due: u64,
     sent: u64,
 }
 
-impl Seen {
-    /// `late` counts from the instant that the request was due. A refusal is measured from when it
-    /// was sent: how long the service takes to say no.
-    fn count(&mut self, answer: &Answer, late: Duration, took: Duration) {
-        *self.statuses.entry(answer.status).or_default() += 1;
-        match (answer.status, answer.as_expected) {
-            (200, true) => self.good.record(late),
-            (429 | 503, _) => self.refused.record(took),
-            _ => self.other.record(late),
+impl Counts {
+    /// Counts a response. `since_due` counts from the instant that the request was due. A refusal
+    /// is measured from the instant that its request was sent: the time that the service takes to
+    /// say no.
+    fn count(&mut self, response: &Response, since_due: Duration, since_sent: Duration) {
+        *self.statuses.entry(response.status).or_default() += 1;
+        match (response.status, response.is_expected) {
+            (200, true) => self.expected.record(since_due),
+            (429 | 503, _) => self.refused.record(since_sent),
+            _ => self.unexpected.record(since_due),
         }
     }
 
     fn add(&mut self, other: &Self) {
-        self.good.add(&other.good);
-        self.other.add(&other.other);
+        self.expected.add(&other.expected);
+        self.unexpected.add(&other.unexpected);
         self.refused.add(&other.refused);
         for (status, count) in &other.statuses {
             *self.statuses.entry(*status).or_default() += count;
         }
-        self.broken += other.broken;
+        self.broken_connections += other.broken_connections;
         self.due += other.due;
         self.sent += other.sent;
     }
 
     fn report(&self, seconds: f64) -> Value {
+        let statuses: serde_json::Map<_, _> = self
+            .statuses
+            .iter()
+            .map(|(status, count)| (status.to_string(), json!(count)))
+            .collect();
         json!({
             "seconds": seconds,
-            "rate": self.good.count() as f64 / seconds,
+            "rate": self.expected.count() as f64 / seconds,
             "due_rate": self.due as f64 / seconds,
             "sent_rate": self.sent as f64 / seconds,
             "refused_rate": self.refused.count() as f64 / seconds,
-            "statuses": self.statuses.iter().map(|(status, count)| (status.to_string(), json!(count))).collect::<serde_json::Map<_, _>>(),
-            "broken_connections": self.broken,
-            "good": self.good.report(),
+            "statuses": statuses,
+            "broken_connections": self.broken_connections,
+            "good": self.expected.report(),
             "refused": self.refused.report(),
-            "unexpected": self.other.report(),
+            "unexpected": self.unexpected.report(),
         })
     }
 }
 
-/// When a thread may send and what it counts.
-struct Plan {
+/// The times of a run: when a thread may send, and which responses it counts.
+struct Schedule {
     counts_from: Instant,
     ends: Instant,
-    /// None: as fast as the answers come.
+    /// `None` to send as fast as responses arrive.
     arrivals: Option<Arrivals>,
 }
 
@@ -187,7 +193,7 @@ fn run(load: &Load, rate: Option<f64>) -> Value {
             std::thread::spawn(move || one_thread(&load, (thread, threads), &start, rate))
         })
         .collect();
-    let mut all = Seen::default();
+    let mut all = Counts::default();
     for worker in workers {
         all.add(
             &worker
@@ -213,7 +219,7 @@ impl Start {
     }
 }
 
-/// Connections that a thread opens at once: not every listener's backlog is long.
+/// The number of connections that a thread opens at once: not every listener's backlog is long.
 const OPENING: usize = 32;
 
 fn one_thread(
@@ -221,16 +227,16 @@ fn one_thread(
     (thread, threads): (usize, usize),
     start: &Start,
     rate: Option<f64>,
-) -> Seen {
+) -> Counts {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .expect("a runtime");
     let local = tokio::task::LocalSet::new();
-    let address = load.target.address;
+    let socket_address = load.target.address;
     let opened: Vec<_> = runtime.block_on(
         futures_util::stream::iter((thread..load.target.connections).step_by(threads))
-            .map(|index| async move { (index, Connection::open(address).await) })
+            .map(|index| async move { (index, Connection::open(socket_address).await) })
             .buffer_unordered(OPENING)
             .collect(),
     );
@@ -243,53 +249,61 @@ fn one_thread(
         first: start + Duration::from_secs_f64(thread as f64 / rate),
         distance: Duration::from_secs_f64(threads as f64 / rate),
     });
-    let seen = Rc::new(RefCell::new(Seen::default()));
-    let plan = Rc::new(Plan {
+    let counts = Rc::new(RefCell::new(Counts::default()));
+    let schedule = Rc::new(Schedule {
         counts_from,
         ends,
         arrivals,
     });
     for (index, connection) in opened {
         let template = Template::new(&load.target, index);
-        let (seen, plan) = (Rc::clone(&seen), Rc::clone(&plan));
+        let (counts, schedule) = (Rc::clone(&counts), Rc::clone(&schedule));
         local.spawn_local(async move {
             let outcome = match connection {
                 Ok(connection) => {
-                    one_connection(connection, address, template, start, &plan, &seen).await
+                    one_connection(
+                        connection,
+                        socket_address,
+                        template,
+                        start,
+                        &schedule,
+                        &counts,
+                    )
+                    .await
                 }
                 Err(error) => Err(error),
             };
             if outcome.is_err() {
-                seen.borrow_mut().broken += 1;
+                counts.borrow_mut().broken_connections += 1;
             }
         });
     }
-    // What is not answered when the time is over is not counted.
+    // A response that arrives after the end is not counted.
     runtime.block_on(local.run_until(async {
         tokio::time::sleep_until((ends + Duration::from_millis(200)).into()).await;
     }));
-    if let Some(arrivals) = &plan.arrivals {
+    if let Some(arrivals) = &schedule.arrivals {
         let in_time = |until: Instant| {
             until
                 .saturating_duration_since(arrivals.first)
                 .div_duration_f64(arrivals.distance)
         };
-        seen.borrow_mut().due = (in_time(plan.ends) - in_time(plan.counts_from)) as u64;
+        counts.borrow_mut().due = (in_time(schedule.ends) - in_time(schedule.counts_from)) as u64;
     }
-    seen.take()
+    counts.take()
 }
 
 async fn one_connection(
     mut connection: Connection,
-    address: SocketAddr,
+    socket_address: SocketAddr,
     mut template: Template,
     start: Instant,
-    plan: &Plan,
-    seen: &RefCell<Seen>,
+    schedule: &Schedule,
+    counts: &RefCell<Counts>,
 ) -> std::io::Result<()> {
     tokio::time::sleep_until(start.into()).await;
     loop {
-        let due = match &plan.arrivals {
+        let due = match &schedule.arrivals {
             None => Instant::now(),
             Some(arrivals) => {
                 let due = arrivals.next();
@@ -300,30 +314,30 @@ async fn one_connection(
             }
         };
         let sent = Instant::now();
-        if sent >= plan.ends {
+        if sent >= schedule.ends {
             return Ok(());
         }
-        if sent >= plan.counts_from {
-            seen.borrow_mut().sent += 1;
+        if sent >= schedule.counts_from {
+            counts.borrow_mut().sent += 1;
         }
-        match connection.ask(&mut template).await {
-            Ok(answer) => {
+        match connection.send(&mut template).await {
+            Ok(response) => {
                 let now = Instant::now();
-                if (plan.counts_from..plan.ends).contains(&now) {
-                    seen.borrow_mut().count(&answer, now - due, now - sent);
+                if (schedule.counts_from..schedule.ends).contains(&now) {
+                    counts.borrow_mut().count(&response, now - due, now - sent);
                 }
             }
             Err(_) => {
-                seen.borrow_mut().broken += 1;
+                counts.borrow_mut().broken_connections += 1;
                 tokio::time::sleep(Duration::from_millis(10)).await;
-                connection = Connection::open(address).await?;
+                connection = Connection::open(socket_address).await?;
             }
         }
     }
 }
 
-/// Opens all, asks once on each, says so on standard output, and holds them until standard input
-/// ends.
+/// Opens all connections, sends one request on each, reports that on standard output, and holds
+/// them until standard input ends.
 fn idle(target: &Target) -> Value {
     const OPENING_AT_ONCE: usize = 64;
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -334,8 +348,8 @@ fn idle(target: &Target) -> Value {
         let (mut held, mut good) = (Vec::new(), 0);
         for index in (first..target.connections).step_by(OPENING_AT_ONCE) {
             let mut connection = Connection::open(target.address).await?;
-            let answer = connection.ask(&mut Template::new(target, index)).await?;
-            good += usize::from(answer.as_expected);
+            let response = connection.send(&mut Template::new(target, index)).await?;
+            good += usize::from(response.is_expected);
             held.push(connection);
         }
         Ok::<_, std::io::Error>((held, good))
@@ -346,7 +360,8 @@ fn idle(target: &Target) -> Value {
             Err(error) => json!({"held": 0, "good": 0, "error": error.to_string()}),
             Ok(parts) => {
                 let held: usize = parts.iter().map(|(held, _)| held.len()).sum();
-                let report = json!({"held": held, "good": parts.iter().map(|(_, good)| good).sum::<usize>()});
+                let good: usize = parts.iter().map(|(_, good)| good).sum();
+                let report = json!({"held": held, "good": good});
                 println!("{report}");
                 // Blocks the runtime, which has nothing to do.
                 let _ = std::io::stdin().read_to_end(&mut Vec::new());

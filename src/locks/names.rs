@@ -1,5 +1,5 @@
-//! What a lock may be called: 1 to 255 bytes of UTF-8 without control characters, not `.` or `..`.
-//! Names are compared byte for byte; nothing is folded or normalised.
+//! The names of locks: 1 to 255 bytes of UTF-8 without control characters, not `.` or `..`. Names
+//! are compared byte for byte; nothing is folded or normalised.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -7,65 +7,68 @@ use std::sync::Arc;
 
 use percent_encoding::percent_decode_str;
 
-/// The longest name, bytes of UTF-8.
+/// The length of the longest name, bytes of UTF-8.
 pub const MAX_BYTES: usize = 255;
 
-/// A lock's name that follows the rules.
+/// A lock's name, which follows the rules.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LockName(Arc<str>);
 
-/// Which rule a name breaks.
+/// The rule that a name breaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
-    /// Nothing is left of it.
+    /// It is empty.
     #[error("the lock's name is empty: give it 1 to {MAX_BYTES} bytes")]
     Empty,
-    /// It is too long for an index, and for a person.
+    /// It is longer than an index takes, and a person reads.
     #[error(
-        "the lock's name has {bytes} bytes: {MAX_BYTES} are allowed, counted in UTF-8 after percent-decoding"
+        "the lock's name has {bytes} bytes: {MAX_BYTES} are allowed, counted in UTF-8 after \
+         percent-decoding"
     )]
     TooLong {
-        /// How long it is.
+        /// Its length.
         bytes: usize,
     },
     /// `.` and `..` mean folders to clients and proxies on the way.
     #[error("a lock cannot be called `.` or `..`: choose another name")]
     Dots,
-    /// NUL, line feed and the like.
+    /// It contains NUL, a line feed or the like.
     #[error(
         "the lock's name contains a control character (such as NUL or a line feed): leave it out"
     )]
     Control,
-    /// A `%` without two hexadecimal digits behind it.
+    /// It contains a `%` without two hexadecimal digits behind it.
     #[error(
-        "the lock's name contains a % that is not followed by two hexadecimal digits: write a literal % as %25"
+        "the lock's name contains a % that is not followed by two hexadecimal digits: \
+         write a literal % as %25"
     )]
     Escape,
-    /// The bytes are no text.
+    /// Its bytes are no text.
     #[error(
-        "the lock's name is not UTF-8 after percent-decoding: encode it as UTF-8 before percent-encoding"
+        "the lock's name is not UTF-8 after percent-decoding: encode it as UTF-8 \
+         before percent-encoding"
     )]
     NotUtf8,
-    /// More than one segment of a path.
+    /// It is more than one segment of a path.
     #[error("the lock's name contains a bare slash: write it as %2F")]
     Slash,
 }
 
 impl LockName {
-    /// From text that is no longer encoded: a command's argument, a row, a JSON string.
+    /// Makes a name from text that is not encoded: a command's argument, a row, a JSON string.
     ///
     /// # Errors
-    /// Where it breaks a rule.
+    /// If it breaks a rule.
     pub fn new(name: &str) -> Result<Self, NameError> {
         check(name)?;
         Ok(Self(name.into()))
     }
 
-    /// From one segment of a URL's path as it was sent, still percent-encoded. A `+` is a plus, a
-    /// `;` a semicolon.
+    /// Makes a name from one segment of a URL's path as it was sent, still percent-encoded. A `+`
+    /// is a plus, a `;` a semicolon.
     ///
     /// # Errors
-    /// Where it is badly encoded, or what it decodes to breaks a rule.
+    /// If the segment is badly encoded, or the decoded name breaks a rule.
     pub fn parse_segment(raw: &str) -> Result<Self, NameError> {
         if raw.contains('/') {
             return Err(NameError::Slash);
@@ -97,7 +100,8 @@ fn check(name: &str) -> Result<(), NameError> {
     }
 }
 
-/// The decoder passes a broken escape on as it is; then `%zz` and `%25zz` would be one lock.
+/// True if a `%` is not followed by two hexadecimal digits. The decoder would pass it on as it is,
+/// and `%zz` and `%25zz` would be one lock.
 fn has_broken_escape(raw: &[u8]) -> bool {
     let is_hex = |at: usize| raw.get(at).is_some_and(u8::is_ascii_hexdigit);
     raw.iter()
@@ -155,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn what_breaks_a_rule_is_refused_by_that_rule() {
+    fn a_name_that_breaks_a_rule_is_refused_by_that_rule() {
         for (raw, error) in [
             ("", NameError::Empty),
             (".", NameError::Dots),
@@ -201,7 +205,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn encoding_and_parsing_a_name_gives_it_back(text in "\\PC{0,300}") {
+        fn a_name_survives_encoding_and_parsing(text in "\\PC{0,300}") {
             let raw = utf8_percent_encode(&text, NON_ALPHANUMERIC).to_string();
             match (LockName::new(&text), LockName::parse_segment(&raw)) {
                 (Ok(name), Ok(parsed)) => prop_assert!(name == parsed && parsed.as_str() == text),
@@ -210,7 +214,7 @@ mod tests {
         }
 
         #[test]
-        fn nothing_that_is_sent_gets_through_against_the_rules(raw in ".*") {
+        fn every_parsed_segment_follows_the_rules(raw in ".*") {
             if let Ok(name) = LockName::parse_segment(&raw) {
                 prop_assert!((1..=MAX_BYTES).contains(&name.as_str().len()));
                 prop_assert!(!name.as_str().chars().any(char::is_control));

@@ -1,4 +1,4 @@
-//! What is asked of the locks besides the statements of the engine.
+//! The queries about locks that are not the engine's.
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
@@ -12,29 +12,29 @@ use crate::id::{AccountId, NamespaceId};
 /// A lock that is held, as its account or its namespace's owner sees it.
 #[derive(Clone, Debug, Serialize)]
 pub struct LiveLock {
-    /// Where.
+    /// The name of the lock's namespace.
     pub namespace: String,
-    /// What.
+    /// The lock's name.
     pub name: String,
-    /// The label of the API token that took it; none: that token is gone.
+    /// The label of the API token that took it; `None` if that token no longer exists.
     pub token_label: Option<String>,
-    /// What the client calls itself.
+    /// The client's label for people.
     pub holder: Option<String>,
     /// The grant's fencing token.
     pub fencing_token: i64,
-    /// When it was taken.
+    /// When it was granted, on the database's clock.
     pub acquired_at: DateTime<Utc>,
-    /// When its lease ends, if it is not renewed.
+    /// When its lease ends unless it is renewed, on the database's clock.
     pub expires_at: DateTime<Utc>,
-    /// How long that is from now, milliseconds; 0 in the grace after an outage.
+    /// The time until then, milliseconds; 0 in the grace after an outage.
     pub remaining_ms: i64,
 }
 
-/// The locks that an account sees: those held in its private namespaces, and those it holds in the
-/// public one. By namespace and name, after `after`, at most `limit`.
+/// The live locks that an account sees: those in its private namespaces, and those that it holds in
+/// the public one. Ordered by namespace and name: at most `limit` that follow `after`.
 ///
 /// # Errors
-/// Where the database cannot be asked.
+/// If the query fails.
 pub async fn list_live(
     pool: &PgPool,
     account_id: AccountId,
@@ -45,8 +45,10 @@ pub async fn list_live(
     sqlx::query_as!(
         LiveLock,
         r#"/* locks.list_live */
-        SELECT n.name AS namespace, l.name, t.label AS "token_label?", l.holder, l.fencing_token, l.acquired_at, l.expires_at,
-               greatest(0, (extract(epoch FROM l.expires_at - clock_timestamp()) * 1000)::bigint) AS "remaining_ms!"
+        SELECT n.name AS namespace, l.name, t.label AS "token_label?", l.holder, l.fencing_token,
+               l.acquired_at, l.expires_at,
+               greatest(0, (extract(epoch FROM l.expires_at - clock_timestamp()) * 1000)::bigint)
+                 AS "remaining_ms!"
           FROM locks l
           JOIN namespaces n USING (namespace_id)
           CROSS JOIN lease_clock c
@@ -54,7 +56,8 @@ pub async fn list_live(
          WHERE l.account_id = $1 AND (n.account_id = $1 OR n.account_id IS NULL)
            AND ($2::text IS NULL OR n.name = $2)
            AND ($3::text IS NULL OR (n.name COLLATE "C", l.name) > ($3, $4::text))
-           AND lease_is_live(l.expires_at, l.end_reason, greatest(l.lease_ms, l.renewed_ms), c.recent_until, c.open_start, c.outage_start, c.outage_end, c.grace_ms)
+           AND lease_is_live(l.expires_at, l.end_reason, greatest(l.lease_ms, l.renewed_ms), c.recent_until, c.open_start,
+                             c.outage_start, c.outage_end, c.grace_ms)
          ORDER BY n.name COLLATE "C", l.name
          LIMIT $5"#,
         account_id.0,
@@ -67,26 +70,27 @@ pub async fn list_live(
     .await
 }
 
-/// How many locks an account holds.
+/// The number of locks that an account holds.
 ///
 /// # Errors
-/// Where the database cannot be asked.
+/// If the query fails.
 pub async fn count_live(pool: &PgPool, account_id: AccountId) -> sqlx::Result<i64> {
     sqlx::query_scalar!(
         r#"/* locks.count_live */
         SELECT count(*) AS "count!" FROM locks l CROSS JOIN lease_clock c
          WHERE l.account_id = $1
-           AND lease_is_live(l.expires_at, l.end_reason, greatest(l.lease_ms, l.renewed_ms), c.recent_until, c.open_start, c.outage_start, c.outage_end, c.grace_ms)"#,
+           AND lease_is_live(l.expires_at, l.end_reason, greatest(l.lease_ms, l.renewed_ms), c.recent_until, c.open_start,
+                             c.outage_start, c.outage_end, c.grace_ms)"#,
         account_id.0
     )
     .fetch_one(pool)
     .await
 }
 
-/// Whether any lock of a namespace is held.
+/// True if any lock of a namespace is held.
 ///
 /// # Errors
-/// Where the database cannot be asked.
+/// If the query fails.
 pub async fn any_live(
     connection: &mut PgConnection,
     namespace_id: NamespaceId,
@@ -95,7 +99,8 @@ pub async fn any_live(
         r#"/* locks.any_live */
         SELECT EXISTS (SELECT FROM locks l CROSS JOIN lease_clock c
           WHERE l.namespace_id = $1
-            AND lease_is_live(l.expires_at, l.end_reason, greatest(l.lease_ms, l.renewed_ms), c.recent_until, c.open_start, c.outage_start, c.outage_end, c.grace_ms)) AS "any!""#,
+            AND lease_is_live(l.expires_at, l.end_reason, greatest(l.lease_ms, l.renewed_ms), c.recent_until, c.open_start,
+                              c.outage_start, c.outage_end, c.grace_ms)) AS "any!""#,
         namespace_id.0
     )
     .fetch_one(connection)
@@ -163,8 +168,8 @@ pub async fn break_lease(
     Ok(true)
 }
 
-/// Ends all leases of an account, and all leases in its namespaces are its own. A few at a time, in
-/// key order, each lot a transaction of its own: nobody waits long for a row of another's.
+/// Ends all leases of an account; those in its namespaces are among them. Each transaction ends a
+/// few, in key order, so that no other waits long for a row.
 pub(crate) async fn end_leases_of_account(
     pool: &PgPool,
     account_id: AccountId,
@@ -175,7 +180,8 @@ pub(crate) async fn end_leases_of_account(
             UPDATE locks l SET expires_at = clock_timestamp(), end_reason = 1
               FROM (SELECT namespace_id, name FROM locks WHERE account_id = $1 AND end_reason = 0
                      ORDER BY namespace_id, name LIMIT 500 FOR NO KEY UPDATE) k
-             WHERE l.namespace_id = k.namespace_id AND l.name = k.name AND l.account_id = $1 AND l.end_reason = 0",
+             WHERE l.namespace_id = k.namespace_id AND l.name = k.name AND l.account_id = $1
+               AND l.end_reason = 0",
             account_id.0
         )
         .execute(pool)

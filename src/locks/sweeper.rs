@@ -1,23 +1,23 @@
-//! Removes what nobody needs any more: rows of locks that have been idle for an hour, and the
+//! Removes rows that nobody needs any more: those of locks that have been idle for an hour, and the
 //! memory of leases that ended two hours ago.
 //!
-//! It walks the tables by physical blocks, a stretch at a time, so that it needs no index on what
-//! every heartbeat changes, and it skips rows that are locked. A statement that has looked at a row
-//! which is then deleted inserts it anew, with a new fencing token. What must not be deleted is a
-//! row that was touched after a statement drew the token of one that it believes to be new: it
-//! would insert the older token. So nothing is deleted that was touched after the oldest running
-//! transaction began.
+//! It walks the tables by physical blocks, a stretch at a time, so that it needs no index on
+//! columns that every heartbeat changes, and it skips rows that are locked. It deletes no row that
+//! was touched after the oldest running transaction began: a statement may have drawn the fencing
+//! token for a lock that it believes to be new, and would insert that older token after the
+//! deletion. A statement that observed a row before its deletion does no harm: it inserts the row
+//! anew, with a new fencing token.
 
 use std::time::Duration;
 
 use sqlx::PgPool;
 
-/// Blocks of 8 KiB that one statement walks.
+/// The number of blocks of 8 KiB that one statement walks.
 const STRETCH_BLOCKS: i64 = 256;
 /// The whole table is walked about once in this time.
 const ROUND: Duration = Duration::from_secs(600);
 
-/// Where the sweeper of a node is.
+/// The position of a node's sweeper in the tables.
 #[derive(Clone, Debug, Default)]
 pub struct Sweeper {
     locks_block: i64,
@@ -25,38 +25,39 @@ pub struct Sweeper {
 }
 
 impl Sweeper {
-    /// Does one second's share of the work. Returns how many rows of locks it removed.
+    /// Does one second's share of the work. Returns the number of locks whose rows it removed.
     ///
     /// # Errors
-    /// Where the database cannot be asked; the next call goes on from there.
+    /// If a query fails. The next call continues from the same position.
     pub async fn step(&mut self, pool: &PgPool) -> sqlx::Result<u64> {
         let sizes = sqlx::query!(
             r#"/* sweeper.sizes */
-            SELECT pg_relation_size('locks') / 8192 AS "locks!", pg_relation_size('lease_ends') / 8192 AS "lease_ends!""#
+            SELECT pg_relation_size('locks') / 8192 AS "locks!",
+                   pg_relation_size('lease_ends') / 8192 AS "lease_ends!""#
         )
         .fetch_one(pool)
         .await?;
         let mut removed = 0;
-        for _ in 0..stretches(sizes.locks) {
+        for _ in 0..stretches_per_second(sizes.locks) {
             removed += sweep_locks(pool, self.locks_block).await?;
-            self.locks_block = next(self.locks_block, sizes.locks);
+            self.locks_block = next_block(self.locks_block, sizes.locks);
         }
-        for _ in 0..stretches(sizes.lease_ends) {
+        for _ in 0..stretches_per_second(sizes.lease_ends) {
             sweep_lease_ends(pool, self.lease_ends_block).await?;
-            self.lease_ends_block = next(self.lease_ends_block, sizes.lease_ends);
+            self.lease_ends_block = next_block(self.lease_ends_block, sizes.lease_ends);
         }
         metrics::counter!("lockable_swept_locks_total").increment(removed);
         Ok(removed)
     }
 }
 
-fn stretches(blocks: i64) -> i64 {
-    let a_second =
+fn stretches_per_second(blocks: i64) -> i64 {
+    let per_second =
         blocks.div_euclid(STRETCH_BLOCKS * i64::try_from(ROUND.as_secs()).unwrap_or(i64::MAX));
-    (a_second + 1).min(20)
+    (per_second + 1).min(20)
 }
 
-fn next(block: i64, blocks: i64) -> i64 {
+fn next_block(block: i64, blocks: i64) -> i64 {
     if block + STRETCH_BLOCKS < blocks {
         block + STRETCH_BLOCKS
     } else {
@@ -69,16 +70,20 @@ async fn sweep_locks(pool: &PgPool, block: i64) -> sqlx::Result<u64> {
         "/* sweeper.locks */
         WITH horizon AS MATERIALIZED (
           SELECT least(clock_timestamp() - interval '1 hour',
-                       (SELECT min(xact_start) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid())
+                       (SELECT min(xact_start) FROM pg_stat_activity
+                         WHERE datname = current_database() AND pid <> pg_backend_pid())
                          - interval '1 minute') AS touched_before
         )
         DELETE FROM locks WHERE ctid = ANY (ARRAY(
           SELECT l.ctid FROM locks l CROSS JOIN lease_clock c
-           WHERE l.ctid >= format('(%s,0)', $1::bigint)::tid AND l.ctid < format('(%s,0)', $1::bigint + $2::bigint)::tid
+           WHERE l.ctid >= format('(%s,0)', $1::bigint)::tid
+             AND l.ctid < format('(%s,0)', $1::bigint + $2::bigint)::tid
              AND l.expires_at < (SELECT touched_before FROM horizon)
              -- A lease that an outage protected ended later than it says.
-             AND (l.expires_at <= c.outage_start OR c.grace_end < clock_timestamp() - interval '1 hour')
-             AND NOT lease_is_live(l.expires_at, l.end_reason, greatest(l.lease_ms, l.renewed_ms), c.recent_until, c.open_start, c.outage_start, c.outage_end, c.grace_ms)
+             AND (l.expires_at <= c.outage_start
+                  OR c.grace_end < clock_timestamp() - interval '1 hour')
+             AND NOT lease_is_live(l.expires_at, l.end_reason, greatest(l.lease_ms, l.renewed_ms), c.recent_until,
+                                   c.open_start, c.outage_start, c.outage_end, c.grace_ms)
              FOR UPDATE OF l SKIP LOCKED))",
         block,
         STRETCH_BLOCKS,
@@ -93,7 +98,8 @@ async fn sweep_lease_ends(pool: &PgPool, block: i64) -> sqlx::Result<u64> {
         "/* sweeper.lease_ends */
         DELETE FROM lease_ends WHERE ctid = ANY (ARRAY(
           SELECT e.ctid FROM lease_ends e
-           WHERE e.ctid >= format('(%s,0)', $1::bigint)::tid AND e.ctid < format('(%s,0)', $1::bigint + $2::bigint)::tid
+           WHERE e.ctid >= format('(%s,0)', $1::bigint)::tid
+             AND e.ctid < format('(%s,0)', $1::bigint + $2::bigint)::tid
              AND e.ended_at < clock_timestamp() - interval '2 hours'
              FOR UPDATE SKIP LOCKED))",
         block,
@@ -112,22 +118,22 @@ mod tests {
     fn the_walk_covers_the_table_and_begins_again() {
         let blocks = 1000;
         let mut block = 0;
-        let mut seen = vec![];
+        let mut visited = vec![];
         loop {
-            seen.push(block);
-            block = next(block, blocks);
+            visited.push(block);
+            block = next_block(block, blocks);
             if block == 0 {
                 break;
             }
         }
-        assert_eq!(seen, [0, 256, 512, 768]);
-        assert_eq!(next(0, 0), 0);
+        assert_eq!(visited, [0, 256, 512, 768]);
+        assert_eq!(next_block(0, 0), 0);
     }
 
     #[test]
     fn a_large_table_is_walked_faster_up_to_a_bound() {
-        assert_eq!(stretches(0), 1);
-        assert_eq!(stretches(256 * 600), 2);
-        assert_eq!(stretches(i64::MAX), 20);
+        assert_eq!(stretches_per_second(0), 1);
+        assert_eq!(stretches_per_second(256 * 600), 2);
+        assert_eq!(stretches_per_second(i64::MAX), 20);
     }
 }

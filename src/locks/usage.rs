@@ -1,7 +1,7 @@
-//! How many locks each account holds, against its plan's limit (ADR 7).
+//! The number of locks that each account holds, against its plan's limit (ADR 7).
 //!
-//! Counted once a second, never in the way of a request, for accounts that could have reached their
-//! limit since the last count; the limit may be overshot by what one second grants.
+//! A job counts once a second, so that no request waits for it, and only accounts that could have
+//! reached their limit since the last count. The grants of one second may exceed the limit.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
@@ -13,14 +13,14 @@ use sqlx::PgPool;
 use super::store;
 use crate::id::AccountId;
 
-/// A count that took long is repeated after this many times as long at the earliest, so that
-/// counting is never a load of its own.
+/// The least pause after a count, in multiples of the time that the count took, so that counting is
+/// never a load of its own.
 const REST_AFTER_COUNT: u32 = 10;
-/// An account far from its limit is counted this often; it is forgotten when it did nothing in that
-/// time and holds nothing.
-const ONCE_IN: Duration = Duration::from_secs(60);
-/// This node's grants stand for so many times as many: other nodes grant too.
-const NODES: i64 = 8;
+/// The interval at which an account far from its limit is counted. One that did nothing in that
+/// time and holds nothing is forgotten.
+const IDLE_INTERVAL: Duration = Duration::from_secs(60);
+/// The number of nodes that are assumed to grant as many locks as this one.
+const ASSUMED_NODES: i64 = 8;
 
 /// The counts of a node. Cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -28,32 +28,32 @@ pub struct Usage(Arc<RwLock<HashMap<AccountId, Arc<Entry>>>>);
 
 #[derive(Debug)]
 struct Entry {
-    /// Held when it was last counted.
+    /// The locks that the account held at the last count.
     live: AtomicI64,
-    /// Granted by this node since then.
+    /// The grants of this node since then.
     granted: AtomicI64,
-    /// What the plan allowed when this node was last asked.
+    /// The plan's limit, as of the last request.
     max: AtomicI64,
-    /// Something was granted or given back since the last count.
-    changed: AtomicBool,
-    counted: Mutex<Counted>,
+    /// True if a lock was granted or released since the last count.
+    has_changed: AtomicBool,
+    last_count: Mutex<LastCount>,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Counted {
-    /// None: not yet, or not since this node began to follow the account.
+struct LastCount {
+    /// `None` if this node has not counted since it began to follow the account.
     at: Option<Instant>,
     took: Duration,
 }
 
-impl Counted {
+impl LastCount {
     fn is_older_than(self, age: Duration) -> bool {
         self.at.is_none_or(|at| at.elapsed() >= age)
     }
 }
 
 impl Usage {
-    /// Whether the account held at least this many when it was last counted.
+    /// True if the account held at least this many locks at the last count.
     pub fn is_at_limit(&self, account_id: AccountId, max: i32) -> bool {
         let entries = self.0.read().unwrap_or_else(PoisonError::into_inner);
         match entries.get(&account_id) {
@@ -65,12 +65,12 @@ impl Usage {
         }
     }
 
-    /// The account took a lock; its plan allows `max` at once.
-    pub(super) fn granted(&self, account_id: AccountId, max: i32) {
+    /// Notes a grant to an account whose plan allows `max` locks at once.
+    pub(super) fn note_grant(&self, account_id: AccountId, max: i32) {
         let note = |entry: &Entry| {
             entry.granted.fetch_add(1, Ordering::Relaxed);
             entry.max.store(max.into(), Ordering::Relaxed);
-            entry.changed.store(true, Ordering::Relaxed);
+            entry.has_changed.store(true, Ordering::Relaxed);
         };
         if let Some(entry) = self
             .0
@@ -85,23 +85,23 @@ impl Usage {
         note(entries.entry(account_id).or_default());
     }
 
-    /// The account gave one back: of interest where it is counted already.
-    pub(super) fn ended(&self, account_id: AccountId) {
+    /// Notes that an account released a lock. Does nothing for one that this node does not follow.
+    pub(super) fn note_release(&self, account_id: AccountId) {
         if let Some(entry) = self
             .0
             .read()
             .unwrap_or_else(PoisonError::into_inner)
             .get(&account_id)
         {
-            entry.changed.store(true, Ordering::Relaxed);
+            entry.has_changed.store(true, Ordering::Relaxed);
         }
     }
 
-    /// Counts those who could be at their limit by now, and those who were: leases lapse without a
-    /// word.
+    /// Counts the accounts that could be at their limit by now, and those that were: nothing tells
+    /// a node that a lease has lapsed.
     ///
     /// # Errors
-    /// Where the database cannot be asked: the counts stay as they were.
+    /// If a query fails. The counts that it would have changed stay as they were.
     pub async fn count(&self, pool: &PgPool) -> sqlx::Result<()> {
         let entries: Vec<(AccountId, Arc<Entry>)> = {
             let entries = self.0.read().unwrap_or_else(PoisonError::into_inner);
@@ -130,8 +130,8 @@ impl Default for Entry {
             live: AtomicI64::new(0),
             granted: AtomicI64::new(0),
             max: AtomicI64::new(0),
-            changed: AtomicBool::new(false),
-            counted: Mutex::new(Counted {
+            has_changed: AtomicBool::new(false),
+            last_count: Mutex::new(LastCount {
                 at: None,
                 took: Duration::ZERO,
             }),
@@ -140,42 +140,48 @@ impl Default for Entry {
 }
 
 impl Entry {
-    fn counted(&self) -> Counted {
-        *self.counted.lock().unwrap_or_else(PoisonError::into_inner)
+    fn last_count(&self) -> LastCount {
+        *self
+            .last_count
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn is_idle(&self) -> bool {
-        !self.changed.load(Ordering::Relaxed)
+        !self.has_changed.load(Ordering::Relaxed)
             && self.live.load(Ordering::Relaxed) == 0
-            && self.counted().is_older_than(ONCE_IN)
+            && self.last_count().is_older_than(IDLE_INTERVAL)
     }
 
     fn is_due(&self) -> bool {
-        let counted = self.counted();
+        let last_count = self.last_count();
         let (live, granted) = (
             self.live.load(Ordering::Relaxed),
             self.granted.load(Ordering::Relaxed),
         );
-        let could_be_at_limit = live + NODES * granted >= self.max.load(Ordering::Relaxed);
-        counted.is_older_than(counted.took * REST_AFTER_COUNT)
-            && (could_be_at_limit || counted.is_older_than(ONCE_IN))
+        let could_be_at_limit = live + ASSUMED_NODES * granted >= self.max.load(Ordering::Relaxed);
+        last_count.is_older_than(last_count.took * REST_AFTER_COUNT)
+            && (could_be_at_limit || last_count.is_older_than(IDLE_INTERVAL))
     }
 
     async fn count(&self, pool: &PgPool, account_id: AccountId) -> sqlx::Result<()> {
         let began = Instant::now();
-        // What is granted while the database counts is counted twice rather than not at all.
+        // A grant during the count is counted twice rather than not at all.
         let granted = self.granted.load(Ordering::Relaxed);
-        self.changed.store(false, Ordering::Relaxed);
+        self.has_changed.store(false, Ordering::Relaxed);
         let live = store::count_live(pool, account_id)
             .await
-            .inspect_err(|_| self.changed.store(true, Ordering::Relaxed))?;
+            .inspect_err(|_| self.has_changed.store(true, Ordering::Relaxed))?;
         self.live.store(live, Ordering::Relaxed);
         self.granted.fetch_sub(granted, Ordering::Relaxed);
-        let counted = Counted {
+        let last_count = LastCount {
             at: Some(Instant::now()),
             took: began.elapsed(),
         };
-        *self.counted.lock().unwrap_or_else(PoisonError::into_inner) = counted;
+        *self
+            .last_count
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = last_count;
         Ok(())
     }
 }

@@ -170,7 +170,7 @@ pub(super) fn deliver_acquire(
         send_reply(pending, Ok(outcome));
         return None;
     };
-    usage.granted(pending.request.account_id, pending.request.max_live_locks);
+    usage.note_grant(pending.request.account_id, pending.request.max_live_locks);
     // A client without a lease id of its own cannot learn of the grant later: what it does not
     // receive is released.
     let compensation =
@@ -240,7 +240,7 @@ fn finish_release<R: LockRequest<Outcome = ReleaseOutcome>>(
         ReleaseOutcome::Lost(_) => "lost",
     };
     tally.add(label, 1);
-    usage.ended(pending.request.account_id());
+    usage.note_release(pending.request.account_id());
     send_reply(pending, Ok(outcome));
     None
 }

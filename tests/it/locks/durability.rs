@@ -1,4 +1,4 @@
-//! P2: what was answered survives.
+//! P2: outcomes that clients received survive.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,9 +11,9 @@ use uuid::Uuid;
 use crate::support::node::{Node, lost, renewed};
 use crate::support::prelude::*;
 
-/// Takes and gives back locks until told to stop, and returns those that it was told it holds, and
-/// those that it gave back.
-async fn answered(
+/// Takes and releases locks until `stop` is set, and returns those that it knows to hold, and those
+/// that it released.
+async fn take_and_release(
     node: Arc<Node>,
     client: usize,
     stop: Arc<AtomicBool>,
@@ -40,8 +40,8 @@ async fn answered(
     (held, released)
 }
 
-/// Crashes a PostgreSQL under load, and returns what is missing afterwards, and how much was
-/// answered.
+/// Crashes a PostgreSQL under load, and returns the outcomes that are missing afterwards, and how
+/// many clients had received.
 async fn missing_after_a_crash(
     change: impl Fn(PgConnectOptions) -> PgConnectOptions,
 ) -> (Vec<String>, usize) {
@@ -52,7 +52,7 @@ async fn missing_after_a_crash(
     let node = Arc::new(Node::start(change(db.options())).await);
     let stop = Arc::new(AtomicBool::new(false));
     let clients: Vec<_> = (0..16)
-        .map(|client| tokio::spawn(answered(node.clone(), client, stop.clone())))
+        .map(|client| tokio::spawn(take_and_release(node.clone(), client, stop.clone())))
         .collect();
     eventually("there is something to lose", async || {
         (db.value::<i64>("SELECT count(*) FROM locks").await > 300).then_some(())
@@ -60,8 +60,7 @@ async fn missing_after_a_crash(
     .await;
     tokio::task::block_in_place(|| {
         cluster.crash();
-        // What was asked before the crash may still be answered by a node that asks again; nothing
-        // new is.
+        // A node that retries may still answer requests from before the crash; nothing new is sent.
         stop.store(true, Ordering::Relaxed);
         cluster.start();
     });
@@ -93,8 +92,8 @@ async fn a_crash_of_postgresql_loses_nothing_that_was_answered() {
     assert!(answered > 300, "{answered}");
 }
 
-/// The same with a database that is configured not to wait for its disk, which the service does not
-/// trust: it sets what it needs.
+/// The same with a database that is configured not to wait for its disk: the service's sessions set
+/// what they need.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_set_to_asynchronous_commit_loses_nothing_either() {
     let (missing, _) =
@@ -102,9 +101,9 @@ async fn a_database_set_to_asynchronous_commit_loses_nothing_either() {
     assert_eq!(missing, Vec::<String>::new());
 }
 
-/// And the measure can see a loss: a service whose sessions do not wait for the disk is caught.
+/// The measure can see a loss: a session that does not wait for the disk is caught.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_answer_before_its_commit_is_durable_is_caught() {
+async fn an_outcome_before_its_commit_is_durable_is_caught() {
     let cluster = Arc::new(tokio::task::block_in_place(|| {
         Cluster::durable_with(&["wal_writer_delay=10s"])
     }));
@@ -134,9 +133,9 @@ async fn an_answer_before_its_commit_is_durable_is_caught() {
     );
 }
 
-/// The binary killed with SIGKILL, its PostgreSQL with it; started again on the same data.
+/// A node is killed with SIGKILL, and another one is started over the same database.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_that_is_killed_takes_no_answer_with_it() {
+async fn a_node_that_is_killed_takes_no_lease_with_it() {
     let app = TestApp::start().await;
     let token = app.account("hobbyist").await.token().await;
     let start = || {
@@ -148,7 +147,7 @@ async fn a_node_that_is_killed_takes_no_answer_with_it() {
             })
         })
     };
-    let ask = async |process: &Process, path: &str| {
+    let send = async |process: &Process, path: &str| {
         let request = process
             .anonymous()
             .request(reqwest::Method::POST, path)
@@ -157,30 +156,30 @@ async fn a_node_that_is_killed_takes_no_answer_with_it() {
     };
     let lease_id = Uuid::new_v4();
     let first = start();
-    assert!(ask(&first, &format!("/v1/acquire/with-id?lease_id={lease_id}")).await);
-    assert!(ask(&first, "/v1/acquire/without").await);
+    assert!(send(&first, &format!("/v1/acquire/with-id?lease_id={lease_id}")).await);
+    assert!(send(&first, "/v1/acquire/without").await);
     first.signal(nix::sys::signal::Signal::SIGKILL);
     first.wait();
     let second = start();
-    assert!(!ask(&second, "/v1/acquire/with-id").await);
-    assert!(!ask(&second, "/v1/acquire/without").await);
+    assert!(!send(&second, "/v1/acquire/with-id").await);
+    assert!(!send(&second, "/v1/acquire/without").await);
     assert!(
-        ask(
+        send(
             &second,
             &format!("/v1/heartbeat/with-id?lease_id={lease_id}")
         )
         .await
     );
-    assert!(ask(&second, "/v1/heartbeat/without").await);
-    assert!(ask(&second, &format!("/v1/release/with-id?lease_id={lease_id}")).await);
-    assert!(ask(&second, "/v1/acquire/with-id").await);
+    assert!(send(&second, "/v1/heartbeat/without").await);
+    assert!(send(&second, &format!("/v1/release/with-id?lease_id={lease_id}")).await);
+    assert!(send(&second, "/v1/acquire/with-id").await);
 }
 
-/// Every session of the engine waits for the disk and for nothing else that it was configured with.
+/// Sessions wait for the disk, and set what correctness depends on whatever the database has set.
 #[tokio::test(flavor = "multi_thread")]
 async fn sessions_set_what_correctness_depends_on() {
     let db = Database::create().await;
-    let bad = [
+    let harmful = [
         "default_transaction_isolation = 'serializable'",
         "default_transaction_read_only = on",
         "statement_timeout = '1ms'",
@@ -188,7 +187,8 @@ async fn sessions_set_what_correctness_depends_on() {
         "synchronous_commit = off",
     ];
     db.execute(
-        &bad.map(|setting| format!("ALTER DATABASE {} SET {setting}", db.name))
+        &harmful
+            .map(|setting| format!("ALTER DATABASE {} SET {setting}", db.name))
             .join("; "),
     )
     .await;
@@ -197,8 +197,9 @@ async fn sessions_set_what_correctness_depends_on() {
     node.grant("l", lease_id, 60_000).await;
     renewed(node.heartbeat("l", lease_id).await);
     let settings: Vec<(String, String)> = sqlx::query_as(
-        "SELECT name, setting FROM pg_settings WHERE name IN ('default_transaction_isolation', 'default_transaction_read_only',
-           'statement_timeout', 'lock_timeout', 'synchronous_commit') ORDER BY name",
+        "SELECT name, setting FROM pg_settings
+          WHERE name IN ('default_transaction_isolation', 'default_transaction_read_only',
+                         'statement_timeout', 'lock_timeout', 'synchronous_commit') ORDER BY name",
     )
     .fetch_all(&node.pool)
     .await

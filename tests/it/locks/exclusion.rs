@@ -11,8 +11,8 @@ use uuid::Uuid;
 use crate::support::node::{ALICE, BOB, Node, acquire, heartbeat, lost, release, renewed};
 use crate::support::prelude::*;
 
-/// Short enough to wait for its end, and long enough that a busy machine does not answer late: half
-/// of it is too late.
+/// Short enough to wait for its end, and long enough that a busy machine answers within half of it:
+/// a later outcome is unknown.
 const LEASE_MS: i32 = 1000;
 
 async fn two_nodes(db: &Database) -> [Arc<Node>; 2] {
@@ -23,10 +23,10 @@ async fn two_nodes(db: &Database) -> [Arc<Node>; 2] {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_hundreds_who_ask_two_nodes_at_once_one_gets_the_lock() {
+async fn one_of_hundreds_of_requests_to_two_nodes_at_once_gets_the_lock() {
     let db = Database::create().await;
     let nodes = two_nodes(&db).await;
-    // Clients with and without lease ids, of two accounts: what they compete for is the same.
+    // Clients with and without lease ids, of two accounts, compete for the same locks.
     let requests: Vec<_> = (0..400)
         .map(|number| {
             let name = format!("lock-{}", number % 4);
@@ -92,7 +92,7 @@ async fn a_heartbeat_keeps_a_lock_beyond_its_lease_and_a_lapsed_one_cannot_be_re
     let node = Node::start(db.options()).await;
     let (lease_id, lease_ms) = (Uuid::new_v4(), LEASE_MS);
     let first = node.grant("kept", lease_id, lease_ms).await;
-    // Renewed until its first length is over three times.
+    // It is renewed until three times its length has passed.
     let end = first.acquired_at + chrono::TimeDelta::milliseconds(3 * i64::from(lease_ms));
     eventually("three lengths have passed", async || {
         let lease = renewed(node.heartbeat("kept", lease_id).await);
@@ -117,11 +117,12 @@ async fn a_heartbeat_keeps_a_lock_beyond_its_lease_and_a_lapsed_one_cannot_be_re
     lost(node.heartbeat("kept", lease_id).await);
 }
 
-/// Until this statement of the engine waits for a lock.
+/// Waits until this statement of the engine waits for a row.
 async fn statement_waits(db: &Database, named: &str) {
     let waits = format!(
-        "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock' \
-         AND query LIKE '/* {named} */%')"
+        "SELECT EXISTS (SELECT FROM pg_stat_activity
+          WHERE datname = current_database() AND wait_event_type = 'Lock'
+            AND query LIKE '/* {named} */%')"
     );
     eventually("the statement waits for the row", async || {
         db.value::<bool>(&waits).await.then_some(())
@@ -129,7 +130,8 @@ async fn statement_waits(db: &Database, named: &str) {
     .await;
 }
 
-/// Somebody holds the row while a statement comes by: the clock is read after the wait, not before.
+/// Holds a row until a statement has waited for it, and returns the instant of its release. The
+/// statement has to read the clock after its wait.
 async fn instant_of_release(db: &Database, hold: &str, waiting: &str) -> DateTime<Utc> {
     let mut holder = db.connect().await;
     let mut transaction = holder.begin().await.unwrap();
@@ -183,20 +185,21 @@ async fn a_lease_that_waited_for_a_row_lock_is_full_length() {
         "renewed at {instant}: {lease:?}"
     );
 
-    // A lock that nobody had before, while somebody else's insert of the same row comes to nothing.
+    // A lock without a row, while another session's insert of the row is rolled back.
     db.execute("DROP TABLE row_is_held").await;
     let insert =
-        "INSERT INTO locks (namespace_id, name, account_id, token_id, fencing_token, acquired_at, expires_at, lease_id,
-                                     lease_ms, needs_proof)
-                  VALUES (1, 'new', 1, 1, 0, clock_timestamp(), 'infinity', gen_random_uuid(), 5000, true)";
-    // First one that the node was never asked for, then one that it has reason to take for an old
-    // one.
+        "INSERT INTO locks (namespace_id, name, account_id, token_id, fencing_token, acquired_at,
+                                     expires_at, lease_id, lease_ms, needs_proof)
+                  VALUES (1, 'new', 1, 1, 0, clock_timestamp(), 'infinity', gen_random_uuid(),
+                          5000, true)";
+    // The node has not seen the name at first, and predicts that it has no row; the second time it
+    // has seen it.
     for statement in ["locks.insert_if_absent", "locks.acquire"] {
         let (instant, lease) = tokio::join!(instant_of_release(&db, insert, statement), async {
             held_row(&db).await;
             node.grant("new", Uuid::new_v4(), 5000).await
         });
-        // Within what the client's own deadline, counted from before it asked, does not notice.
+        // A client counts its deadline from before it sends, and does not notice so little.
         let short = instant + length - lease.expires_at;
         assert!(
             short < chrono::TimeDelta::milliseconds(150),
@@ -235,8 +238,8 @@ async fn a_lease_that_lapses_while_its_release_waits_was_not_released() {
         statement_waits(&db, "locks.release").await;
         transaction.commit().await.unwrap();
     });
-    // It looked at a live lease and found an ended one: neither this answer nor what is remembered
-    // may say that it ended it.
+    // It observed a live lease and then met an ended one: neither its outcome nor the memory of
+    // ended leases may say that it ended that lease.
     assert_eq!(released.unwrap(), ReleaseOutcome::Lost(Lost::Expired));
     assert_eq!(
         node.release("late", lease_id).await.unwrap(),
@@ -293,7 +296,7 @@ async fn a_lease_without_an_id_belongs_to_its_account_and_to_nobody_else() {
         .await
         .unwrap();
     assert!(matches!(granted, AcquireOutcome::Granted(_)), "{granted:?}");
-    // Also for the account that holds it already.
+    // The account that holds it already is refused, too.
     assert_eq!(
         nodes[1]
             .engine

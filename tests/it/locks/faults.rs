@@ -1,5 +1,5 @@
 //! The whole service under faults: two nodes as shipped, each behind a network of its own, and
-//! clients who write down what they see.
+//! clients that record their calls.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::workload::{Load, Subject, run_during};
 use crate::support::client::{TokenClient, try_send};
-use crate::support::history::{Answer, Operation, Rules};
+use crate::support::history::{Operation, Outcome, Rules};
 use crate::support::prelude::*;
 use crate::support::proxy::Flow;
 
@@ -26,24 +26,25 @@ const LOAD: Load = Load {
     forgotten: 4,
     time: Duration::ZERO,
 };
-/// How long a client waits for an answer.
+/// The time that a client waits for a response.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// What the clients talk to: changes when a node is replaced.
+/// The client of each node, which changes when the node is replaced.
 struct Service {
     clients: [Mutex<TokenClient>; 2],
-    asked: Mutex<HashSet<Uuid>>,
+    /// The lease ids that were sent before.
+    sent: Mutex<HashSet<Uuid>>,
 }
 
 impl Subject for Service {
-    async fn ask(
+    async fn perform(
         &self,
         node: usize,
         operation: Operation,
         lock: &str,
         lease_id: Uuid,
         lease: Duration,
-    ) -> Answer {
+    ) -> Outcome {
         let path = match operation {
             Operation::Acquire => format!(
                 "/v1/acquire/{lock}?lease_id={lease_id}&lease_ms={}",
@@ -52,43 +53,43 @@ impl Subject for Service {
             Operation::Heartbeat => format!("/v1/heartbeat/{lock}?lease_id={lease_id}"),
             Operation::Release => format!("/v1/release/{lock}?lease_id={lease_id}"),
         };
-        let first = self.asked.lock().unwrap().insert(lease_id);
+        let is_first = self.sent.lock().unwrap().insert(lease_id);
         let request = self.clients[node]
             .lock()
             .unwrap()
             .request(Method::POST, &path)
             .timeout(PATIENCE);
         match try_send(request).await {
-            Ok(answer) if answer.status == 200 => match (operation, answer.verdict()) {
+            Ok(response) if response.status == 200 => match (operation, response.verdict()) {
                 (Operation::Acquire | Operation::Heartbeat, true) => {
-                    let fencing_token = answer
+                    let fencing_token = response
                         .header("lockable-fencing-token")
                         .unwrap()
                         .parse()
                         .unwrap();
-                    Answer::Held { fencing_token }
+                    Outcome::Held { fencing_token }
                 }
-                (Operation::Release, true) => Answer::Released,
-                (Operation::Heartbeat | Operation::Release, false) => Answer::Lost,
-                (Operation::Acquire, false) if first => Answer::Refused,
-                // Held by another, or this lease was there and has ended: version 1 does not tell
-                // them apart.
-                (Operation::Acquire, false) => Answer::Unknown,
+                (Operation::Release, true) => Outcome::Released,
+                (Operation::Heartbeat | Operation::Release, false) => Outcome::Lost,
+                (Operation::Acquire, false) if is_first => Outcome::Refused,
+                // Another lease holds the lock, or this one has ended: version 1 does not tell them
+                // apart.
+                (Operation::Acquire, false) => Outcome::Unknown,
             },
-            Ok(answer) => {
+            Ok(response) => {
                 assert_eq!(
-                    answer.status, 503,
-                    "nothing but an honest \"unknown\": {answer:?}"
+                    response.status, 503,
+                    "nothing but an honest \"unknown\": {response:?}"
                 );
-                assert!(answer.header("retry-after").is_some(), "{answer:?}");
-                Answer::Unknown
+                assert!(response.header("retry-after").is_some(), "{response:?}");
+                Outcome::Unknown
             }
-            Err(_) => Answer::Unknown,
+            Err(_) => Outcome::Unknown,
         }
     }
 }
 
-/// Everything that can be broken.
+/// The parts of the service that faults break.
 struct Faults {
     cluster: Arc<Cluster>,
     db: Arc<Database>,
@@ -109,7 +110,8 @@ impl Faults {
         })
     }
 
-    /// One after the other, each against a random node, with a moment of peace after it.
+    /// Causes one fault after the other, each against a random node, with a moment of peace after
+    /// it.
     async fn happen(&mut self) {
         for fault in 0..10 {
             let victim = rand::random_range(0..2);
@@ -172,7 +174,7 @@ impl Faults {
     }
 }
 
-/// How long a fault lasts; not how long something may take.
+/// Waits for as long as a fault lasts; not for something that may take so long.
 async fn moment(ms: u64) {
     tokio::time::sleep(Duration::from_millis(ms)).await;
 }
@@ -192,7 +194,7 @@ async fn the_promises_hold_while_things_break() {
     let clients = [0, 1].map(|node: usize| Mutex::new(nodes[node].token(token.expose())));
     let service = Arc::new(Service {
         clients,
-        asked: Mutex::default(),
+        sent: Mutex::default(),
     });
     let mut faults = Faults {
         cluster,
@@ -205,10 +207,10 @@ async fn the_promises_hold_while_things_break() {
 
     let history = run_during(service.clone(), LOAD, faults.happen()).await;
 
-    let held = history.count(|call| matches!(call.answer, Answer::Held { .. }));
-    let unknown = history.count(|call| call.answer == Answer::Unknown);
-    // How long a statement may still take effect whose answer was lost, and an outage and its
-    // grace.
+    let held = history.count(|call| matches!(call.outcome, Outcome::Held { .. }));
+    let unknown = history.count(|call| call.outcome == Outcome::Unknown);
+    // A statement whose result was lost may still take effect for some time; and there are outages
+    // with their grace.
     history.assert_holds(Rules {
         lease: LOAD.lease,
         outage: Duration::from_secs(15),
@@ -223,14 +225,14 @@ async fn the_promises_hold_while_things_break() {
             let lease_id = Uuid::new_v4();
             let name = format!("lock-{lock}");
             eventually("the lock can be had", async || {
-                let asked = service
-                    .ask(node, Operation::Acquire, &name, lease_id, LOAD.lease)
+                let outcome = service
+                    .perform(node, Operation::Acquire, &name, lease_id, LOAD.lease)
                     .await;
-                matches!(asked, Answer::Held { .. }).then_some(())
+                matches!(outcome, Outcome::Held { .. }).then_some(())
             })
             .await;
             service
-                .ask(node, Operation::Release, &name, lease_id, LOAD.lease)
+                .perform(node, Operation::Release, &name, lease_id, LOAD.lease)
                 .await;
         }
     }

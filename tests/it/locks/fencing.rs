@@ -8,22 +8,22 @@ use uuid::Uuid;
 
 use super::workload::{Load, Subject, run};
 use crate::support::cluster::SUPERUSER;
-use crate::support::history::{Answer, Operation, Rules};
+use crate::support::history::{Operation, Outcome, Rules};
 use crate::support::node::Node;
 use crate::support::prelude::*;
 
 struct Nodes(Vec<Node>);
 
 impl Subject for Nodes {
-    async fn ask(
+    async fn perform(
         &self,
         node: usize,
         operation: Operation,
         lock: &str,
         lease_id: Uuid,
         lease: Duration,
-    ) -> Answer {
-        self.0[node].ask(operation, lock, lease_id, lease).await
+    ) -> Outcome {
+        self.0[node].perform(operation, lock, lease_id, lease).await
     }
 }
 
@@ -64,8 +64,8 @@ async fn histories_of_two_nodes_hold_the_promises() {
                 lease,
                 outage: Duration::ZERO,
             });
-            held += history.count(|call| matches!(call.answer, Answer::Held { .. }));
-            refused += history.count(|call| call.answer == Answer::Refused);
+            held += history.count(|call| matches!(call.outcome, Outcome::Held { .. }));
+            refused += history.count(|call| call.outcome == Outcome::Refused);
         }
     }
 }
@@ -121,7 +121,7 @@ async fn a_promoted_copy_never_repeats_a_token() {
     let lease = node.grant("other", Uuid::new_v4(), 60_000).await;
     assert!(lease.fencing_token > lost, "{lease:?} after {lost}");
     assert!(lease.fencing_token > 1 << 32, "moved far ahead: {lease:?}");
-    // Once, not for each connection.
+    // The tokens move once, not for each connection.
     let again = Node::start(copied.options())
         .await
         .grant("third", Uuid::new_v4(), 60_000)

@@ -11,7 +11,7 @@ use sqlx::{AssertSqlSafe, PgPool};
 use uuid::Uuid;
 
 use super::workload::{Load, Subject, run};
-use crate::support::history::{Answer, History, Operation, Rules};
+use crate::support::history::{History, Operation, Outcome, Rules};
 use crate::support::prelude::*;
 
 const LOAD: Load = Load {
@@ -24,8 +24,8 @@ const LOAD: Load = Load {
     forgotten: 5,
     time: Duration::from_secs(1),
 };
-/// Everybody at one lock, without a pause: what it takes to be overtaken between the draw and the
-/// row.
+/// All clients on one lock, without a pause, so that one is overtaken between the draw of its token
+/// and its row.
 const HASTY: Load = Load {
     locks: 1,
     pause: Duration::ZERO,
@@ -55,9 +55,9 @@ const SCHEMA: &str = "
     CREATE FUNCTION overtaken() RETURNS bigint LANGUAGE plpgsql AS $$
       BEGIN PERFORM pg_sleep(random() * 0.01); RETURN 0; END $$";
 
-/// Takes a free lock; a lease id that was known before acquires no more. `TOKEN`, `NEW_TOKEN`,
-/// `NOW`: where the bugs go. Without a look first: everybody waits for the row, which is where
-/// tokens come into the wrong order.
+/// Takes a free lock; a lease id that was known before acquires no more. The bugs go into `TOKEN`,
+/// `NEW_TOKEN` and `NOW`. It does not look at the row first: all clients wait for the row, and
+/// their tokens come into the wrong order there.
 const ACQUIRE: &str = "
     WITH granted AS (
       INSERT INTO naive AS n (name, lease_id, token, expires_at)
@@ -67,14 +67,16 @@ const ACQUIRE: &str = "
       ON CONFLICT (name) DO UPDATE SET lease_id = $2, expires_at = NOW + $3 * interval '1 ms',
         token = CASE WHEN n.lease_id = $2 THEN n.token ELSE NEW_TOKEN END
       WHERE CASE WHEN n.lease_id = $2 THEN n.expires_at > NOW
-                 ELSE n.expires_at <= NOW AND NOT EXISTS (SELECT FROM naive_known WHERE lease_id = $2) END
+                 ELSE n.expires_at <= NOW
+                      AND NOT EXISTS (SELECT FROM naive_known WHERE lease_id = $2) END
       RETURNING token),
     known AS (INSERT INTO naive_known SELECT $2 FROM granted ON CONFLICT DO NOTHING)
     SELECT token FROM granted";
 const HEARTBEAT: &str = "
-    UPDATE naive SET expires_at = clock_timestamp() + $3 * interval '1 ms' + 0 * $4 * interval '1 ms'
+    UPDATE naive SET expires_at
+             = clock_timestamp() + $3 * interval '1 ms' + 0 * $4 * interval '1 ms'
      WHERE name = $1 AND lease_id = $2 AND expires_at > clock_timestamp() RETURNING token";
-/// Ends the lease and keeps the row; what was released is remembered.
+/// Ends the lease, keeps the row, and remembers the lease id.
 const RELEASE: &str = "
     WITH released AS (ENDING),
     ended AS (INSERT INTO naive_released SELECT $2 FROM released ON CONFLICT DO NOTHING)
@@ -83,8 +85,9 @@ const END: &str = "
     UPDATE naive SET expires_at = clock_timestamp() + 0 * $3 * $4 * interval '1 ms'
      WHERE name = $1 AND lease_id = $2 AND expires_at > clock_timestamp() RETURNING token";
 const DELETE: &str = "
-    DELETE FROM naive WHERE name = $1 AND lease_id = $2 AND expires_at > clock_timestamp() + 0 * $3 * $4 * interval '1 ms'
-    RETURNING token";
+    DELETE FROM naive
+     WHERE name = $1 AND lease_id = $2
+       AND expires_at > clock_timestamp() + 0 * $3 * $4 * interval '1 ms' RETURNING token";
 
 impl Naive {
     fn right() -> Naive {
@@ -113,14 +116,14 @@ struct Nodes {
 }
 
 impl Subject for Nodes {
-    async fn ask(
+    async fn perform(
         &self,
         node: usize,
         operation: Operation,
         lock: &str,
         lease_id: Uuid,
         lease: Duration,
-    ) -> Answer {
+    ) -> Outcome {
         let sql = match operation {
             Operation::Acquire => self.statements.acquire.as_str(),
             Operation::Heartbeat => self.statements.heartbeat.as_str(),
@@ -131,37 +134,37 @@ impl Subject for Nodes {
         } else {
             lease.as_secs_f64() * 500.0
         };
-        let answer: sqlx::Result<Option<i64>> = sqlx::query_scalar(AssertSqlSafe(sql.to_owned()))
+        let token: sqlx::Result<Option<i64>> = sqlx::query_scalar(AssertSqlSafe(sql.to_owned()))
             .bind(lock)
             .bind(lease_id)
             .bind(lease.as_secs_f64() * 1000.0)
             .bind(ahead_ms)
             .fetch_optional(&self.pools[node])
             .await;
-        match (operation, answer) {
+        match (operation, token) {
             (_, Err(error)) => {
                 assert!(!matches!(error, sqlx::Error::Database(_)), "{error}");
-                Answer::Unknown
+                Outcome::Unknown
             }
-            (Operation::Release, Ok(Some(_))) => Answer::Released,
+            (Operation::Release, Ok(Some(_))) => Outcome::Released,
             (Operation::Acquire | Operation::Heartbeat, Ok(Some(fencing_token))) => {
-                Answer::Held { fencing_token }
+                Outcome::Held { fencing_token }
             }
             (Operation::Acquire, Ok(None)) => self.refused_or_lost(node, lease_id).await,
-            (Operation::Heartbeat | Operation::Release, Ok(None)) => Answer::Lost,
+            (Operation::Heartbeat | Operation::Release, Ok(None)) => Outcome::Lost,
         }
     }
 }
 
 impl Nodes {
-    async fn refused_or_lost(&self, node: usize, lease_id: Uuid) -> Answer {
+    async fn refused_or_lost(&self, node: usize, lease_id: Uuid) -> Outcome {
         let known =
             sqlx::query_scalar("SELECT EXISTS (SELECT FROM naive_known WHERE lease_id = $1)")
                 .bind(lease_id);
         match known.fetch_one(&self.pools[node]).await {
-            Ok(true) => Answer::Lost,
-            Ok(false) => Answer::Refused,
-            Err(_) => Answer::Unknown,
+            Ok(true) => Outcome::Lost,
+            Ok(false) => Outcome::Refused,
+            Err(_) => Outcome::Unknown,
         }
     }
 }
@@ -181,12 +184,12 @@ async fn history_of(statements: Naive, load: Load) -> Arc<History> {
     run(Arc::new(nodes), load).await
 }
 
-/// Lets clients at it until the checker finds the bug: how soon they hit it depends on the machine.
-async fn caught(mutant: Naive, load: Load, expected: &[&str]) {
+/// Lets clients work until the checker finds the bug: how soon they meet it depends on the machine.
+async fn assert_caught(mutant: Naive, load: Load, expected: &[&str]) {
     let mut grants = 0;
     for _ in 0..20 {
         let history = history_of(mutant.clone(), load).await;
-        grants += history.count(|call| matches!(call.answer, Answer::Held { .. }));
+        grants += history.count(|call| matches!(call.outcome, Outcome::Held { .. }));
         let violations = history.violations(RULES);
         if violations
             .iter()
@@ -204,7 +207,7 @@ async fn the_service_without_a_bug_passes() {
     while grants < 200 {
         let history = history_of(Naive::right(), LOAD).await;
         history.assert_holds(RULES);
-        grants += history.count(|call| matches!(call.answer, Answer::Held { .. }));
+        grants += history.count(|call| matches!(call.outcome, Outcome::Held { .. }));
     }
 }
 
@@ -222,7 +225,7 @@ async fn a_token_drawn_too_early_is_caught() {
         release: RELEASE.replace("ENDING", DELETE),
         ..Naive::right()
     };
-    caught(mutant, LOAD, &["acted after it"]).await;
+    assert_caught(mutant, LOAD, &["acted after it"]).await;
     let slow = acquire(
         "overtaken()",
         "overtaken() + nextval('naive_fence')",
@@ -246,7 +249,7 @@ async fn expiry_on_a_nodes_clock_is_caught() {
         acquire: acquire(draw, draw, "(clock_timestamp() + $4 * interval '1 ms')"),
         ..Naive::right()
     };
-    caught(mutant, LOAD, &["two leases at once", "before its time"]).await;
+    assert_caught(mutant, LOAD, &["two leases at once", "before its time"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -258,7 +261,7 @@ async fn a_release_without_an_owner_check_is_caught() {
         ),
         ..Naive::right()
     };
-    caught(
+    assert_caught(
         mutant,
         LOAD,
         &["two leases at once", "before its time", "acted after it"],
@@ -272,11 +275,11 @@ async fn a_heartbeat_without_an_owner_check_is_caught() {
         heartbeat: HEARTBEAT.replace("lease_id = $2", "$2::uuid IS NOT NULL"),
         ..Naive::right()
     };
-    caught(mutant, LOAD, &["several fencing tokens", "acted after it"]).await;
+    assert_caught(mutant, LOAD, &["several fencing tokens", "acted after it"]).await;
 }
 
-/// A lease id that serves a second lease: what a repetition that was delayed on its way does
-/// without a memory.
+/// Without a memory of ended leases, a repetition that was delayed on its way makes a lease id
+/// serve a second lease.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lease_id_that_acquires_twice_is_caught() {
     let acquire = Naive::right().acquire.replace(
@@ -287,5 +290,5 @@ async fn a_lease_id_that_acquires_twice_is_caught() {
         acquire,
         ..Naive::right()
     };
-    caught(mutant, LOAD, &["had ended, and was held again"]).await;
+    assert_caught(mutant, LOAD, &["had ended, and was held again"]).await;
 }

@@ -16,7 +16,7 @@ use crate::support::prelude::*;
 const LEASE_MS: i32 = 2000;
 const GRACE_MS: i32 = 5000;
 
-/// How the database goes away.
+/// The ways in which the database goes away.
 #[derive(Debug, Clone, Copy)]
 enum Outage {
     Stopped,
@@ -43,9 +43,11 @@ async fn a_frozen_postgresql_takes_no_lock_from_its_holder() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_service_without_a_memory_of_outages_is_caught() {
     let forgetful = "
-      CREATE OR REPLACE FUNCTION lease_is_live(expires_at timestamptz, end_reason smallint, lease_ms integer,
-        recent_until timestamptz, open_start timestamptz, outage_start timestamptz, outage_end timestamptz, grace_ms integer)
-      RETURNS boolean LANGUAGE sql VOLATILE AS 'SELECT end_reason = 0 AND expires_at > clock_timestamp()'";
+      CREATE OR REPLACE FUNCTION lease_is_live(
+        expires_at timestamptz, end_reason smallint, lease_ms integer, recent_until timestamptz,
+        open_start timestamptz, outage_start timestamptz, outage_end timestamptz, grace_ms integer)
+      RETURNS boolean LANGUAGE sql VOLATILE AS
+        'SELECT end_reason = 0 AND expires_at > clock_timestamp()'";
     let caught = survive(Outage::Stopped, Some(forgetful)).await.unwrap_err();
     assert!(
         caught.contains("somebody else got the lock") || caught.contains("lost its lock"),
@@ -66,7 +68,7 @@ async fn survive(outage: Outage, mutation: Option<&str>) -> Result<(), String> {
         Arc::new(Node::start(db.options()).await),
     ];
     nodes[0].grant("lapsed before", Uuid::new_v4(), 1000).await;
-    // A tick after it, so that it is known to be over before the outage.
+    // A tick has to follow, so that the lease is known to have ended before the outage.
     let lapsed = "SELECT expires_at < last_ok_at FROM locks, service_clock";
     eventually("it lapses", async || {
         db.value::<bool>(lapsed).await.then_some(())
@@ -110,18 +112,19 @@ async fn survive(outage: Outage, mutation: Option<&str>) -> Result<(), String> {
         Outage::Frozen => cluster.resume(),
     });
 
-    // The holder was not told anything, and goes on as soon as it can. Its node may be either.
-    let came_back = eventually("the holder is answered", async || {
+    // The holder knows nothing of it, and renews as soon as it can, through either node.
+    let outcome = eventually("the holder is answered", async || {
         nodes[1].heartbeat("held", lease_id).await.ok()
     })
     .await;
-    let kept = match came_back {
+    let kept = match outcome {
         HeartbeatOutcome::Renewed(renewed) if renewed.fencing_token == lease.fencing_token => {
             Ok(())
         }
         other => Err(format!("the holder lost its lock: {other:?}")),
     };
-    let ended = "SELECT outage_end FROM service_clock WHERE outage_start > clock_timestamp() - interval '30 s'";
+    let ended = "SELECT outage_end FROM service_clock
+                  WHERE outage_start > clock_timestamp() - interval '30 s'";
     let ended: Option<DateTime<Utc>> = if kept.is_ok() {
         Some(
             eventually("the outage is on record", async || {
@@ -138,7 +141,7 @@ async fn survive(outage: Outage, mutation: Option<&str>) -> Result<(), String> {
     };
     // Another lease, that had lapsed before the outage, holds nobody up.
     if kept.is_ok() {
-        eventually("what had lapsed before is free", async || {
+        eventually("the lock that had lapsed before is free", async || {
             matches!(
                 nodes[0]
                     .acquire("lapsed before", Uuid::new_v4(), 1000)
@@ -159,7 +162,7 @@ async fn survive(outage: Outage, mutation: Option<&str>) -> Result<(), String> {
     }
     kept?;
 
-    // The dead holder's: protected for as long as a lease, and not a moment longer.
+    // The dead holder's lock is protected for as long as a lease, and not a moment longer.
     let free_at = ended.unwrap() + chrono::TimeDelta::milliseconds(LEASE_MS.min(GRACE_MS).into());
     let lease = eventually("the dead holder's lock is free", async || {
         match nodes[1]
@@ -173,7 +176,7 @@ async fn survive(outage: Outage, mutation: Option<&str>) -> Result<(), String> {
     .await;
     if lease.acquired_at < free_at {
         return Err(format!(
-            "the dead holder's lock was given away within the grace, which ends at {free_at}: {lease:?}"
+            "the dead holder's lock was granted in the grace, which ends at {free_at}: {lease:?}"
         ));
     }
     Ok(())
@@ -191,9 +194,11 @@ async fn tick(
     let mut connection = db.connect().await;
     let row = sqlx::query(AssertSqlSafe(format!(
         "WITH t AS MATERIALIZED (SELECT clock_timestamp() AS now)
-         UPDATE service_clock SET grace_ms = {grace_ms}, last_ok_at = t.now - {last_ok} * interval '1 s',
-           outage_start = t.now - {outage_start} * interval '1 s', outage_end = t.now - {outage_end} * interval '1 s'
-         FROM t RETURNING t.now"
+         UPDATE service_clock
+            SET grace_ms = {grace_ms}, last_ok_at = t.now - {last_ok} * interval '1 s',
+                outage_start = t.now - {outage_start} * interval '1 s',
+                outage_end = t.now - {outage_end} * interval '1 s'
+           FROM t RETURNING t.now"
     )))
     .fetch_one(&mut connection)
     .await
@@ -204,7 +209,8 @@ async fn tick(
         .await
         .unwrap();
     let row = sqlx::query(
-        "SELECT extract(epoch FROM $1 - last_ok_at)::float8, extract(epoch FROM $1 - outage_start)::float8,
+        "SELECT extract(epoch FROM $1 - last_ok_at)::float8,
+                extract(epoch FROM $1 - outage_start)::float8,
                 extract(epoch FROM $1 - outage_end)::float8 FROM service_clock",
     )
     .bind(now)
@@ -236,13 +242,13 @@ async fn a_tick_records_outages_and_joins_those_that_overlap() {
         tick(&db, 4.0, none.0, none.1, 60_000).await,
         (true, [0.0, 4.0, 0.0])
     );
-    // The grace of the one before still ran when this one began: leases of before that one are
-    // protected still.
+    // The grace of the outage before still ran when this one began. They are joined, because leases
+    // from before the first are still protected.
     assert_eq!(
         tick(&db, 4.0, 40.0, 30.0, 60_000).await,
         (true, [0.0, 40.0, 0.0])
     );
-    // It did not any more.
+    // That grace was over when this one began.
     assert_eq!(
         tick(&db, 4.0, 40.0, 30.0, 10_000).await,
         (true, [0.0, 4.0, 0.0])
@@ -266,10 +272,13 @@ async fn one_definition_says_when_a_lease_lives() {
     let lives = async |expires: f64, end_reason: i32, last_ok: f64, outage: (f64, f64)| {
         db.value::<bool>(&format!(
             "WITH t AS MATERIALIZED (SELECT clock_timestamp() AS now),
-             r AS (SELECT now, now - {last_ok} * interval '1 s' AS last_ok_at, now - {0} * interval '1 s' AS outage_start,
+             r AS (SELECT now, now - {last_ok} * interval '1 s' AS last_ok_at,
+                          now - {0} * interval '1 s' AS outage_start,
                           now - {1} * interval '1 s' AS outage_end FROM t)
-             SELECT lease_is_live(now - {expires} * interval '1 s', {end_reason}::smallint, 20000, last_ok_at + interval '2.5 s',
-                      CASE WHEN outage_end + interval '60 s' > last_ok_at THEN outage_start ELSE last_ok_at END,
+             SELECT lease_is_live(now - {expires} * interval '1 s', {end_reason}::smallint, 20000,
+                      last_ok_at + interval '2.5 s',
+                      CASE WHEN outage_end + interval '60 s' > last_ok_at
+                           THEN outage_start ELSE last_ok_at END,
                       outage_start, outage_end, 60000) FROM r",
             outage.0, outage.1
         ))

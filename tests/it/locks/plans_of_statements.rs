@@ -10,10 +10,10 @@ use uuid::Uuid;
 use crate::support::node::{ALICE, acquire, any_time, heartbeat, release};
 use crate::support::prelude::*;
 
-/// How many locks a batch is about.
+/// The number of locks in a batch.
 const BATCH: usize = 200;
 
-/// A session of the engine, with its statements prepared, and what they are called.
+/// A session of the engine, and its statements, which it has prepared.
 async fn session(db: &Database) -> (PoolConnection<Postgres>, Vec<Prepared>) {
     let mut connection = pool(db.options(), Purpose::LockEngine, 1)
         .acquire()
@@ -62,7 +62,8 @@ async fn session(db: &Database) -> (PoolConnection<Postgres>, Vec<Prepared>) {
     .await
     .unwrap();
     let prepared: Vec<(String, String, Vec<String>)> = sqlx::query_as(
-        "SELECT name, split_part(statement, ' ', 2), parameter_types::text[] FROM pg_prepared_statements
+        "SELECT name, split_part(statement, ' ', 2), parameter_types::text[]
+           FROM pg_prepared_statements
           WHERE statement LIKE '/* locks.%' ORDER BY 2",
     )
     .fetch_all(&mut *connection)
@@ -70,11 +71,11 @@ async fn session(db: &Database) -> (PoolConnection<Postgres>, Vec<Prepared>) {
     .unwrap();
     let prepared: Vec<_> = prepared
         .into_iter()
-        .map(|(name, what, types)| Prepared { name, what, types })
+        .map(|(name, label, types)| Prepared { name, label, types })
         .collect();
     let names: Vec<&str> = prepared
         .iter()
-        .map(|prepared| prepared.what.as_str())
+        .map(|prepared| prepared.label.as_str())
         .collect();
     assert_eq!(
         names,
@@ -90,13 +91,15 @@ async fn session(db: &Database) -> (PoolConnection<Postgres>, Vec<Prepared>) {
 }
 
 struct Prepared {
+    /// Its name in the session.
     name: String,
-    what: String,
+    /// The statement's name in its comment.
+    label: String,
     types: Vec<String>,
 }
 
 impl Prepared {
-    /// The statement about a whole batch, as `EXPLAIN` takes it.
+    /// An `EXPLAIN` of the statement about a whole batch.
     fn explain(&self) -> String {
         let arguments = self.types.iter().map(|kind| {
             if !kind.ends_with("[]") {
@@ -167,30 +170,44 @@ async fn plan(connection: &mut PoolConnection<Postgres>, explain: String) -> Vec
 async fn no_statistics_make_a_batch_leave_its_index() {
     let db = Database::create().await;
     let fill = "
-      INSERT INTO locks (namespace_id, name, account_id, token_id, fencing_token, acquired_at, expires_at, lease_id, lease_ms, needs_proof)
-      SELECT 1, 'name-' || n, 1, 1, n, now(), now() + interval '1 h', gen_random_uuid(), 60000, true FROM generate_series(1, 30000) n;
-      INSERT INTO lease_ends SELECT 1, gen_random_uuid(), 1, now(), 1, 'name-' || n FROM generate_series(1, 30000) n";
+      INSERT INTO locks (namespace_id, name, account_id, token_id, fencing_token, acquired_at,
+                         expires_at, lease_id, lease_ms, needs_proof)
+      SELECT 1, 'name-' || n, 1, 1, n, now(), now() + interval '1 h', gen_random_uuid(), 60000, true
+        FROM generate_series(1, 30000) n;
+      INSERT INTO lease_ends SELECT 1, gen_random_uuid(), 1, now(), 1, 'name-' || n
+        FROM generate_series(1, 30000) n";
     let statistics = [
         ("the tables are empty", "SELECT 1"),
         ("statistics of empty tables", fill),
-        ("right statistics", "ANALYZE locks, lease_ends, service_clock"),
+        (
+            "right statistics",
+            "ANALYZE locks, lease_ends, service_clock",
+        ),
         (
             "a wrong number of names",
-            "ALTER TABLE locks ALTER COLUMN name SET (n_distinct = 1), ALTER COLUMN namespace_id SET (n_distinct = 1);
-             ALTER TABLE lease_ends ALTER COLUMN lease_id SET (n_distinct = 1), ALTER COLUMN name SET (n_distinct = 1);
+            "ALTER TABLE locks ALTER COLUMN name SET (n_distinct = 1),
+               ALTER COLUMN namespace_id SET (n_distinct = 1);
+             ALTER TABLE lease_ends ALTER COLUMN lease_id SET (n_distinct = 1),
+               ALTER COLUMN name SET (n_distinct = 1);
              ANALYZE locks, lease_ends",
         ),
         (
             "believed to have a hundred rows",
             "UPDATE pg_class SET reltuples = 100 WHERE relname IN ('locks', 'lease_ends')",
         ),
-        ("believed to be empty", "UPDATE pg_class SET reltuples = 0 WHERE relname IN ('locks', 'lease_ends')"),
-        ("believed to be huge", "UPDATE pg_class SET reltuples = 1e9 WHERE relname IN ('locks', 'lease_ends')"),
+        (
+            "believed to be empty",
+            "UPDATE pg_class SET reltuples = 0 WHERE relname IN ('locks', 'lease_ends')",
+        ),
+        (
+            "believed to be huge",
+            "UPDATE pg_class SET reltuples = 1e9 WHERE relname IN ('locks', 'lease_ends')",
+        ),
     ];
     let mut careless = 0;
     for (belief, change) in statistics {
         db.execute(change).await;
-        // As it is set up, and with a plan for each execution.
+        // With the engine's own setting, and with a new plan for each execution.
         let (mut connection, prepared) = session(&db).await;
         for mode in ["force_generic_plan", "force_custom_plan"] {
             connection
@@ -203,26 +220,26 @@ async fn no_statistics_make_a_batch_leave_its_index() {
                 assert!(
                     wrong.is_empty(),
                     "{} with {mode}, {belief}: {wrong:?}\n{}",
-                    statement.what,
+                    statement.label,
                     plan.join("\n")
                 );
                 let wrong = repeated(&plan);
                 assert!(
                     wrong.is_empty(),
                     "{} with {mode}, {belief}: {wrong:?}\n{}",
-                    statement.what,
+                    statement.label,
                     plan.join("\n")
                 );
-                let looks_at = match statement.what.as_str() {
-                    "locks.insert_if_absent" => "using lease_ends_pk on lease_ends",
-                    "locks.release_under_lock" => "Conflict Arbiter Indexes: locks_pk",
-                    _ => "using locks_pk on locks",
+                let index_scan = if statement.label == "locks.insert_if_absent" {
+                    "using lease_ends_pk on lease_ends"
+                } else {
+                    "using locks_pk on locks"
                 };
-                let indexed = plan.iter().any(|line| line.contains(looks_at));
+                let is_indexed = plan.iter().any(|line| line.contains(index_scan));
                 assert!(
-                    indexed,
+                    is_indexed,
                     "{} goes by its index:\n{}",
-                    statement.what,
+                    statement.label,
                     plan.join("\n")
                 );
             }
@@ -230,8 +247,11 @@ async fn no_statistics_make_a_batch_leave_its_index() {
         // The statement that one would write first, in an ordinary session: some of this does make
         // it leave the index.
         let naive = format!(
-            "EXPLAIN UPDATE locks l SET holder = l.holder FROM unnest('{{1}}'::bigint[], ARRAY(SELECT 'name-' || n FROM generate_series(1, {BATCH}) n))
-               AS i(namespace_id, name) WHERE l.namespace_id = i.namespace_id AND l.name = i.name"
+            "EXPLAIN UPDATE locks l SET holder = l.holder
+               FROM unnest('{{1}}'::bigint[],
+                           ARRAY(SELECT 'name-' || n FROM generate_series(1, {BATCH}) n))
+                 AS i(namespace_id, name)
+              WHERE l.namespace_id = i.namespace_id AND l.name = i.name"
         );
         let mut ordinary = pool(db.options(), Purpose::General, 1)
             .acquire()
@@ -239,7 +259,7 @@ async fn no_statistics_make_a_batch_leave_its_index() {
             .unwrap();
         careless += usize::from(!off_the_index(&plan(&mut ordinary, naive).await).is_empty());
     }
-    // And the join that one would write first, where the planner takes batches for small.
+    // And the join that one would write first, if the planner expects batches to be small.
     let mut ordinary = pool(db.options(), Purpose::General, 1)
         .acquire()
         .await
@@ -250,7 +270,8 @@ async fn no_statistics_make_a_batch_leave_its_index() {
         .unwrap();
     let naive =
         "EXPLAIN WITH verdicts AS MATERIALIZED (SELECT * FROM unnest(ARRAY['a', 'b']) AS j(name)),
-                      written_rows AS MATERIALIZED (SELECT * FROM unnest(ARRAY['a', 'b']) AS w(name))
+                      written_rows AS MATERIALIZED (
+                        SELECT * FROM unnest(ARRAY['a', 'b']) AS w(name))
                  SELECT * FROM written_rows w JOIN verdicts j ON j.name = w.name";
     assert!(
         !repeated(&plan(&mut ordinary, naive.to_owned()).await).is_empty(),

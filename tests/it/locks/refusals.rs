@@ -11,12 +11,13 @@ use uuid::Uuid;
 use crate::support::node::{ALICE, BOB, Node, acquire, heartbeat, lost, release, renewed};
 use crate::support::prelude::*;
 
-/// What any write would change. The cluster is the test's own, so nobody else writes.
-async fn written(db: &Database) -> (String, String, i64) {
+/// The values that any write would change. The cluster is the test's own, so nobody else writes.
+async fn traces_of_writes(db: &Database) -> (String, String, i64) {
     let wal = "SELECT pg_current_wal_insert_lsn()::text";
     let transaction = "SELECT pg_snapshot_xmax(pg_current_snapshot())::text";
     db.execute("SELECT pg_stat_clear_snapshot()").await;
-    let rows = "SELECT (n_tup_ins + n_tup_upd + n_tup_del)::bigint FROM pg_stat_user_tables WHERE relname = 'locks'";
+    let rows = "SELECT (n_tup_ins + n_tup_upd + n_tup_del)::bigint FROM pg_stat_user_tables
+                 WHERE relname = 'locks'";
     (
         db.value(wal).await,
         db.value(transaction).await,
@@ -72,16 +73,16 @@ async fn refusals_write_nothing() {
         lost(node.heartbeat("ended", ended).await);
         node.release("ended", ended).await.unwrap();
     };
-    // Once for what only the first time writes: connections, catalogs, hint bits.
+    // The first time may write, to catalogs and hint bits.
     refusals().await;
-    written(&db).await;
-    let before = written(&db).await;
+    traces_of_writes(&db).await;
+    let before = traces_of_writes(&db).await;
     for _ in 0..10 {
         refusals().await;
     }
-    assert_eq!(written(&db).await, before);
-    // And what is not refused does write: the measure can see it.
+    assert_eq!(traces_of_writes(&db).await, before);
+    // A request that is not refused does write, and the traces show it.
     renewed(node.heartbeat("held", held).await);
-    let after = written(&db).await;
+    let after = traces_of_writes(&db).await;
     assert!(after.0 != before.0 && after.1 != before.1, "{after:?}");
 }

@@ -1,4 +1,4 @@
-//! P6: what was sent can be sent again, to any node, and has its effect once.
+//! P6: a request can be repeated, through any node, and has its effect once.
 
 use lockable::locks::{AcquireOutcome, Lost, ReleaseOutcome};
 use uuid::Uuid;
@@ -6,52 +6,52 @@ use uuid::Uuid;
 use crate::support::node::{BOB, Node, acquire, heartbeat, lost, renewed};
 use crate::support::prelude::*;
 
-/// What happens to a lease before its requests are repeated.
+/// The fates of a lease before its requests are repeated.
 const FATES: [Fate; 6] = [
     Fate {
-        ended: Ended::Not,
-        taken_over: false,
-        known: None,
+        end: End::None,
+        is_taken_over: false,
+        lost: None,
     },
     Fate {
-        ended: Ended::Released,
-        taken_over: false,
-        known: Some(Lost::Released),
+        end: End::Released,
+        is_taken_over: false,
+        lost: Some(Lost::Released),
     },
     Fate {
-        ended: Ended::Released,
-        taken_over: true,
-        known: Some(Lost::Released),
+        end: End::Released,
+        is_taken_over: true,
+        lost: Some(Lost::Released),
     },
     Fate {
-        ended: Ended::Lapsed,
-        taken_over: false,
-        known: Some(Lost::Expired),
+        end: End::Lapsed,
+        is_taken_over: false,
+        lost: Some(Lost::Expired),
     },
     Fate {
-        ended: Ended::Lapsed,
-        taken_over: true,
-        known: Some(Lost::Superseded),
+        end: End::Lapsed,
+        is_taken_over: true,
+        lost: Some(Lost::Superseded),
     },
     Fate {
-        ended: Ended::LapsedAndRowDeleted,
-        taken_over: false,
-        known: Some(Lost::Unknown),
+        end: End::LapsedAndRowDeleted,
+        is_taken_over: false,
+        lost: Some(Lost::Unknown),
     },
 ];
 
 #[derive(Debug, Clone, Copy)]
 struct Fate {
-    ended: Ended,
-    /// Whether others held the lock since, and gave it back.
-    taken_over: bool,
-    /// What a heartbeat then has to say.
-    known: Option<Lost>,
+    end: End,
+    /// True if others held the lock since, and released it.
+    is_taken_over: bool,
+    /// Why a heartbeat then does not renew; `None` if it does.
+    lost: Option<Lost>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Ended {
-    Not,
+enum End {
+    None,
     Released,
     Lapsed,
     LapsedAndRowDeleted,
@@ -67,21 +67,21 @@ async fn each_request_can_be_repeated_on_another_node_after_anything() {
     for (number, fate) in FATES.into_iter().enumerate() {
         let name = format!("lock-{number}");
         let lease_id = Uuid::new_v4();
-        let lease_ms = if matches!(fate.ended, Ended::Not | Ended::Released) {
+        let lease_ms = if matches!(fate.end, End::None | End::Released) {
             60_000
         } else {
             1000
         };
         let granted = nodes[0].grant(&name, lease_id, lease_ms).await;
-        match fate.ended {
-            Ended::Not => {}
-            Ended::Released => {
+        match fate.end {
+            End::None => {}
+            End::Released => {
                 assert_eq!(
                     nodes[0].release(&name, lease_id).await.unwrap(),
                     ReleaseOutcome::Released
                 );
             }
-            Ended::Lapsed | Ended::LapsedAndRowDeleted => {
+            End::Lapsed | End::LapsedAndRowDeleted => {
                 let lapsed = format!(
                     "SELECT expires_at < clock_timestamp() FROM locks WHERE name = '{name}'"
                 );
@@ -91,11 +91,11 @@ async fn each_request_can_be_repeated_on_another_node_after_anything() {
                 .await;
             }
         }
-        if fate.ended == Ended::LapsedAndRowDeleted {
+        if fate.end == End::LapsedAndRowDeleted {
             db.execute(&format!("DELETE FROM locks WHERE name = '{name}'"))
                 .await;
         }
-        if fate.taken_over {
+        if fate.is_taken_over {
             for _ in 0..3 {
                 let other = Uuid::new_v4();
                 nodes[1].grant(&name, other, 60_000).await;
@@ -107,8 +107,8 @@ async fn each_request_can_be_repeated_on_another_node_after_anything() {
         }
         for node in [&nodes[1], &nodes[0]] {
             let again = node.acquire(&name, lease_id, lease_ms).await.unwrap();
-            match (fate.ended, again) {
-                (Ended::Not, AcquireOutcome::Granted(lease)) => {
+            match (fate.end, again) {
+                (End::None, AcquireOutcome::Granted(lease)) => {
                     assert_eq!(
                         (lease.fencing_token, lease.lease_id),
                         (granted.fencing_token, lease_id),
@@ -120,25 +120,24 @@ async fn each_request_can_be_repeated_on_another_node_after_anything() {
                         "{lease:?}"
                     );
                 }
-                // Nobody remembers it any more: an hour after its end at the earliest.
-                (Ended::LapsedAndRowDeleted, AcquireOutcome::Granted(_)) => {
+                // Its end is no longer remembered: an hour after it at the earliest.
+                (End::LapsedAndRowDeleted, AcquireOutcome::Granted(_)) => {
                     db.execute(&format!("DELETE FROM locks WHERE name = '{name}'"))
                         .await;
                 }
-                (Ended::Released | Ended::Lapsed, AcquireOutcome::LeaseEnded) => {}
+                (End::Released | End::Lapsed, AcquireOutcome::LeaseEnded) => {}
                 (_, other) => panic!("{fate:?}: {other:?}"),
             }
             let heartbeat = node.heartbeat(&name, lease_id).await;
-            match fate.known {
+            match fate.lost {
                 None => assert_eq!(renewed(heartbeat).fencing_token, granted.fencing_token),
-                Some(known) => assert_eq!(lost(heartbeat), known, "{fate:?}"),
+                Some(reason) => assert_eq!(lost(heartbeat), reason, "{fate:?}"),
             }
         }
-        // The first release of the live one, and its repetition; a repetition answers as the first
-        // did.
+        // The first release of the live one, and its repetition, which has the first one's outcome.
         for node in [&nodes[0], &nodes[1]] {
             let released = node.release(&name, lease_id).await.unwrap();
-            let expected = match fate.known {
+            let expected = match fate.lost {
                 None | Some(Lost::Released) => ReleaseOutcome::Released,
                 // Its acquire might still come.
                 Some(Lost::Unknown) => ReleaseOutcome::Lost(Lost::NeverGranted),

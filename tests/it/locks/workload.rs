@@ -1,4 +1,4 @@
-//! Clients that take, keep, lose and give back locks at random, and write down what they saw.
+//! Clients that take, keep, lose and release locks at random, and record their calls.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,44 +7,43 @@ use std::time::Duration;
 use rand::random_range;
 use uuid::Uuid;
 
-use crate::support::history::{Answer, History, Operation};
+use crate::support::history::{History, Operation, Outcome};
 
-/// What is tried: the service, or something with a bug put in on purpose, which the checker must
-/// find.
+/// The service under test, or one with a bug put in on purpose, which the checker must find.
 pub(crate) trait Subject: Send + Sync + 'static {
-    /// Asks one node about one lock.
-    fn ask(
+    /// Performs an operation on one lock through one node.
+    fn perform(
         &self,
         node: usize,
         operation: Operation,
         lock: &str,
         lease_id: Uuid,
         lease: Duration,
-    ) -> impl Future<Output = Answer> + Send;
+    ) -> impl Future<Output = Outcome> + Send;
 }
 
-/// How much of it.
+/// The size of a workload, and the habits of its clients.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Load {
     pub(crate) clients: usize,
     pub(crate) locks: usize,
     pub(crate) nodes: usize,
     pub(crate) lease: Duration,
-    /// How long a client does something else between two requests, at most.
+    /// The longest pause of a client between two requests.
     pub(crate) pause: Duration,
-    /// How often a lease is renewed, at most.
+    /// The most heartbeats of a lease.
     pub(crate) heartbeats: usize,
-    /// How many of a hundred leases are forgotten, or remembered when it is too late.
+    /// The percentage of leases that are forgotten, or remembered when it is too late.
     pub(crate) forgotten: u32,
     pub(crate) time: Duration,
 }
 
-/// Lets the clients work for the load's time, and returns what they saw.
+/// Lets the clients work for the load's time, and returns their history.
 pub(crate) async fn run(subject: Arc<impl Subject>, load: Load) -> Arc<History> {
     run_during(subject, load, tokio::time::sleep(load.time)).await
 }
 
-/// Lets the clients work while something happens, and returns what they saw.
+/// Lets the clients work while something happens, and returns their history.
 pub(crate) async fn run_during(
     subject: Arc<impl Subject>,
     load: Load,
@@ -83,32 +82,32 @@ struct Client<S> {
 
 impl<S: Subject> Client<S> {
     /// One lease, from the first request to the last, with the habits that clients have: most are
-    /// tidy, some are slow, some go away, some come back when it is too late, and who gets no
-    /// answer asks again.
+    /// tidy, some are slow, some go away, some come back when it is too late, and all repeat a
+    /// request whose outcome is unknown.
     async fn round(&self) {
         let lock = format!("lock-{}", random_range(0..self.load.locks));
         let lease_id = Uuid::new_v4();
-        let mut answer = self.ask(Operation::Acquire, &lock, lease_id).await;
+        let mut outcome = self.perform(Operation::Acquire, &lock, lease_id).await;
         for _ in 0..3 {
-            if answer != Answer::Unknown {
+            if outcome != Outcome::Unknown {
                 break;
             }
             self.pause().await;
-            answer = self.ask(Operation::Acquire, &lock, lease_id).await;
+            outcome = self.perform(Operation::Acquire, &lock, lease_id).await;
         }
-        match answer {
-            Answer::Held { .. } => {}
-            // Sometimes it did arrive: then this ends it, and otherwise it is unknown to the
-            // service too.
-            Answer::Unknown => {
-                self.ask(Operation::Release, &lock, lease_id).await;
+        match outcome {
+            Outcome::Held { .. } => {}
+            // It may have been executed: then this ends the lease, and otherwise the service does
+            // not know of one either.
+            Outcome::Unknown => {
+                self.perform(Operation::Release, &lock, lease_id).await;
                 return;
             }
             _ => return self.pause().await,
         }
         for _ in 0..random_range(0..=self.load.heartbeats) {
             self.pause().await;
-            if self.ask(Operation::Heartbeat, &lock, lease_id).await == Answer::Lost {
+            if self.perform(Operation::Heartbeat, &lock, lease_id).await == Outcome::Lost {
                 break;
             }
         }
@@ -116,37 +115,37 @@ impl<S: Subject> Client<S> {
             if random_range(0..3) == 0 {
                 return;
             }
-            // Was paused, and believes that it holds the lock still.
+            // The client was paused, and still believes that it holds the lock.
             tokio::time::sleep(self.load.lease.mul_f64(1.1)).await;
-            self.ask(Operation::Heartbeat, &lock, lease_id).await;
+            self.perform(Operation::Heartbeat, &lock, lease_id).await;
         } else if random_range(0..20) == 0 {
-            // Asks again for what it has.
-            self.ask(Operation::Acquire, &lock, lease_id).await;
+            // It repeats the acquire of a lease that it has.
+            self.perform(Operation::Acquire, &lock, lease_id).await;
         }
-        let mut answer = self.ask(Operation::Release, &lock, lease_id).await;
+        let mut outcome = self.perform(Operation::Release, &lock, lease_id).await;
         for _ in 0..3 {
-            if answer != Answer::Unknown {
+            if outcome != Outcome::Unknown {
                 break;
             }
             self.pause().await;
-            answer = self.ask(Operation::Release, &lock, lease_id).await;
+            outcome = self.perform(Operation::Release, &lock, lease_id).await;
         }
-        // A repetition that was delayed on its way: somebody else may have the lock now.
+        // A repetition that was delayed on its way: another client may have the lock now.
         let repeated = [Operation::Acquire, Operation::Heartbeat, Operation::Release];
         if let Some(operation) = repeated.get(random_range(0..8)) {
             self.pause().await;
             self.pause().await;
-            self.ask(*operation, &lock, lease_id).await;
+            self.perform(*operation, &lock, lease_id).await;
         }
     }
 
-    async fn ask(&self, operation: Operation, lock: &str, lease_id: Uuid) -> Answer {
+    async fn perform(&self, operation: Operation, lock: &str, lease_id: Uuid) -> Outcome {
         let node = random_range(0..self.load.nodes);
-        let question = self
+        let outcome = self
             .subject
-            .ask(node, operation, lock, lease_id, self.load.lease);
+            .perform(node, operation, lock, lease_id, self.load.lease);
         self.history
-            .record(lock, lease_id, operation, question)
+            .record(lock, lease_id, operation, outcome)
             .await
     }
 

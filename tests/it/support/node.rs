@@ -15,7 +15,7 @@ use sqlx::postgres::PgConnectOptions;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
-use super::history::{Answer, Operation};
+use super::history::{Operation, Outcome};
 
 /// Two accounts. Lock rows have no foreign keys: any number is an account.
 pub(crate) const ALICE: i64 = 1;
@@ -121,34 +121,34 @@ impl Node {
         }
     }
 
-    /// Does one operation of a history for Alice, and says its outcome in the history's words.
-    pub(crate) async fn ask(
+    /// Performs one operation of a history for Alice. Its outcome is in the history's words.
+    pub(crate) async fn perform(
         &self,
         operation: Operation,
         name: &str,
         lease_id: Uuid,
         lease: Duration,
-    ) -> Answer {
+    ) -> Outcome {
         let lease_ms = i32::try_from(lease.as_millis()).unwrap();
         match operation {
             Operation::Acquire => match self.acquire(name, lease_id, lease_ms).await {
-                Ok(AcquireOutcome::Granted(lease)) => Answer::Held {
+                Ok(AcquireOutcome::Granted(lease)) => Outcome::Held {
                     fencing_token: lease.fencing_token,
                 },
-                Ok(AcquireOutcome::Held) => Answer::Refused,
-                Ok(AcquireOutcome::LeaseEnded) => Answer::Lost,
+                Ok(AcquireOutcome::Held) => Outcome::Refused,
+                Ok(AcquireOutcome::LeaseEnded) => Outcome::Lost,
                 Err(error) => unknown(error),
             },
             Operation::Heartbeat => match self.heartbeat(name, lease_id).await {
-                Ok(HeartbeatOutcome::Renewed(lease)) => Answer::Held {
+                Ok(HeartbeatOutcome::Renewed(lease)) => Outcome::Held {
                     fencing_token: lease.fencing_token,
                 },
-                Ok(HeartbeatOutcome::Lost(_)) => Answer::Lost,
+                Ok(HeartbeatOutcome::Lost(_)) => Outcome::Lost,
                 Err(error) => unknown(error),
             },
             Operation::Release => match self.release(name, lease_id).await {
-                Ok(ReleaseOutcome::Released) => Answer::Released,
-                Ok(ReleaseOutcome::Lost(_)) => Answer::Lost,
+                Ok(ReleaseOutcome::Released) => Outcome::Released,
+                Ok(ReleaseOutcome::Lost(_)) => Outcome::Lost,
                 Err(error) => unknown(error),
             },
         }
@@ -162,9 +162,9 @@ impl Drop for Node {
 }
 
 /// The history's word for an error. Panics if the database refused a statement: that is a bug.
-pub(crate) fn unknown(error: EngineError) -> Answer {
+pub(crate) fn unknown(error: EngineError) -> Outcome {
     assert_ne!(error, EngineError::Refused);
-    Answer::Unknown
+    Outcome::Unknown
 }
 
 /// A lock of the public namespace.

@@ -1,5 +1,5 @@
-//! Answers that are lost: between the database and the engine, and between the engine and whoever
-//! asked.
+//! Outcomes that are lost: between the database and the engine, and between the engine and its
+//! caller.
 
 use std::time::Duration;
 
@@ -33,10 +33,10 @@ async fn node_behind_a_proxy() -> (Database, Proxy, Node) {
     (db, proxy, node)
 }
 
-/// Waits until the statement that is under way has been committed.
-async fn committed(db: &Database, what: &str) {
-    eventually(what, async || {
-        db.value::<bool>(&format!("SELECT EXISTS ({what})"))
+/// Waits until the statement in flight has been committed: until this query has a row.
+async fn committed(db: &Database, query: &str) {
+    eventually(query, async || {
+        db.value::<bool>(&format!("SELECT EXISTS ({query})"))
             .await
             .then_some(())
     })
@@ -44,10 +44,10 @@ async fn committed(db: &Database, what: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_grant_whose_answer_is_lost_is_asked_for_again_and_granted_once() {
+async fn a_grant_whose_result_is_lost_is_retried_and_granted_once() {
     let (db, proxy, node) = node_behind_a_proxy().await;
     proxy.answers(Flow::Drop);
-    let asked = tokio::spawn({
+    let pending = tokio::spawn({
         let engine = node.engine.clone();
         async move { engine.acquire(acquire(1, "lost", None)).await }
     });
@@ -57,7 +57,7 @@ async fn a_grant_whose_answer_is_lost_is_asked_for_again_and_granted_once() {
         .await;
     proxy.cut();
     proxy.mend();
-    let Ok(AcquireOutcome::Granted(lease)) = asked.await.unwrap() else {
+    let Ok(AcquireOutcome::Granted(lease)) = pending.await.unwrap() else {
         panic!("not granted")
     };
     assert_eq!(lease.fencing_token, token, "the same grant");
@@ -68,7 +68,7 @@ async fn a_grant_whose_answer_is_lost_is_asked_for_again_and_granted_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_heartbeat_and_a_release_with_an_id_survive_a_lost_answer() {
+async fn a_heartbeat_and_a_release_with_an_id_survive_a_lost_result() {
     let (db, proxy, node) = node_behind_a_proxy().await;
     let id = Uuid::new_v4();
     node.engine
@@ -77,7 +77,7 @@ async fn a_heartbeat_and_a_release_with_an_id_survive_a_lost_answer() {
         .unwrap();
 
     proxy.answers(Flow::Drop);
-    let asked = tokio::spawn({
+    let pending = tokio::spawn({
         let engine = node.engine.clone();
         async move { engine.release(release(1, "kept", Some(id))).await }
     });
@@ -88,7 +88,7 @@ async fn a_heartbeat_and_a_release_with_an_id_survive_a_lost_answer() {
     .await;
     proxy.cut();
     proxy.mend();
-    assert_eq!(asked.await.unwrap(), Ok(ReleaseOutcome::Released));
+    assert_eq!(pending.await.unwrap(), Ok(ReleaseOutcome::Released));
     assert_eq!(
         node.engine.heartbeat(heartbeat(1, "kept", Some(id))).await,
         Ok(HeartbeatOutcome::Lost(Lost::Released))
@@ -96,14 +96,14 @@ async fn a_heartbeat_and_a_release_with_an_id_survive_a_lost_answer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_release_without_an_id_whose_answer_is_lost_is_answered_as_unknown() {
+async fn a_release_without_an_id_whose_result_is_lost_is_unknown() {
     let (db, proxy, node) = node_behind_a_proxy().await;
     node.engine
         .acquire(acquire(1, "plain", None))
         .await
         .unwrap();
     proxy.answers(Flow::Drop);
-    let asked = tokio::spawn({
+    let pending = tokio::spawn({
         let engine = node.engine.clone();
         async move { engine.release(release(1, "plain", None)).await }
     });
@@ -115,17 +115,17 @@ async fn a_release_without_an_id_whose_answer_is_lost_is_answered_as_unknown() {
     proxy.cut();
     proxy.mend();
     assert_eq!(
-        asked.await.unwrap(),
+        pending.await.unwrap(),
         Err(EngineError::Unknown),
         "true and false would both be guesses"
     );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_grant_that_nobody_heard_of_is_given_back() {
+async fn a_grant_that_nobody_received_is_released() {
     let (db, proxy, node) = node_behind_a_proxy().await;
     proxy.answers(Flow::Freeze);
-    let asked = tokio::spawn({
+    let pending = tokio::spawn({
         let engine = node.engine.clone();
         async move { engine.acquire(acquire(1, "abandoned", None)).await }
     });
@@ -134,8 +134,8 @@ async fn a_grant_that_nobody_heard_of_is_given_back() {
         "SELECT FROM locks WHERE name = 'abandoned' AND end_reason = 0",
     )
     .await;
-    asked.abort();
-    assert!(asked.await.unwrap_err().is_cancelled());
+    pending.abort();
+    assert!(pending.await.unwrap_err().is_cancelled());
     proxy.mend();
     committed(
         &db,
@@ -149,11 +149,11 @@ async fn a_grant_that_nobody_heard_of_is_given_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_grant_with_an_id_that_nobody_heard_of_waits_for_the_repetition() {
+async fn a_grant_with_an_id_that_nobody_received_waits_for_the_repetition() {
     let (db, proxy, node) = node_behind_a_proxy().await;
     let id = Uuid::new_v4();
     proxy.answers(Flow::Freeze);
-    let asked = tokio::spawn({
+    let pending = tokio::spawn({
         let engine = node.engine.clone();
         async move { engine.acquire(acquire(1, "repeated", Some(id))).await }
     });
@@ -161,8 +161,8 @@ async fn a_grant_with_an_id_that_nobody_heard_of_waits_for_the_repetition() {
     let token: i64 = db
         .value("SELECT fencing_token FROM locks WHERE name = 'repeated'")
         .await;
-    asked.abort();
-    assert!(asked.await.unwrap_err().is_cancelled());
+    pending.abort();
+    assert!(pending.await.unwrap_err().is_cancelled());
     proxy.mend();
     assert_eq!(
         node.engine.acquire(acquire(2, "repeated", None)).await,
@@ -177,7 +177,7 @@ async fn a_grant_with_an_id_that_nobody_heard_of_waits_for_the_repetition() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_request_that_was_given_up_before_it_was_sent_does_nothing() {
+async fn a_request_that_is_abandoned_before_it_is_sent_does_nothing() {
     let (db, proxy, node) = node_behind_a_proxy().await;
     proxy.answers(Flow::Freeze);
     let first = tokio::spawn({
@@ -197,7 +197,7 @@ async fn a_request_that_was_given_up_before_it_was_sent_does_nothing() {
     assert!(second.await.unwrap_err().is_cancelled());
     proxy.mend();
     first.await.unwrap().unwrap();
-    // Behind it in the same queue.
+    // This one was behind it in the same queue.
     node.engine
         .acquire(acquire(1, "third", None))
         .await
@@ -210,7 +210,7 @@ async fn a_request_that_was_given_up_before_it_was_sent_does_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_known_in_time_is_answered_as_unknown() {
+async fn an_outcome_that_does_not_arrive_in_time_is_unknown() {
     let db = Database::create().await;
     let proxy = Proxy::to(&db).await;
     let node = Node::start_with(
@@ -234,7 +234,7 @@ async fn what_cannot_be_known_in_time_is_answered_as_unknown() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_lock_that_is_busy_in_the_database_holds_up_nobody_else_in_its_batch() {
+async fn a_contended_lock_holds_up_no_other_request_of_its_batch() {
     let db = Database::create().await;
     let node = Node::start_with(
         db.options(),
@@ -244,21 +244,21 @@ async fn one_lock_that_is_busy_in_the_database_holds_up_nobody_else_in_its_batch
         },
     )
     .await;
-    for name in ["busy", "other"] {
+    for name in ["contended", "other"] {
         node.engine.acquire(acquire(1, name, None)).await.unwrap();
         node.engine.release(release(1, name, None)).await.unwrap();
     }
     let mut blocker = db.connect().await;
     let mut transaction = sqlx::Connection::begin(&mut blocker).await.unwrap();
-    sqlx::query("SELECT FROM locks WHERE name = 'busy' FOR UPDATE")
+    sqlx::query("SELECT FROM locks WHERE name = 'contended' FOR UPDATE")
         .execute(&mut *transaction)
         .await
         .unwrap();
-    let busy = tokio::spawn({
+    let contended = tokio::spawn({
         let engine = node.engine.clone();
-        async move { engine.acquire(acquire(1, "busy", None)).await }
+        async move { engine.acquire(acquire(1, "contended", None)).await }
     });
-    // However they fall into batches, each of these is answered while that one waits.
+    // Each of these is answered while that one waits, whichever batches they are in.
     for n in 0..20 {
         let outcome = node.engine.acquire(acquire(n, "other", None)).await;
         assert!(outcome.is_ok(), "{outcome:?}");
@@ -267,34 +267,34 @@ async fn one_lock_that_is_busy_in_the_database_holds_up_nobody_else_in_its_batch
             .await
             .unwrap();
     }
-    assert!(!busy.is_finished());
+    assert!(!contended.is_finished());
     transaction.rollback().await.unwrap();
     assert!(matches!(
-        busy.await.unwrap(),
+        contended.await.unwrap(),
         Ok(AcquireOutcome::Granted(_))
     ));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_answer_does_not_wait_for_the_batch_that_is_sent_before_it_is_given() {
+async fn an_outcome_does_not_wait_for_the_batch_that_is_sent_before_its_delivery() {
     let (db, proxy, node) = node_behind_a_proxy().await;
-    let connections = "SELECT array_agg(pid ORDER BY pid) FROM pg_stat_activity WHERE datname = current_database() \
-                       AND application_name = 'lockable locks'";
+    let connections = "SELECT array_agg(pid ORDER BY pid) FROM pg_stat_activity
+                        WHERE datname = current_database() AND application_name = 'lockable locks'";
     let before: Vec<i32> = db.value(connections).await;
     proxy.answers(Flow::Freeze);
-    let ask = |name| {
+    let send = |name| {
         let engine = node.engine.clone();
         tokio::spawn(async move { engine.acquire(acquire(1, name, None)).await })
     };
-    let first = ask("first");
+    let first = send("first");
     committed(&db, "SELECT FROM locks WHERE name = 'first'").await;
-    let second = ask("second");
+    let second = send("second");
     eventually("it waits", async || {
         (node.engine.depth() == 1).then_some(())
     })
     .await;
-    // The second is sent when the first one's answer is there, and is then on its way for as long
-    // as we like.
+    // The second is sent when the first one's result arrives, and is then in flight until requests
+    // pass again.
     proxy.requests(Flow::Freeze);
     proxy.answers(Flow::Pass);
     assert!(matches!(
@@ -310,15 +310,15 @@ async fn an_answer_does_not_wait_for_the_batch_that_is_sent_before_it_is_given()
     let after: Vec<i32> = db.value(connections).await;
     assert_eq!(
         before, after,
-        "the second was given up and asked again: the first had waited for it"
+        "the second was given up and retried: the first had waited for it"
     );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_database_that_is_away_is_not_asked_again_at_once_however_much_waits() {
+async fn an_unavailable_database_is_not_retried_at_once_however_many_requests_wait() {
     let db = Database::create().await;
     let proxy = Proxy::to(&db).await;
-    // Each question a batch of its own: there is always a next one.
+    // Each request is a batch of its own: there is always a next one.
     let settings = EngineSettings {
         deadline: Duration::from_secs(2),
         largest_batch: 1,
@@ -331,26 +331,26 @@ async fn a_database_that_is_away_is_not_asked_again_at_once_however_much_waits()
     .await;
     proxy.sever();
     let names: Vec<_> = (0..200).map(|n| format!("lock-{n}")).collect();
-    let asked = names
+    let pending = names
         .iter()
         .map(|name| node.engine.acquire(acquire(1, name, None)));
-    for answer in futures_util::future::join_all(asked).await {
-        assert_eq!(answer, Err(EngineError::Unknown));
+    for outcome in futures_util::future::join_all(pending).await {
+        assert_eq!(outcome, Err(EngineError::Unknown));
     }
     // Pauses of 10 ms at least, that double up to half a second: some ten in the deadline. The tick
-    // asks, too.
+    // tries to connect, too.
     let refused = proxy.refused();
     assert!(
         refused > 0 && refused < 60,
         "{refused} connections in two seconds"
     );
-    // What may have happened is given back before the lane's thread ends.
+    // The lane sends its compensating releases before it ends.
     proxy.mend();
     node.engine.shut_down().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_grant_in_doubt_is_given_back_when_the_database_returns_too_late() {
+async fn a_grant_in_doubt_is_released_when_the_database_returns_too_late() {
     let db = Database::create().await;
     let proxy = Proxy::to(&db).await;
     let settings = EngineSettings {
@@ -363,7 +363,7 @@ async fn a_grant_in_doubt_is_given_back_when_the_database_returns_too_late() {
     })
     .await;
     proxy.answers(Flow::Drop);
-    let asked = tokio::spawn({
+    let pending = tokio::spawn({
         let engine = node.engine.clone();
         async move { engine.acquire(acquire(1, "in doubt", None)).await }
     });
@@ -373,7 +373,7 @@ async fn a_grant_in_doubt_is_given_back_when_the_database_returns_too_late() {
     )
     .await;
     proxy.sever();
-    assert_eq!(asked.await.unwrap(), Err(EngineError::Unknown));
+    assert_eq!(pending.await.unwrap(), Err(EngineError::Unknown));
     proxy.mend();
     committed(
         &db,
@@ -383,10 +383,10 @@ async fn a_grant_in_doubt_is_given_back_when_the_database_returns_too_late() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_plain_acquire_whose_lost_grant_has_lapsed_is_asked_anew_and_not_refused() {
+async fn a_plain_acquire_whose_lost_grant_has_lapsed_is_retried_and_not_refused() {
     let (db, proxy, node) = node_behind_a_proxy().await;
     proxy.answers(Flow::Drop);
-    let asked = tokio::spawn({
+    let pending = tokio::spawn({
         let engine = node.engine.clone();
         async move { engine.acquire(acquire(1, "lapsed", None)).await }
     });
@@ -398,7 +398,7 @@ async fn a_plain_acquire_whose_lost_grant_has_lapsed_is_asked_anew_and_not_refus
         .await;
     proxy.cut();
     proxy.mend();
-    let Ok(AcquireOutcome::Granted(lease)) = asked.await.unwrap() else {
+    let Ok(AcquireOutcome::Granted(lease)) = pending.await.unwrap() else {
         panic!("the lock was free")
     };
     assert!(lease.fencing_token > token);

@@ -14,7 +14,7 @@ use crate::support::node::{Node, acquire, heartbeat, release};
 use crate::support::prelude::*;
 use crate::support::proxy::Flow;
 
-/// Nothing comes back from the database, so that what is asked stays in the queue.
+/// A node that receives nothing from its database, so that requests stay in its queue.
 async fn stuck_node(capacity: usize) -> (Database, Proxy, Node) {
     let db = Database::create().await;
     let proxy = Proxy::to(&db).await;
@@ -31,14 +31,14 @@ async fn stuck_node(capacity: usize) -> (Database, Proxy, Node) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_queue_refuses_at_once_and_answers_what_it_accepted() {
+async fn a_full_queue_rejects_at_once_and_answers_what_it_accepted() {
     let (db, proxy, node) = stuck_node(8).await;
-    // One is under way, eight of eight accounts wait.
-    let under_way = tokio::spawn({
+    // One is in flight, eight of eight accounts wait.
+    let in_flight = tokio::spawn({
         let engine = node.engine.clone();
-        async move { engine.acquire(acquire(1, "under way", None)).await }
+        async move { engine.acquire(acquire(1, "in flight", None)).await }
     });
-    eventually("it is under way", async || {
+    eventually("it is in flight", async || {
         (db.value::<i64>("SELECT count(*) FROM locks").await == 2).then_some(())
     })
     .await;
@@ -63,19 +63,19 @@ async fn a_full_queue_refuses_at_once_and_answers_what_it_accepted() {
     );
     proxy.mend();
     assert!(matches!(
-        under_way.await.unwrap(),
+        in_flight.await.unwrap(),
         Ok(AcquireOutcome::Granted(_))
     ));
-    for answer in join_all(waiting).await {
-        assert!(matches!(answer.unwrap(), Ok(AcquireOutcome::Granted(_))));
+    for outcome in join_all(waiting).await {
+        assert!(matches!(outcome.unwrap(), Ok(AcquireOutcome::Granted(_))));
     }
     assert_eq!(node.engine.check_room(), Ok(()));
 }
 
-/// How many locks there are, asked from a thread of its own.
+/// The number of locks, queried on a thread of its own.
 fn locks(options: &PgConnectOptions) -> i64 {
     let options = options.clone();
-    let ask = async move {
+    let query = async move {
         let mut connection = PgConnection::connect_with(&options).await.unwrap();
         sqlx::query_scalar("SELECT count(*) FROM locks")
             .fetch_one(&mut connection)
@@ -87,14 +87,14 @@ fn locks(options: &PgConnectOptions) -> i64 {
             .enable_all()
             .build()
             .unwrap()
-            .block_on(ask)
+            .block_on(query)
     })
     .join()
     .unwrap()
 }
 
 #[tokio::test]
-async fn a_crowded_lane_goes_on_where_the_runtime_has_no_turn_for_it() {
+async fn a_crowded_lane_works_while_the_runtime_has_no_turn_for_it() {
     let db = Database::create().await;
     let settings = EngineSettings {
         largest_batch: 4,
@@ -102,7 +102,7 @@ async fn a_crowded_lane_goes_on_where_the_runtime_has_no_turn_for_it() {
     };
     let node = Node::start_with(db.options(), settings).await;
     node.engine.acquire(acquire(1, "warm", None)).await.unwrap();
-    let asked: Vec<_> = (0..100)
+    let pending: Vec<_> = (0..100)
         .map(|n| {
             let engine = node.engine.clone();
             tokio::spawn(
@@ -124,10 +124,10 @@ async fn a_crowded_lane_goes_on_where_the_runtime_has_no_turn_for_it() {
         );
         std::thread::sleep(Duration::from_millis(10));
     }
-    for answer in join_all(asked).await {
-        assert!(matches!(answer.unwrap(), Ok(AcquireOutcome::Granted(_))));
+    for outcome in join_all(pending).await {
+        assert!(matches!(outcome.unwrap(), Ok(AcquireOutcome::Granted(_))));
     }
-    // And comes back from where it went.
+    // And the lane returns to the runtime.
     assert!(matches!(
         node.engine.acquire(acquire(1, "later", None)).await,
         Ok(AcquireOutcome::Granted(_))
@@ -137,9 +137,9 @@ async fn a_crowded_lane_goes_on_where_the_runtime_has_no_turn_for_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn no_account_fills_more_than_a_quarter_of_a_queue() {
     let (_db, proxy, node) = stuck_node(8).await;
-    let under_way = tokio::spawn({
+    let in_flight = tokio::spawn({
         let engine = node.engine.clone();
-        async move { engine.acquire(acquire(1, "under way", None)).await }
+        async move { engine.acquire(acquire(1, "in flight", None)).await }
     });
     let greedy: Vec<_> = (0..20)
         .map(|n| {
@@ -164,18 +164,18 @@ async fn no_account_fills_more_than_a_quarter_of_a_queue() {
         modest.await.unwrap(),
         Ok(AcquireOutcome::Granted(_))
     ));
-    under_way.await.unwrap().unwrap();
-    let refused = join_all(greedy)
+    in_flight.await.unwrap().unwrap();
+    let rejected = join_all(greedy)
         .await
         .into_iter()
-        .filter(|answer| *answer.as_ref().unwrap() == Err(EngineError::Overloaded))
+        .filter(|outcome| *outcome.as_ref().unwrap() == Err(EngineError::Overloaded))
         .count();
-    // Two wait and one may be under way.
-    assert!(refused >= 17, "{refused}");
+    // Two wait, and one may be in flight.
+    assert!(rejected >= 17, "{rejected}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_engine_that_stops_answers_what_it_accepted_and_refuses_the_rest() {
+async fn an_engine_that_stops_answers_what_it_accepted_and_rejects_the_rest() {
     let db = Database::create().await;
     let node = Node::start(db.options()).await;
     let accepted: Vec<_> = (0..100)
@@ -192,8 +192,8 @@ async fn an_engine_that_stops_answers_what_it_accepted_and_refuses_the_rest() {
     .await;
     node.engine.shut_down().await;
     let mut granted = 0;
-    for answer in join_all(accepted).await {
-        match answer.unwrap() {
+    for outcome in join_all(accepted).await {
+        match outcome.unwrap() {
             Ok(AcquireOutcome::Granted(_)) => granted += 1,
             Err(EngineError::ShuttingDown) => {}
             other => panic!("{other:?}"),
@@ -207,7 +207,7 @@ async fn an_engine_that_stops_answers_what_it_accepted_and_refuses_the_rest() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_account_at_its_limit_takes_nothing_new_and_keeps_what_it_has() {
+async fn an_account_at_its_limit_takes_no_new_lock_and_keeps_its_leases() {
     let db = Database::create().await;
     let node = Node::start(db.options()).await;
     let limited = |name: &str, id: Option<Uuid>| lockable::locks::Acquire {
@@ -228,15 +228,15 @@ async fn an_account_at_its_limit_takes_nothing_new_and_keeps_what_it_has() {
     }
     node.engine.usage().count(&db.pool).await.unwrap();
     assert!(node.engine.usage().is_at_limit(AccountId(5), 3));
-    let refused = Err(EngineError::TooManyLocks { max: 3 });
-    assert_eq!(node.engine.acquire(limited("four", None)).await, refused);
+    let rejected = Err(EngineError::TooManyLocks { max: 3 });
+    assert_eq!(node.engine.acquire(limited("four", None)).await, rejected);
     assert_eq!(
         node.engine
             .acquire(limited("four", Some(Uuid::new_v4())))
             .await,
-        refused
+        rejected
     );
-    // Asked again for what it has: renewed (P6).
+    // A repeated request for a lease that it has renews it (P6).
     let AcquireOutcome::Granted(again) =
         node.engine.acquire(limited("one", Some(id))).await.unwrap()
     else {
@@ -247,7 +247,7 @@ async fn an_account_at_its_limit_takes_nothing_new_and_keeps_what_it_has() {
         node.engine.heartbeat(heartbeat(5, "two", None)).await,
         Ok(HeartbeatOutcome::Renewed(_))
     ));
-    // Another account is not concerned; and a lock given back makes room.
+    // Another account is not concerned; and a release makes room.
     assert!(matches!(
         node.engine.acquire(acquire(6, "four", None)).await,
         Ok(AcquireOutcome::Granted(_))

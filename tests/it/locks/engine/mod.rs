@@ -1,5 +1,4 @@
-//! The lock engine without HTTP: what it answers, in what order, and what becomes of an answer that
-//! is lost on either side.
+//! The lock engine without HTTP: outcomes, their order, and outcomes that are lost on either side.
 
 mod failures;
 mod limits;

@@ -1,6 +1,6 @@
-//! The engine against a model that is simple enough to be believed: any sequence of operations of
-//! two accounts on two locks, sent one by one or in bursts that share batches, answers as the model
-//! does when it does them one after the other.
+//! The engine against a model that is simple enough to be believed. Any sequence of operations of
+//! two accounts on two locks, sent one by one or in bursts that share batches, has the outcomes
+//! that the model has when it applies them one after the other.
 
 use std::collections::BTreeMap;
 
@@ -38,8 +38,8 @@ enum Op {
 }
 
 impl Op {
-    /// Who asks about which lock.
-    fn of(&self) -> Option<(i64, usize)> {
+    /// The account and the lock of a request; `None` for a lapse.
+    fn account_and_lock(&self) -> Option<(i64, usize)> {
         match *self {
             Self::Acquire { account, lock, .. }
             | Self::Heartbeat { account, lock, .. }
@@ -55,17 +55,18 @@ const LOCKS: [&str; 2] = ["a", "b"];
 fn op() -> impl Strategy<Value = Op> {
     let account = 1..=2i64;
     let id = prop_oneof![2 => Just(None), 3 => (1..=3u128).prop_map(Some)];
+    let target = (account, 0..2usize, id);
     prop_oneof![
-        4 => (account.clone(), 0..2usize, id.clone()).prop_map(move |(account, lock, id)| Op::Acquire { account, lock, id }),
-        2 => (account.clone(), 0..2usize, id.clone()).prop_map(move |(account, lock, id)| Op::Heartbeat { account, lock, id }),
-        3 => (account, 0..2usize, id).prop_map(move |(account, lock, id)| Op::Release { account, lock, id }),
+        4 => target.clone().prop_map(|(account, lock, id)| Op::Acquire { account, lock, id }),
+        2 => target.clone().prop_map(|(account, lock, id)| Op::Heartbeat { account, lock, id }),
+        3 => target.prop_map(|(account, lock, id)| Op::Release { account, lock, id }),
         1 => (0..2usize).prop_map(|lock| Op::Lapse { lock }),
     ]
 }
 
-/// What an operation is answered, without what only the database knows.
+/// The outcome of an operation, without the values that only the database knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Answer {
+enum Outcome {
     /// The fencing token's place in the order of grants of this lock.
     Granted {
         grant: usize,
@@ -90,7 +91,7 @@ enum End {
 #[derive(Clone, Debug)]
 struct Row {
     account: i64,
-    /// None: no id of the client's own.
+    /// `None` for a lease without an id of the client's own.
     id: Option<u128>,
     end: End,
     grant: usize,
@@ -99,33 +100,33 @@ struct Row {
 #[derive(Default)]
 struct Model {
     rows: BTreeMap<usize, Row>,
-    /// How leases with ids ended, by account, id and lock. Such an id is never granted again.
+    /// How leases with ids have ended, by account, id and lock.
     ends: BTreeMap<(i64, u128, usize), Lost>,
 }
 
 impl Model {
-    fn apply(&mut self, op: &Op) -> Answer {
+    fn apply(&mut self, op: &Op) -> Outcome {
         match *op {
             Op::Acquire { account, lock, id } => self.acquire(account, lock, id),
             Op::Heartbeat { account, lock, id } => match self.find(account, lock, id) {
-                Ok(row) => Answer::Renewed { grant: row.grant },
-                Err(lost) => Answer::Lost(lost),
+                Ok(row) => Outcome::Renewed { grant: row.grant },
+                Err(lost) => Outcome::Lost(lost),
             },
             Op::Release { account, lock, id } => match self.find(account, lock, id) {
                 Ok(row) => {
                     row.end = End::Released;
-                    // Remembered where the id is the client's own, in the lease or in this request.
+                    // Remembered if the lease has an id of the client's own.
                     if let Some(id) = row.id {
                         self.ends.insert((account, id, lock), Lost::Released);
                     }
-                    Answer::Released
+                    Outcome::Released
                 }
-                Err(Lost::Released) if id.is_some() => Answer::Released,
+                Err(Lost::Released) if id.is_some() => Outcome::Released,
                 Err(Lost::Unknown) if let Some(id) = id => {
                     self.ends.insert((account, id, lock), Lost::NeverGranted);
-                    Answer::Lost(Lost::NeverGranted)
+                    Outcome::Lost(Lost::NeverGranted)
                 }
-                Err(lost) => Answer::Lost(lost),
+                Err(lost) => Outcome::Lost(lost),
             },
             Op::Lapse { lock } => {
                 if let Some(row) = self.rows.get_mut(&lock)
@@ -133,27 +134,27 @@ impl Model {
                 {
                     row.end = End::Lapsed;
                 }
-                Answer::Nothing
+                Outcome::Nothing
             }
         }
     }
 
-    fn acquire(&mut self, account: i64, lock: usize, id: Option<u128>) -> Answer {
+    fn acquire(&mut self, account: i64, lock: usize, id: Option<u128>) -> Outcome {
         if let Some(id) = id
             && self.ends.contains_key(&(account, id, lock))
         {
-            return Answer::LeaseEnded;
+            return Outcome::LeaseEnded;
         }
         if let Some(row) = self.rows.get(&lock) {
             if row.account == account && row.id.is_some() && row.id == id {
                 return if row.end == End::Live {
-                    Answer::Granted { grant: row.grant }
+                    Outcome::Granted { grant: row.grant }
                 } else {
-                    Answer::LeaseEnded
+                    Outcome::LeaseEnded
                 };
             }
             if row.end == End::Live {
-                return Answer::Held;
+                return Outcome::Held;
             }
             if let (End::Lapsed, Some(id)) = (row.end, row.id) {
                 self.ends.insert((row.account, id, lock), Lost::Superseded);
@@ -169,7 +170,7 @@ impl Model {
                 grant,
             },
         );
-        Answer::Granted { grant }
+        Outcome::Granted { grant }
     }
 
     /// The live lease that a heartbeat or release speaks of, or why there is none.
@@ -193,13 +194,13 @@ impl Model {
     }
 }
 
-/// Does an operation for real. Fencing tokens are returned beside the answer, to be compared
+/// Performs an operation on the engine. Returns its outcome, and the fencing token to compare
 /// afterwards.
 async fn perform(
     engine: &Engine,
     pool: &PgPool,
     op: &Op,
-) -> Result<(Answer, Option<i64>), EngineError> {
+) -> Result<(Outcome, Option<i64>), EngineError> {
     Ok(match *op {
         Op::Acquire { account, lock, id } => {
             match engine
@@ -208,10 +209,10 @@ async fn perform(
             {
                 AcquireOutcome::Granted(lease) => {
                     assert_eq!((lease.lease_ms, lease.expires_in_ms), (60_000, 60_000));
-                    (Answer::Granted { grant: 0 }, Some(lease.fencing_token))
+                    (Outcome::Granted { grant: 0 }, Some(lease.fencing_token))
                 }
-                AcquireOutcome::Held => (Answer::Held, None),
-                AcquireOutcome::LeaseEnded => (Answer::LeaseEnded, None),
+                AcquireOutcome::Held => (Outcome::Held, None),
+                AcquireOutcome::LeaseEnded => (Outcome::LeaseEnded, None),
             }
         }
         Op::Heartbeat { account, lock, id } => {
@@ -220,9 +221,9 @@ async fn perform(
                 .await?
             {
                 HeartbeatOutcome::Renewed(lease) => {
-                    (Answer::Renewed { grant: 0 }, Some(lease.fencing_token))
+                    (Outcome::Renewed { grant: 0 }, Some(lease.fencing_token))
                 }
-                HeartbeatOutcome::Lost(lost) => (Answer::Lost(lost), None),
+                HeartbeatOutcome::Lost(lost) => (Outcome::Lost(lost), None),
             }
         }
         Op::Release { account, lock, id } => {
@@ -230,8 +231,8 @@ async fn perform(
                 .release(release(account, LOCKS[lock], id.map(Uuid::from_u128)))
                 .await?
             {
-                ReleaseOutcome::Released => (Answer::Released, None),
-                ReleaseOutcome::Lost(lost) => (Answer::Lost(lost), None),
+                ReleaseOutcome::Released => (Outcome::Released, None),
+                ReleaseOutcome::Lost(lost) => (Outcome::Lost(lost), None),
             }
         }
         Op::Lapse { lock } => {
@@ -240,26 +241,27 @@ async fn perform(
                 .execute(pool)
                 .await
                 .unwrap();
-            (Answer::Nothing, None)
+            (Outcome::Nothing, None)
         }
     })
 }
 
-/// Puts each lock's fencing tokens in the place of the grants that the model counts.
+/// Compares the engine's outcomes with the model's, which counts grants where the engine has
+/// fencing tokens.
 fn check(
     ops: &[Op],
-    real: &[(Answer, Option<i64>)],
-    expected: &[Answer],
+    real: &[(Outcome, Option<i64>)],
+    expected: &[Outcome],
 ) -> Result<(), TestCaseError> {
     let mut tokens: BTreeMap<(usize, usize), i64> = BTreeMap::new();
-    for (at, ((answer, token), expected)) in real.iter().zip(expected).enumerate() {
+    for (at, ((outcome, token), expected)) in real.iter().zip(expected).enumerate() {
         let (Op::Acquire { lock, .. }
         | Op::Heartbeat { lock, .. }
         | Op::Release { lock, .. }
         | Op::Lapse { lock }) = ops[at];
-        match (*expected, *answer) {
-            (Answer::Granted { grant }, Answer::Granted { .. })
-            | (Answer::Renewed { grant }, Answer::Renewed { .. }) => {
+        match (*expected, *outcome) {
+            (Outcome::Granted { grant }, Outcome::Granted { .. })
+            | (Outcome::Renewed { grant }, Outcome::Renewed { .. }) => {
                 let token = token.unwrap();
                 let known = *tokens.entry((lock, grant)).or_insert(token);
                 prop_assert_eq!(known, token, "a grant keeps its fencing token: op {}", at);
@@ -269,23 +271,23 @@ fn check(
                     prop_assert!(*before < token, "fencing tokens increase: op {}", at);
                 }
             }
-            (expected, answer) => {
-                prop_assert_eq!(answer, expected, "op {}: {:?} of {:?}", at, &ops[at], ops);
+            (expected, outcome) => {
+                prop_assert_eq!(outcome, expected, "op {}: {:?} of {:?}", at, &ops[at], ops);
             }
         }
     }
     Ok(())
 }
 
-/// Operations in bursts: those of a burst are on their way at once, in order. A lapse stands alone;
-/// and two accounts do not ask about one lock in one burst, for they are served by turns, in
-/// whatever order they came.
+/// Divides operations into bursts, each of which is in flight at once, in order. A lapse is a burst
+/// of its own. No burst has requests of two accounts for one lock: those are served by turns,
+/// whatever their order.
 fn bursts(ops: &[Op], sizes: &[usize]) -> Vec<Vec<Op>> {
     let mut bursts: Vec<Vec<Op>> = vec![];
     let mut sizes = sizes.iter().cycle();
     let mut left = 0;
     for op in ops {
-        let clashes = |other: &Op| match (op.of(), other.of()) {
+        let clashes = |other: &Op| match (op.account_and_lock(), other.account_and_lock()) {
             (Some((account, lock)), Some((other_account, other_lock))) => {
                 lock == other_lock && account != other_account
             }
@@ -325,17 +327,17 @@ fn run_model(settings: EngineSettings, cases: u32) {
         .run(&strategy, |(ops, sizes)| {
             let real = runtime.block_on(async {
                 db.execute("TRUNCATE locks, lease_ends").await;
-                let mut answers = vec![];
+                let mut outcomes = vec![];
                 for burst in bursts(&ops, &sizes) {
-                    answers.extend(
+                    outcomes.extend(
                         join_all(burst.iter().map(|op| perform(&node.engine, &node.pool, op)))
                             .await,
                     );
                 }
-                answers.into_iter().collect::<Result<Vec<_>, _>>()
+                outcomes.into_iter().collect::<Result<Vec<_>, _>>()
             });
             let mut model = Model::default();
-            let expected: Vec<Answer> = ops.iter().map(|op| model.apply(op)).collect();
+            let expected: Vec<Outcome> = ops.iter().map(|op| model.apply(op)).collect();
             check(
                 &ops,
                 &real.map_err(|error| TestCaseError::fail(error.to_string()))?,
@@ -346,12 +348,12 @@ fn run_model(settings: EngineSettings, cases: u32) {
 }
 
 #[test]
-fn any_interleaving_answers_as_one_after_the_other() {
+fn any_interleaving_has_the_outcomes_of_one_after_the_other() {
     run_model(EngineSettings::default(), 120);
 }
 
 #[test]
-fn so_it_does_with_several_lanes_and_tiny_batches() {
+fn several_lanes_and_tiny_batches_change_no_outcome() {
     run_model(
         EngineSettings {
             lanes: 3,

@@ -1,5 +1,5 @@
-//! What the statements leave behind in the table: updates that touch no index, no deadlocks, and a
-//! sweeper that knows what it must not touch.
+//! The tables under the statements: updates that touch no index, no deadlocks, and a sweeper that
+//! leaves every row that is still needed.
 
 use std::sync::Arc;
 
@@ -31,14 +31,14 @@ async fn heartbeats_releases_and_grants_of_known_locks_are_heap_only_updates() {
             // Twenty at a time: a page is never all renewed at once, and its old versions can go in
             // between.
             for names in names.chunks(20) {
-                for answer in join_all(
+                for outcome in join_all(
                     names
                         .iter()
                         .map(|name| node.engine.heartbeat(heartbeat(1, name, None))),
                 )
                 .await
                 {
-                    assert!(matches!(answer, Ok(HeartbeatOutcome::Renewed(_))));
+                    assert!(matches!(outcome, Ok(HeartbeatOutcome::Renewed(_))));
                 }
                 join_all(
                     names
@@ -46,18 +46,18 @@ async fn heartbeats_releases_and_grants_of_known_locks_are_heap_only_updates() {
                         .map(|name| node.engine.release(release(1, name, None))),
                 )
                 .await;
-                for answer in join_all(
+                for outcome in join_all(
                     names
                         .iter()
                         .map(|name| node.engine.acquire(acquire(1, name, None))),
                 )
                 .await
                 {
-                    assert!(matches!(answer, Ok(AcquireOutcome::Granted(_))));
+                    assert!(matches!(outcome, Ok(AcquireOutcome::Granted(_))));
                 }
             }
         }
-        // A session tells its counts when it ends at the latest.
+        // A session reports its counts when it ends at the latest.
         node.engine.shut_down().await;
     }
     let expected = 10 * 3 * 200;
@@ -92,8 +92,8 @@ async fn two_nodes_that_share_half_of_their_locks_never_deadlock() {
         .await,
     ];
     for round in 0..30 {
-        // Names in an order that is not theirs: the engine has to put them in order.
-        let asked = nodes.iter().enumerate().flat_map(|(which, node)| {
+        // Names out of order: the engine has to sort them.
+        let pending = nodes.iter().enumerate().flat_map(|(which, node)| {
             (0..100).map(move |n| {
                 let n = (n * 37 + round * 11) % 100;
                 let name = if n % 2 == 0 {
@@ -115,7 +115,7 @@ async fn two_nodes_that_share_half_of_their_locks_never_deadlock() {
                 }
             })
         });
-        join_all(asked).await;
+        join_all(pending).await;
     }
     for node in &nodes {
         node.engine.shut_down().await;
@@ -140,7 +140,7 @@ async fn sweep(db: &Database) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_sweeper_removes_what_was_idle_for_an_hour_and_nothing_else() {
+async fn the_sweeper_removes_locks_that_were_idle_for_an_hour_and_nothing_else() {
     let db = Database::create().await;
     let node = Node::start(db.options()).await;
     let id = Some(Uuid::new_v4());
@@ -158,10 +158,15 @@ async fn the_sweeper_removes_what_was_idle_for_an_hour_and_nothing_else() {
         node.engine.release(release(1, name, None)).await.unwrap();
     }
     db.execute(
-        "UPDATE locks SET expires_at = clock_timestamp() - interval '59 minutes' WHERE name IN ('young', 'released')",
+        "UPDATE locks SET expires_at = clock_timestamp() - interval '59 minutes'
+          WHERE name IN ('young', 'released')",
     )
     .await;
-    db.execute("UPDATE locks SET expires_at = clock_timestamp() - interval '61 minutes' WHERE name = 'idle'").await;
+    db.execute(
+        "UPDATE locks SET expires_at = clock_timestamp() - interval '61 minutes'
+          WHERE name = 'idle'",
+    )
+    .await;
     assert_eq!(sweep(&db).await, 1);
     let left: String = db
         .value("SELECT string_agg(name, ' ' ORDER BY name) FROM locks")
@@ -186,7 +191,7 @@ async fn the_sweeper_removes_what_was_idle_for_an_hour_and_nothing_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_sweeper_leaves_what_an_older_transaction_may_have_looked_at() {
+async fn the_sweeper_leaves_rows_that_an_older_transaction_may_have_observed() {
     let db = Database::create().await;
     let node = Node::start(db.options()).await;
     node.engine.acquire(acquire(1, "idle", None)).await.unwrap();
@@ -222,7 +227,8 @@ async fn the_sweeper_leaves_leases_that_an_outage_protects() {
     db.execute("UPDATE locks SET expires_at = clock_timestamp() - interval '2 hours'")
         .await;
     db.execute(
-        "UPDATE service_clock SET outage_start = clock_timestamp() - interval '3 hours', outage_end = clock_timestamp(), last_ok_at = clock_timestamp()",
+        "UPDATE service_clock SET outage_start = clock_timestamp() - interval '3 hours',
+           outage_end = clock_timestamp(), last_ok_at = clock_timestamp()",
     )
     .await;
     assert_eq!(sweep(&db).await, 0);
@@ -233,8 +239,7 @@ async fn the_sweeper_leaves_leases_that_an_outage_protects() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_grant_that_looked_at_a_row_which_the_sweeper_then_deletes_has_a_fencing_token_of_its_own()
- {
+async fn a_grant_that_observed_a_row_which_the_sweeper_then_deletes_has_a_new_fencing_token() {
     let db = Database::create().await;
     let node = Node::start(db.options()).await;
     for name in ["a", "idle"] {
@@ -248,7 +253,7 @@ async fn a_grant_that_looked_at_a_row_which_the_sweeper_then_deletes_has_a_fenci
     let before: i64 = db
         .value("SELECT fencing_token FROM locks WHERE name = 'idle'")
         .await;
-    // One statement about both has looked at them, and waits for the first.
+    // One statement about both has observed them, and waits for the first.
     let mut blocker = db.connect().await;
     let mut transaction = sqlx::Connection::begin(&mut blocker).await.unwrap();
     sqlx::query("SELECT FROM locks WHERE name = 'a' FOR UPDATE")
@@ -265,7 +270,8 @@ async fn a_grant_that_looked_at_a_row_which_the_sweeper_then_deletes_has_a_fenci
         .await
         .unwrap()
     });
-    let waits = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock')";
+    let waits = "SELECT EXISTS (SELECT FROM pg_stat_activity
+                  WHERE datname = current_database() AND wait_event_type = 'Lock')";
     eventually("it waits", async || {
         db.value::<bool>(waits).await.then_some(())
     })
@@ -284,14 +290,14 @@ async fn a_grant_that_looked_at_a_row_which_the_sweeper_then_deletes_has_a_fenci
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stranger_who_asks_about_a_lock_a_thousand_times_does_not_hold_up_its_holder() {
+async fn a_stranger_with_a_thousand_requests_for_a_lock_does_not_hold_up_its_holder() {
     let db = Database::create().await;
     let node = Node::start(db.options()).await;
     node.engine
         .acquire(acquire(1, "public", None))
         .await
         .unwrap();
-    let asked: Vec<_> = (0..1000)
+    let pending: Vec<_> = (0..1000)
         .map(|_| {
             let engine = node.engine.clone();
             tokio::spawn(async move {
@@ -314,5 +320,5 @@ async fn a_stranger_who_asks_about_a_lock_a_thousand_times_does_not_hold_up_its_
         waiting > 100,
         "the holder was answered in its turn: {waiting} of the stranger's still wait"
     );
-    join_all(asked).await;
+    join_all(pending).await;
 }

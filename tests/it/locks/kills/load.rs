@@ -13,7 +13,7 @@ use rand::random_range;
 use tokio::sync::watch;
 use uuid::Uuid;
 
-use crate::support::history::{Answer, History, Operation, Rules};
+use crate::support::history::{History, Operation, Outcome, Rules};
 use crate::support::node::{ALICE, Node, acquire, heartbeat, release, unknown};
 use crate::support::prelude::*;
 
@@ -53,8 +53,8 @@ struct Row {
     live: bool,
 }
 
-/// More waits than a batch takes, so that the lane is on a thread of its own most of the time, and
-/// goes and comes back.
+/// More requests wait than a batch takes, so that the lane is on a thread of its own most of the
+/// time, and goes and comes back.
 const CROWDED: EngineSettings = EngineSettings {
     lanes: 1,
     largest_batch: 8,
@@ -67,8 +67,8 @@ pub(super) struct Load {
     nodes: [Node; 2],
     history: History,
     leases: Mutex<BTreeMap<Uuid, KnownLease>>,
-    /// Answers that were `true`.
-    answers: watch::Sender<usize>,
+    /// The number of outcomes that were `true`.
+    received: watch::Sender<usize>,
     /// Releases that were certainly in flight when the database died: only a release without a
     /// lease id, sent and not answered, is unknown before its deadline; everything else is retried.
     pub(super) cut_off: AtomicUsize,
@@ -87,7 +87,7 @@ impl Load {
             ],
             history: History::new(),
             leases: Mutex::default(),
-            answers: watch::Sender::new(0),
+            received: watch::Sender::new(0),
             cut_off: AtomicUsize::new(0),
             found_again: AtomicUsize::new(0),
             contradictions: Mutex::default(),
@@ -102,9 +102,9 @@ impl Load {
 
     /// Waits until this many more outcomes were `true`.
     pub(super) async fn progress(&self, more: usize) {
-        let mut answers = self.answers.subscribe();
-        let target = *answers.borrow_and_update() + more;
-        let reached = answers.wait_for(|count| *count >= target);
+        let mut received = self.received.subscribe();
+        let target = *received.borrow_and_update() + more;
+        let reached = received.wait_for(|count| *count >= target);
         let reached = tokio::time::timeout(crate::support::wait::DEADLINE, reached).await;
         reached.expect("the nodes go on answering").unwrap();
     }
@@ -132,8 +132,8 @@ impl Load {
             .send(Operation::Acquire, name, lease_id, needs_proof)
             .await
         {
-            Answer::Held { .. } => {}
-            Answer::Unknown => return,
+            Outcome::Held { .. } => {}
+            Outcome::Unknown => return,
             other => {
                 return self.note_contradiction(format!(
                     "{name}: no other client wants it, and its outcome was {other:?}"
@@ -146,10 +146,10 @@ impl Load {
         }
         if release_it {
             let began = Instant::now();
-            let answer = self
+            let outcome = self
                 .send(Operation::Release, name, lease_id, needs_proof)
                 .await;
-            if answer == Answer::Unknown
+            if outcome == Outcome::Unknown
                 && !needs_proof
                 && began.elapsed() < EngineSettings::default().deadline
             {
@@ -161,10 +161,10 @@ impl Load {
     /// Takes a lock that many clients want, and releases it; repeats until the outcome is known.
     async fn take_contended(&self, name: &str) {
         let lease_id = Uuid::new_v4();
-        let (answer, doubted) = self
+        let (outcome, doubted) = self
             .send_until_known(Operation::Acquire, name, lease_id)
             .await;
-        if matches!(answer, Answer::Held { .. }) {
+        if matches!(outcome, Outcome::Held { .. }) {
             if random_range(0..3) == 0 {
                 self.send(Operation::Heartbeat, name, lease_id, true).await;
             }
@@ -181,15 +181,15 @@ impl Load {
         operation: Operation,
         name: &str,
         lease_id: Uuid,
-    ) -> (Answer, bool) {
+    ) -> (Outcome, bool) {
         for tried in 0..TRIES {
-            let answer = self.send(operation, name, lease_id, true).await;
-            if answer != Answer::Unknown {
-                return (answer, tried > 0);
+            let outcome = self.send(operation, name, lease_id, true).await;
+            if outcome != Outcome::Unknown {
+                return (outcome, tried > 0);
             }
         }
         self.note_contradiction(format!("{name}: {operation:?} was unknown {TRIES} times"));
-        (Answer::Unknown, true)
+        (Outcome::Unknown, true)
     }
 
     /// Sends one request to either node, and records its outcome.
@@ -199,10 +199,10 @@ impl Load {
         name: &str,
         lease_id: Uuid,
         needs_proof: bool,
-    ) -> Answer {
+    ) -> Outcome {
         let engine = &self.nodes[random_range(0..self.nodes.len())].engine;
         let proof = needs_proof.then_some(lease_id);
-        let outcome = async {
+        let response = async {
             match operation {
                 Operation::Acquire => {
                     let lease_ms = i32::try_from(LEASE.as_millis()).unwrap();
@@ -224,8 +224,8 @@ impl Load {
                             }
                             self.held(name, lease_id, needs_proof, &lease)
                         }
-                        Ok(AcquireOutcome::Held) => Answer::Refused,
-                        Ok(AcquireOutcome::LeaseEnded) => Answer::Lost,
+                        Ok(AcquireOutcome::Held) => Outcome::Refused,
+                        Ok(AcquireOutcome::LeaseEnded) => Outcome::Lost,
                         Err(error) => unknown(error),
                     }
                 }
@@ -234,7 +234,7 @@ impl Load {
                     Ok(HeartbeatOutcome::Renewed(lease)) => {
                         self.held(name, lease_id, needs_proof, &lease)
                     }
-                    Ok(HeartbeatOutcome::Lost(_)) => Answer::Lost,
+                    Ok(HeartbeatOutcome::Lost(_)) => Outcome::Lost,
                     Err(error) => unknown(error),
                 },
                 Operation::Release => {
@@ -242,16 +242,16 @@ impl Load {
                     match engine.release(release(ALICE, name, proof)).await {
                         Ok(ReleaseOutcome::Released) => {
                             self.ends(lease_id, KnownEnd::Released);
-                            self.answers.send_modify(|count| *count += 1);
-                            Answer::Released
+                            self.received.send_modify(|count| *count += 1);
+                            Outcome::Released
                         }
                         Ok(ReleaseOutcome::Lost(why)) => {
                             if was_held {
                                 self.note_contradiction(format!(
-                                    "{name}: lease {lease_id} was held, and its release lost: {why:?}"
+                                    "{name}: lease {lease_id} was held, its release lost: {why:?}"
                                 ));
                             }
-                            Answer::Lost
+                            Outcome::Lost
                         }
                         Err(error) => unknown(error),
                     }
@@ -259,11 +259,11 @@ impl Load {
             }
         };
         self.history
-            .record(name, lease_id, operation, outcome)
+            .record(name, lease_id, operation, response)
             .await
     }
 
-    fn held(&self, name: &str, lease_id: Uuid, needs_proof: bool, lease: &Lease) -> Answer {
+    fn held(&self, name: &str, lease_id: Uuid, needs_proof: bool, lease: &Lease) -> Outcome {
         let Lease {
             fencing_token,
             expires_at,
@@ -283,8 +283,8 @@ impl Load {
             end: KnownEnd::Kept,
         };
         self.leases.lock().unwrap().insert(lease_id, known);
-        self.answers.send_modify(|count| *count += 1);
-        Answer::Held { fencing_token }
+        self.received.send_modify(|count| *count += 1);
+        Outcome::Held { fencing_token }
     }
 
     /// Notes how far the end of a lease is. Returns whether its client knows that it was granted.
@@ -311,8 +311,9 @@ impl Load {
             outage: Duration::ZERO,
         }));
         let rows: Vec<Row> = sqlx::query_as(
-            "SELECT l.name, l.lease_id, l.fencing_token, l.expires_at, l.end_reason, lease_is_live(l.expires_at, l.end_reason,
-                    greatest(l.lease_ms, l.renewed_ms), c.recent_until, c.open_start, c.outage_start, c.outage_end, c.grace_ms) AS live
+            "SELECT l.name, l.lease_id, l.fencing_token, l.expires_at, l.end_reason,
+                    lease_is_live(l.expires_at, l.end_reason, greatest(l.lease_ms, l.renewed_ms), c.recent_until,
+                                  c.open_start, c.outage_start, c.outage_end, c.grace_ms) AS live
                FROM locks l CROSS JOIN lease_clock c",
         )
         .fetch_all(&db.pool)

@@ -21,7 +21,7 @@ use load::Load;
 const KILLS: usize = 30;
 const CLIENTS: usize = 32;
 /// How many more outcomes are `true` before the next kill, at least and at most.
-const ANSWERS_BETWEEN: std::ops::RangeInclusive<usize> = 60..=300;
+const OUTCOMES_BETWEEN: std::ops::RangeInclusive<usize> = 60..=300;
 
 /// How often PostgreSQL has begun to recover from a crash.
 fn recoveries(cluster: &Cluster) -> usize {
@@ -36,11 +36,13 @@ fn recoveries(cluster: &Cluster) -> usize {
 async fn kill_a_backend(cluster: &Cluster, db: &Database) {
     let before = recoveries(cluster);
     let victim = eventually("a statement is in flight", async || {
-        let working = "SELECT pid FROM pg_stat_activity WHERE application_name = 'lockable locks' AND state = 'active'
+        let working = "SELECT pid FROM pg_stat_activity
+                        WHERE application_name = 'lockable locks' AND state = 'active'
                         ORDER BY random() LIMIT 1";
         // Not by the pool, which holds sessions from before the last kill and finds out slowly.
         let mut connection = PgConnection::connect_with(&db.options()).await.ok()?;
-        sqlx::query_scalar::<_, i32>(working).fetch_optional(&mut connection).await.ok().flatten()
+        let pid = sqlx::query_scalar::<_, i32>(working).fetch_optional(&mut connection);
+        pid.await.ok().flatten()
     })
     .await;
     kill(Pid::from_raw(victim), Signal::SIGKILL).unwrap();
@@ -64,7 +66,7 @@ struct Report {
     contradictions: Vec<String>,
     /// Leases that were granted, kept or not.
     leases: usize,
-    /// Kills that certainly found a statement under way.
+    /// Kills that certainly found a statement in flight.
     in_mid_statement: usize,
     found_again: usize,
     /// Transactions that wrote several of the locks that are there in the end, and the most that
@@ -91,7 +93,7 @@ async fn survive(kills: usize, mutation: Option<&str>) -> Report {
         .collect();
     let (mut in_mid_statement, mut cut_off_before) = (0, 0);
     for number in 0..kills {
-        load.progress(random_range(ANSWERS_BETWEEN)).await;
+        load.progress(random_range(OUTCOMES_BETWEEN)).await;
         if number % 2 == 0 {
             kill_a_backend(&cluster, &db).await;
         } else {
@@ -103,12 +105,12 @@ async fn survive(kills: usize, mutation: Option<&str>) -> Report {
         in_mid_statement += usize::from(cut_off > cut_off_before);
         cut_off_before = cut_off;
     }
-    load.progress(*ANSWERS_BETWEEN.start()).await;
+    load.progress(*OUTCOMES_BETWEEN.start()).await;
     load.over.store(true, Ordering::Relaxed);
     for client in clients {
         client.await.unwrap();
     }
-    // The last answers have to be as durable as the first.
+    // The last outcomes have to be as durable as the first.
     crash(&cluster);
     eventually("the database answers", async || {
         sqlx::query("SELECT 1").execute(&db.pool).await.ok()
@@ -139,8 +141,8 @@ async fn whenever_postgresql_is_killed_nothing_that_was_answered_is_missing() {
         "{} contradictions: {first:#?}",
         report.contradictions.len()
     );
-    // And it was what it says it is: each kill was one, many fell into statements, some between a
-    // commit and its answer, and statements were about many locks.
+    // The run was what it claims to be: each kill was one, many fell into statements, some between
+    // a commit and its result, and statements were about many locks.
     assert_eq!(report.recoveries, KILLS + 1, "{report:?}");
     assert!(report.in_mid_statement >= KILLS / 4, "{report:?}");
     assert!(report.found_again > 0, "{report:?}");
@@ -149,7 +151,7 @@ async fn whenever_postgresql_is_killed_nothing_that_was_answered_is_missing() {
         "{report:?}"
     );
     assert!(
-        report.leases > KILLS * ANSWERS_BETWEEN.start() / 3,
+        report.leases > KILLS * OUTCOMES_BETWEEN.start() / 3,
         "{report:?}"
     );
 }

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::{Answer, Call, Operation, Rules};
+use super::{Call, Operation, Outcome, Rules};
 
-/// What is known of one lease.
+/// One lease, as far as its calls tell.
 #[derive(Debug)]
 struct Lease {
     id: Uuid,
@@ -39,11 +39,11 @@ pub(super) fn check(lock: &str, mut calls: Vec<Call>, rules: Rules) -> Vec<Strin
 
 /// Reads one lease's calls, and checks what can be checked without looking at others.
 fn lease(lock: &str, id: Uuid, calls: Vec<Call>, rules: Rules, wrong: &mut Vec<String>) -> Lease {
-    let held = |call: &&Call| matches!(call.answer, Answer::Held { .. });
+    let held = |call: &&Call| matches!(call.outcome, Outcome::Held { .. });
     let tokens: Vec<i64> = calls
         .iter()
         .filter_map(|call| {
-            if let Answer::Held { fencing_token } = call.answer {
+            if let Outcome::Held { fencing_token } = call.outcome {
                 Some(fencing_token)
             } else {
                 None
@@ -61,12 +61,12 @@ fn lease(lock: &str, id: Uuid, calls: Vec<Call>, rules: Rules, wrong: &mut Vec<S
             .filter(|call| call.operation == Operation::Release)
     };
     let freed = releases()
-        .filter(|call| call.answer == Answer::Released)
+        .filter(|call| call.outcome == Outcome::Released)
         .map(|call| call.ended)
         .min();
     let lost = calls
         .iter()
-        .filter(|call| call.answer == Answer::Lost)
+        .filter(|call| call.outcome == Outcome::Lost)
         .map(|call| call.ended)
         .min();
     let over = [freed, lost].into_iter().flatten().min();
@@ -84,7 +84,7 @@ fn lease(lock: &str, id: Uuid, calls: Vec<Call>, rules: Rules, wrong: &mut Vec<S
         )
     });
     let possible = |call: &&Call| {
-        call.operation != Operation::Release && (held(call) || call.answer == Answer::Unknown)
+        call.operation != Operation::Release && (held(call) || call.outcome == Outcome::Unknown)
     };
     let possible = calls.iter().find(possible).map(|first| {
         let last = calls
@@ -99,7 +99,8 @@ fn lease(lock: &str, id: Uuid, calls: Vec<Call>, rules: Rules, wrong: &mut Vec<S
         )
     });
     for call in &calls {
-        if matches!(call.answer, Answer::Held { .. }) && over.is_some_and(|over| call.began > over)
+        if matches!(call.outcome, Outcome::Held { .. })
+            && over.is_some_and(|over| call.began > over)
         {
             wrong.push(format!(
                 "{lock}: lease {id} had ended, and was held again: {call:?}"
@@ -107,7 +108,7 @@ fn lease(lock: &str, id: Uuid, calls: Vec<Call>, rules: Rules, wrong: &mut Vec<S
         }
         // P3: while it certainly lives, it can be renewed and released.
         let lives = certain.is_some_and(|(from, to)| from < call.began && call.ended < to);
-        if call.answer == Answer::Lost && lives {
+        if call.outcome == Outcome::Lost && lives {
             wrong.push(format!(
                 "{lock}: lease {id} was lost before its time: {call:?}"
             ));
@@ -122,25 +123,25 @@ fn lease(lock: &str, id: Uuid, calls: Vec<Call>, rules: Rules, wrong: &mut Vec<S
     }
 }
 
-/// P4: a grant that was asked for after another was answered carries a greater token; and what
-/// carries a smaller token than a grant that was answered before is over.
+/// P4: a grant that was requested after another was received carries a greater token; and a lease
+/// with a smaller token than that of a grant which was received before is over.
 fn order_of_tokens(lock: &str, leases: &[Lease], wrong: &mut Vec<String>) {
     let mut granted: Vec<(Duration, i64, &Lease)> = leases
         .iter()
         .filter_map(|lease| Some((lease.certain?.0, lease.token?, lease)))
         .collect();
-    granted.sort_by_key(|(answered, token, _)| (*answered, *token));
-    // The greatest token that was answered up to each instant.
+    granted.sort_by_key(|(received, token, _)| (*received, *token));
+    // The greatest token that was received up to each instant.
     let greatest_before = |instant: Duration| {
-        let known = granted.partition_point(|(answered, _, _)| *answered < instant);
+        let known = granted.partition_point(|(received, _, _)| *received < instant);
         granted[..known]
             .iter()
             .max_by_key(|(_, token, _)| *token)
             .copied()
     };
-    let mut seen = BTreeMap::new();
+    let mut lease_by_token = BTreeMap::new();
     for (_, token, lease) in &granted {
-        if let Some(other) = seen.insert(token, lease.id) {
+        if let Some(other) = lease_by_token.insert(token, lease.id) {
             wrong.push(format!(
                 "{lock}: leases {other} and {} have the same fencing token {token}",
                 lease.id
@@ -152,10 +153,10 @@ fn order_of_tokens(lock: &str, leases: &[Lease], wrong: &mut Vec<String>) {
             .find(|call| call.operation == Operation::Release)
             .map(|call| call.began);
         for call in &lease.calls {
-            let acts = match call.answer {
-                Answer::Held { .. } => true,
-                // Only the first release acts; a repetition tells what was.
-                Answer::Released => begun_release == Some(call.began),
+            let acts = match call.outcome {
+                Outcome::Held { .. } => true,
+                // Only the first release acts; a repetition has its outcome.
+                Outcome::Released => begun_release == Some(call.began),
                 _ => false,
             };
             if let (true, Some((_, greater, other))) = (acts, greatest_before(call.began))
@@ -163,7 +164,8 @@ fn order_of_tokens(lock: &str, leases: &[Lease], wrong: &mut Vec<String>) {
                 && other.id != lease.id
             {
                 wrong.push(format!(
-                    "{lock}: fencing token {greater} had been answered (lease {}), and {token} acted after it: {call:?}",
+                    "{lock}: fencing token {greater} had been received (lease {}), \
+                     and {token} acted after it: {call:?}",
                     other.id
                 ));
             }
@@ -195,13 +197,13 @@ fn exclusion(lock: &str, leases: &[Lease], wrong: &mut Vec<String>) {
     }
 }
 
-/// P8: who was refused could have been told by whom.
+/// P8: while an acquire was refused, another lease was possibly held.
 fn refusals(lock: &str, leases: &[Lease], wrong: &mut Vec<String>) {
     for lease in leases {
         for call in lease
             .calls
             .iter()
-            .filter(|call| call.answer == Answer::Refused)
+            .filter(|call| call.outcome == Outcome::Refused)
         {
             let held_by_another = leases.iter().any(|other| {
                 other.id != lease.id

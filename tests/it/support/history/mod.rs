@@ -1,12 +1,12 @@
-//! What concurrent clients of one lock saw, and whether the promises held.
+//! The calls of concurrent clients of one lock, and whether the promises held.
 //!
-//! Clients write down each call: when it began and ended on the one monotonic clock that they
-//! share, and what was answered, "unknown" for an answer that never came. [`History::violations`]
-//! then looks for a contradiction. It never guesses: a lease is *certainly* held from the end of
-//! the call that granted it until its length after the *beginning* of the last call that renewed
-//! it, or until somebody began to release it; it is *possibly* held from the beginning of the first
-//! call until its length (and the grace of an outage) after the end of the last one that might have
-//! renewed it, or the end of its release.
+//! Clients record each call: when it began and ended on the one monotonic clock that they share,
+//! and its outcome, "unknown" if none was received. [`History::violations`] then looks for a
+//! contradiction. It never guesses: a lease is *certainly* held from the end of the call that
+//! granted it until its length after the *beginning* of the last call that renewed it, or until
+//! somebody began to release it; it is *possibly* held from the beginning of the first call until
+//! its length (and the grace of an outage) after the end of the last one that might have renewed
+//! it, or the end of its release.
 
 mod check;
 mod seeing;
@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 use check::check;
 
-/// What a client asked for, always with a lease id of its own.
+/// The kind of a request, which always has a lease id of the client's own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Operation {
     Acquire,
@@ -27,9 +27,9 @@ pub(crate) enum Operation {
     Release,
 }
 
-/// What it was told.
+/// The outcome of a request, as its client received it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Answer {
+pub(crate) enum Outcome {
     /// An acquire or heartbeat that holds the lock, with this fencing token.
     Held { fencing_token: i64 },
     /// A release that freed it, now or before.
@@ -38,7 +38,7 @@ pub(crate) enum Answer {
     Refused,
     /// This lease has ended, or there never was one.
     Lost,
-    /// No answer, or one that says that nothing is known.
+    /// No outcome was received, or one that says that nothing is known.
     Unknown,
 }
 
@@ -51,7 +51,7 @@ pub(crate) struct Call {
     /// Since the start of the history.
     pub(crate) began: Duration,
     pub(crate) ended: Duration,
-    pub(crate) answer: Answer,
+    pub(crate) outcome: Outcome,
 }
 
 /// The calls of all clients.
@@ -61,10 +61,10 @@ pub(crate) struct History {
     calls: Mutex<Vec<Call>>,
 }
 
-/// What the checker has to know of the service.
+/// The properties of the service that the checker has to know.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Rules {
-    /// How long every lease was asked for.
+    /// The length of every lease.
     pub(crate) lease: Duration,
     /// By how much an outage may lengthen a lease that was not renewed: the outage itself and its
     /// grace.
@@ -79,16 +79,16 @@ impl History {
         }
     }
 
-    /// Asks, and writes down what came of it.
+    /// Waits for the outcome of a call, and records both.
     pub(crate) async fn record(
         &self,
         lock: &str,
         lease_id: Uuid,
         operation: Operation,
-        ask: impl Future<Output = Answer>,
-    ) -> Answer {
+        call: impl Future<Output = Outcome>,
+    ) -> Outcome {
         let began = self.started.elapsed();
-        let answer = ask.await;
+        let outcome = call.await;
         let ended = self.started.elapsed();
         let call = Call {
             lock: lock.to_owned(),
@@ -96,13 +96,13 @@ impl History {
             operation,
             began,
             ended,
-            answer,
+            outcome,
         };
         self.calls.lock().unwrap().push(call);
-        answer
+        outcome
     }
 
-    /// How many calls were answered in a way.
+    /// The number of calls that a predicate selects.
     pub(crate) fn count(&self, wanted: impl Fn(&Call) -> bool) -> usize {
         self.calls
             .lock()

@@ -7,29 +7,29 @@ const RULES: Rules = Rules {
     outage: Duration::ZERO,
 };
 
-fn history(calls: &[(u128, Operation, u64, u64, Answer)]) -> Vec<String> {
+fn history(calls: &[(u128, Operation, u64, u64, Outcome)]) -> Vec<String> {
     let history = History::new();
-    for (id, operation, began, ended, answer) in calls {
+    for (id, operation, began, ended, outcome) in calls {
         history.calls.lock().unwrap().push(Call {
             lock: "l".to_owned(),
             lease_id: Uuid::from_u128(*id),
             operation: *operation,
             began: Duration::from_millis(*began),
             ended: Duration::from_millis(*ended),
-            answer: *answer,
+            outcome: *outcome,
         });
     }
     history.violations(RULES)
 }
 
-const fn held(fencing_token: i64) -> Answer {
-    Answer::Held { fencing_token }
+const fn held(fencing_token: i64) -> Outcome {
+    Outcome::Held { fencing_token }
 }
-use Answer::{Lost, Refused, Released, Unknown};
 use Operation::{Acquire, Heartbeat, Release};
+use Outcome::{Lost, Refused, Released, Unknown};
 
 #[track_caller]
-fn wrong(calls: &[(u128, Operation, u64, u64, Answer)], expected: &str) {
+fn wrong(calls: &[(u128, Operation, u64, u64, Outcome)], expected: &str) {
     let found = history(calls);
     assert!(
         found.iter().any(|line| line.contains(expected)),
@@ -38,7 +38,7 @@ fn wrong(calls: &[(u128, Operation, u64, u64, Answer)], expected: &str) {
 }
 
 #[track_caller]
-fn right(calls: &[(u128, Operation, u64, u64, Answer)]) {
+fn right(calls: &[(u128, Operation, u64, u64, Outcome)]) {
     assert_eq!(history(calls), Vec::<String>::new());
 }
 

@@ -1,5 +1,6 @@
-//! Acquires of locks that have no row have a statement of their own. What it says is what the
-//! general one would say; about all other locks it says nothing, and does nothing to them.
+//! Insert if absent, the statement for acquires of locks that most likely have no row. Its verdicts
+//! are those of the general statement; about a lock that has a row it gives no verdict, and does
+//! nothing to it.
 
 use std::sync::Arc;
 
@@ -19,7 +20,7 @@ fn granted(outcome: Option<&AcquireOutcome>) -> &Lease {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn only_what_has_no_row_is_granted_and_rows_stay_as_they_are() {
+async fn only_locks_without_a_row_are_granted_and_rows_stay_as_they_are() {
     let db = Database::create().await;
     let node = Node::start(db.options()).await;
     let (held, released, used) = (Uuid::new_v4(), Uuid::new_v4(), Uuid::new_v4());
@@ -33,7 +34,8 @@ async fn only_what_has_no_row_is_granted_and_rows_stay_as_they_are() {
     node.grant("f-swept", used, 60_000).await;
     node.release("f-swept", used).await.unwrap();
     db.execute("DELETE FROM locks WHERE name = 'f-swept'").await;
-    let rows = "SELECT json_agg(l ORDER BY name)::text FROM (SELECT ctid, xmin, xmax, * FROM locks WHERE name BETWEEN 'b' AND 'dz') l";
+    let rows = "SELECT json_agg(l ORDER BY name)::text
+                  FROM (SELECT ctid, xmin, xmax, * FROM locks WHERE name BETWEEN 'b' AND 'dz') l";
     let before: String = db.value(rows).await;
 
     let mut labelled = acquire(BOB, "g-new", Some(Uuid::new_v4()));
@@ -41,7 +43,7 @@ async fn only_what_has_no_row_is_granted_and_rows_stay_as_they_are() {
     labelled.holder = Some("builder".to_owned());
     labelled.metadata = Some(serde_json::json!({"build": 7}));
     labelled.requested_ms = Some(5_000);
-    let questions = [
+    let requests = [
         acquire(BOB, "a-new", None),
         acquire(ALICE, "b-held", Some(held)),
         acquire(ALICE, "c-released", Some(released)),
@@ -56,25 +58,29 @@ async fn only_what_has_no_row_is_granted_and_rows_stay_as_they_are() {
         .unwrap();
     let outcomes = statements::insert_if_absent(
         &mut connection,
-        &questions.iter().collect::<Vec<_>>(),
+        &requests.iter().collect::<Vec<_>>(),
         any_time(),
     )
     .await
     .unwrap();
 
-    for silent in [1, 2, 3, 5] {
-        assert_eq!(outcomes[silent], None, "{:?}", questions[silent]);
+    for without_verdict in [1, 2, 3, 5] {
+        assert_eq!(
+            outcomes[without_verdict], None,
+            "{:?}",
+            requests[without_verdict]
+        );
     }
     assert!(matches!(outcomes[4], Some(AcquireOutcome::Granted(_))));
     assert_eq!(db.value::<String>(rows).await, before);
     let (plain, labelled) = (granted(outcomes[0].as_ref()), granted(outcomes[6].as_ref()));
     assert_eq!(
         (plain.lease_id, plain.lease_ms, plain.expires_in_ms),
-        (questions[0].lease_id, 60_000, 60_000)
+        (requests[0].lease_id, 60_000, 60_000)
     );
     assert_eq!(
         (labelled.lease_id, labelled.lease_ms, labelled.expires_in_ms),
-        (questions[6].lease_id, 5_000, 5_000)
+        (requests[6].lease_id, 5_000, 5_000)
     );
     assert!(plain.fencing_token < labelled.fencing_token, "{outcomes:?}");
     assert_eq!(
@@ -82,7 +88,9 @@ async fn only_what_has_no_row_is_granted_and_rows_stay_as_they_are() {
         5
     );
     let (token, account, row): (i64, i64, String) = sqlx::query_as(
-        "SELECT fencing_token, account_id, concat_ws(' ', end_reason, needs_proof, holder, metadata) FROM locks WHERE name = 'g-new'",
+        "SELECT fencing_token, account_id,
+                concat_ws(' ', end_reason, needs_proof, holder, metadata)
+           FROM locks WHERE name = 'g-new'",
     )
     .fetch_one(&mut *connection)
     .await
@@ -92,21 +100,21 @@ async fn only_what_has_no_row_is_granted_and_rows_stay_as_they_are() {
         (labelled.fencing_token, BOB, "0 t builder {\"build\": 7}")
     );
 
-    // Without the outage record nothing is granted: nobody could say what has ended.
+    // Without the outage record nothing is granted: nobody could say which leases have ended.
     db.execute("DELETE FROM service_clock").await;
-    let question = acquire(BOB, "h-new", None);
+    let request = acquire(BOB, "h-new", None);
     assert_eq!(
-        statements::insert_if_absent(&mut connection, &[&question], any_time())
+        statements::insert_if_absent(&mut connection, &[&request], any_time())
             .await
             .unwrap(),
         [None]
     );
 }
 
-/// The two statements on four connections, all about the same new names, in batches that overlap:
-/// each name is granted once.
+/// Both statements on four connections, all about the same new names, in batches that overlap: each
+/// name is granted once.
 #[tokio::test(flavor = "multi_thread")]
-async fn of_many_batches_that_race_for_new_names_each_is_granted_by_one() {
+async fn each_new_name_that_many_batches_race_for_is_granted_by_one() {
     const ROUNDS: usize = 40;
     const NAMES: usize = 60;
     let db = Database::create().await;
@@ -123,7 +131,7 @@ async fn of_many_batches_that_race_for_new_names_each_is_granted_by_one() {
                 for round in 0..ROUNDS {
                     // Every other name, every third, ...
                     let names = (0..NAMES).filter(|number| number % (racer + 1) == 0);
-                    let questions: Vec<_> = names
+                    let requests: Vec<_> = names
                         .map(|number| {
                             acquire(
                                 ALICE,
@@ -132,21 +140,21 @@ async fn of_many_batches_that_race_for_new_names_each_is_granted_by_one() {
                             )
                         })
                         .collect();
-                    let questions: Vec<_> = questions.iter().collect();
+                    let requests: Vec<_> = requests.iter().collect();
                     together.wait().await;
                     let outcomes = if racer < 3 {
-                        statements::insert_if_absent(&mut connection, &questions, any_time())
+                        statements::insert_if_absent(&mut connection, &requests, any_time())
                             .await
                             .unwrap()
                     } else {
-                        statements::acquire(&mut connection, &questions, any_time())
+                        statements::acquire(&mut connection, &requests, any_time())
                             .await
                             .unwrap()
                     };
-                    for (question, outcome) in questions.iter().zip(outcomes) {
+                    for (request, outcome) in requests.iter().zip(outcomes) {
                         if let Some(AcquireOutcome::Granted(lease)) = outcome {
                             granted
-                                .push((question.key.name.as_str().to_owned(), lease.fencing_token));
+                                .push((request.key.name.as_str().to_owned(), lease.fencing_token));
                         }
                     }
                 }
@@ -181,9 +189,9 @@ async fn of_many_batches_that_race_for_new_names_each_is_granted_by_one() {
     );
 }
 
-/// A lane that takes a lock for new, and one that does not, come to the same answers.
+/// A lane that predicts an insert, and one that does not, come to the same outcomes.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wrong_guess_changes_no_answer() {
+async fn a_wrong_prediction_changes_no_outcome() {
     let db = Database::create().await;
     let (one, other) = (
         Node::start(db.options()).await,
@@ -191,7 +199,7 @@ async fn a_wrong_guess_changes_no_answer() {
     );
     let lease_id = Uuid::new_v4();
     let lease = one.grant("a", lease_id, 60_000).await;
-    // It has never heard of the lock.
+    // This node has not seen the name, and predicts that the lock has no row.
     assert_eq!(
         other.acquire("a", Uuid::new_v4(), 60_000).await.unwrap(),
         AcquireOutcome::Held
@@ -219,7 +227,7 @@ async fn a_wrong_guess_changes_no_answer() {
     );
     let again = fourth.grant("a", Uuid::new_v4(), 60_000).await;
     assert!(again.fencing_token > lease.fencing_token);
-    // One that it knows and whose row is gone.
+    // A name that it has seen, and a lock whose row is gone.
     db.execute("DELETE FROM locks").await;
     assert!(
         fourth
@@ -230,15 +238,17 @@ async fn a_wrong_guess_changes_no_answer() {
     );
 }
 
-/// What a node was never asked for and has rows all the same: it soon stops guessing, and refusals
-/// write nothing again.
+/// A node that sees many names for the first time, of locks that all have rows, soon stops
+/// predicting inserts, and its refusals write nothing again.
 #[tokio::test(flavor = "multi_thread")]
 async fn refusals_of_many_names_draw_few_fencing_tokens() {
     const NAMES: usize = 4000;
     let db = Database::create().await;
     db.execute(&format!(
-        "INSERT INTO locks (namespace_id, name, account_id, token_id, fencing_token, acquired_at, expires_at, lease_id, lease_ms, needs_proof)
-         SELECT 1, 'held-' || n, 1, 1, nextval('lock_fence'), now(), now() + interval '1 h', gen_random_uuid(), 60000, true
+        "INSERT INTO locks (namespace_id, name, account_id, token_id, fencing_token, acquired_at,
+                            expires_at, lease_id, lease_ms, needs_proof)
+         SELECT 1, 'held-' || n, 1, 1, nextval('lock_fence'), now(), now() + interval '1 h',
+                gen_random_uuid(), 60000, true
            FROM generate_series(0, {NAMES} - 1) n"
     ))
     .await;
@@ -246,17 +256,17 @@ async fn refusals_of_many_names_draw_few_fencing_tokens() {
     let drawn = "SELECT last_value FROM lock_fence";
     let before: i64 = db.value(drawn).await;
     for first in (0..NAMES).step_by(100) {
-        let asked = (first..first + 100).map(|n| {
+        let pending = (first..first + 100).map(|n| {
             node.engine
                 .acquire(acquire(BOB, &format!("held-{n}"), None))
         });
-        for outcome in futures_util::future::join_all(asked).await {
+        for outcome in futures_util::future::join_all(pending).await {
             assert_eq!(outcome, Ok(AcquireOutcome::Held));
         }
     }
     let drawn = db.value::<i64>(drawn).await - before;
-    assert!(drawn > 0, "nothing was guessed");
-    // A quarter, and the batch with which it began.
+    assert!(drawn > 0, "no insert was predicted");
+    // A quarter, and the first batch.
     assert!(
         drawn <= NAMES as i64 / 4 + 100,
         "{drawn} tokens for {NAMES} refusals"

@@ -230,10 +230,10 @@ async fn no_statistics_make_a_batch_leave_its_index() {
                     statement.label,
                     plan.join("\n")
                 );
-                let index_scan = if statement.label == "locks.insert_if_absent" {
-                    "using lease_ends_pk on lease_ends"
-                } else {
-                    "using locks_pk on locks"
+                let index_scan = match statement.label.as_str() {
+                    "locks.insert_if_absent" => "using lease_ends_pk on lease_ends",
+                    "locks.release_under_lock" => "Conflict Arbiter Indexes: locks_pk",
+                    _ => "using locks_pk on locks",
                 };
                 let is_indexed = plan.iter().any(|line| line.contains(index_scan));
                 assert!(

@@ -22,7 +22,7 @@ use crate::config::Settings;
 use crate::db::{Source, migrate};
 use crate::mail::{MailSettings, Mailer};
 use crate::transport::{EdgeLayer, Front, GuardLayer, TrustedProxies};
-use crate::{clock, jobs, web};
+use crate::{jobs, outages, web};
 use health::Readiness;
 use signals::StopSignals;
 use tls::Tls;
@@ -109,7 +109,7 @@ async fn run(
     let drain_timeout = settings.drain_timeout();
     let app = App::new(settings, address, source.options().clone(), mail);
     if let Some(grace_ms) = app.settings.outage_grace_ms {
-        clock::set_grace_ms(&app.db, i32::try_from(grace_ms)?).await?;
+        outages::set_grace_ms(&app.db, i32::try_from(grace_ms)?).await?;
     }
     let jobs = TaskTracker::new();
     jobs::spawn(&app, &jobs);

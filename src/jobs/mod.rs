@@ -10,7 +10,7 @@ use tokio_util::task::TaskTracker;
 use crate::app::App;
 use crate::db::changes::Subscriber;
 use crate::locks::sweeper::Sweeper;
-use crate::{accounts, clock, db};
+use crate::{accounts, db, outages};
 
 /// Starts the jobs of a node. They end when the app is drained; wait for `tasks` after that.
 pub fn spawn(app: &App, tasks: &TaskTracker) {
@@ -68,7 +68,7 @@ pub fn spawn(app: &App, tasks: &TaskTracker) {
 
 /// On a connection of its own: pages that keep the pool busy are no outage.
 async fn tick(app: App) {
-    let mut interval = interval(clock::TICK_EVERY);
+    let mut interval = interval(outages::TICK_EVERY);
     let mut connection = None;
     while next(&app, &mut interval).await {
         match tick_once(&app, &mut connection).await {
@@ -93,7 +93,7 @@ async fn tick_once(app: &App, connection: &mut Option<PgConnection>) -> sqlx::Re
     match connection {
         // A tick that does not come back is no sign of life; the connection that it hangs on is
         // given up.
-        Some(connection) => tokio::time::timeout(db::ACQUIRE_TIMEOUT, clock::tick(connection))
+        Some(connection) => tokio::time::timeout(db::ACQUIRE_TIMEOUT, outages::tick(connection))
             .await
             .map_err(|_| sqlx::Error::PoolTimedOut)?,
         None => Ok(false),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use lockable::clock;
+use lockable::outages;
 use lockable::db::{Purpose, pool};
 use lockable::id::{AccountId, NamespaceId, TokenId};
 use lockable::locks::{
@@ -37,8 +37,8 @@ impl Node {
 
     /// As [`Node::start`], with settings of the test's.
     pub(crate) async fn start_with(options: PgConnectOptions, settings: EngineSettings) -> Node {
-        let node = Node::new(&options, settings, clock::TICK_EVERY);
-        clock::tick(&node.pool).await.unwrap();
+        let node = Node::new(&options, settings, outages::TICK_EVERY);
+        outages::tick(&node.pool).await.unwrap();
         node
     }
 
@@ -57,7 +57,7 @@ impl Node {
                 loop {
                     interval.tick().await;
                     // The database may be away on purpose.
-                    clock::tick(&pool).await.ok();
+                    outages::tick(&pool).await.ok();
                 }
             }
         });

@@ -17,7 +17,7 @@ pub const TICK_EVERY: Duration = Duration::from_millis(500);
 /// # Errors
 /// Where the database cannot be asked.
 pub async fn tick(executor: impl PgExecutor<'_>) -> sqlx::Result<bool> {
-    sqlx::query_scalar!(r#"/* clock.tick */ SELECT tick_service_clock() AS "outage_ended!""#)
+    sqlx::query_scalar!(r#"/* outages.tick */ SELECT tick_service_clock() AS "outage_ended!""#)
         .fetch_one(executor)
         .await
 }
@@ -29,7 +29,7 @@ pub async fn tick(executor: impl PgExecutor<'_>) -> sqlx::Result<bool> {
 /// Where the database cannot be asked.
 pub async fn set_grace_ms(pool: &PgPool, grace_ms: i32) -> sqlx::Result<()> {
     sqlx::query!(
-        "/* clock.set_grace_ms */ UPDATE service_clock SET grace_ms = $1 WHERE grace_ms <> $1",
+        "/* outages.set_grace_ms */ UPDATE service_clock SET grace_ms = $1 WHERE grace_ms <> $1",
         grace_ms
     )
     .execute(pool)

@@ -17,9 +17,11 @@ use lockable::id::AccountId;
 use lockable::locks::{Lease, LockName};
 use lockable::secret::Secret;
 use lockable::transport::{
-    DirectCalls, EdgeLayer, Front, GuardLayer, Outcome, RequestContext, RequestId, TrustedProxies,
+    DirectCalls, Edge, Front, GuardLayer, Outcome, RequestContext, RequestId, TrustedProxies,
+    note_route,
 };
 use tower::ServiceExt;
+use tower::util::MapRequestLayer;
 use uuid::Uuid;
 
 const TOKEN: &str = "0194d3a5-7c1e-4b7e-9d3f-2f1f6c0a4b11";
@@ -125,13 +127,13 @@ fn layers(criterion: &mut Criterion) {
         Outcome::Panicked | Outcome::TimedOut => unreachable!("the handler does neither"),
     };
     let guard = GuardLayer::new(std::time::Duration::from_secs(10), finish);
-    let edge = EdgeLayer::new(TrustedProxies::default(), false);
+    let edge = Edge::new(TrustedProxies::default(), false);
     let router = axum::Router::new()
         .route(
             "/routed/{name}",
             axum::routing::any(async || v1::granted(&lease())),
         )
-        .layer((edge.clone(), guard.clone()));
+        .layer((MapRequestLayer::new(note_route), guard.clone()));
     let front = Front::new(Granted, edge, guard, router);
     let mut measure = |name: &str, path: &str| {
         let request = || {

@@ -14,6 +14,7 @@ use axum::Router;
 use axum_server::Handle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tower::util::MapRequestLayer;
 
 use crate::api::problem::{Code, ProblemWriter};
 use crate::api::{self, Api};
@@ -21,7 +22,7 @@ use crate::app::App;
 use crate::config::Settings;
 use crate::db::{Source, migrate};
 use crate::mail::{MailSettings, Mailer};
-use crate::transport::{EdgeLayer, Front, GuardLayer, TrustedProxies};
+use crate::transport::{Edge, Front, GuardLayer, TrustedProxies, note_route};
 use crate::{jobs, outages, web};
 use health::Readiness;
 use signals::StopSignals;
@@ -164,20 +165,17 @@ async fn run(
     outcome
 }
 
-/// Everything that the service answers, with the layers that every request runs through, from the
-/// outside in:
+/// Everything that the service answers. A request passes, from the outside in:
 ///
-/// 1. the edge: request id, client address, log line, metrics, headers of every answer;
-/// 2. the guard of its side of the house: panics, the deadline, and errors as problem documents or
+/// 1. the edge: request id, client IP, log line, metrics, headers of every answer;
+/// 2. for all but the API's calls the router, which notes the route's template in the request's
+///    context;
+/// 3. the guard of its side of the house: panics, the deadline, and errors as problem documents or
 ///    pages;
-/// 3. what a side has for itself (sessions, the API's rates).
-///
-/// Layers are put on each side before they are merged, so that a request runs through one list of
-/// them, and after its routes, so that they know the route's template. The API's calls run through
-/// the same without the router.
+/// 4. the layers that only one side has (sessions).
 pub fn front(app: &App) -> Front<Api> {
     let proxies = TrustedProxies::new(app.settings.trusted_proxies.iter().copied());
-    let edge = EdgeLayer::new(proxies, app.public_url.scheme() == "https");
+    let edge = Edge::new(proxies, app.public_url.scheme() == "https");
     let problems = ProblemWriter::new(&app.public_url, app.settings.upgrade_url.clone());
     let api_guard = GuardLayer::new(DEADLINE, move |outcome, context| {
         problems.finish(outcome, context)
@@ -192,9 +190,10 @@ pub fn front(app: &App) -> Front<Api> {
         meaning: code.meaning(),
     });
     let router = Router::new()
-        .merge(api::router().layer((edge.clone(), api_guard.clone())))
-        .merge(health.layer(edge.clone()))
-        .merge(web::router(app, api_errors).layer(edge.clone()));
+        .merge(api::router().layer(api_guard.clone()))
+        .merge(health)
+        .merge(web::router(app, api_errors))
+        .layer(MapRequestLayer::new(note_route));
     Front::new(Api::new(app.clone()), edge, api_guard, router)
 }
 

@@ -28,9 +28,7 @@ use lockable::db::{self, Purpose, Source};
 use lockable::locks::engine::statements;
 use lockable::locks::{Acquire, AcquireOutcome, Lease, LockKey, LockName};
 use lockable::mail::{MailSettings, Mailer};
-use lockable::transport::{
-    DirectCalls, EdgeLayer, Front, GuardLayer, RequestContext, TrustedProxies,
-};
+use lockable::transport::{DirectCalls, Edge, Front, GuardLayer, RequestContext, TrustedProxies};
 use lockable::{jobs, server};
 use sqlx::PgConnection;
 use sqlx::postgres::PgConnectOptions;
@@ -87,7 +85,7 @@ async fn main() -> anyhow::Result<()> {
 
 /// The front, as `lockable::server::front` puts it together for the API's calls.
 fn front(app: App, connections: Connections) -> Front<Calls> {
-    let edge = EdgeLayer::new(TrustedProxies::new([]), false);
+    let edge = Edge::new(TrustedProxies::new([]), false);
     let problems = ProblemWriter::new(&app.public_url, None);
     let guard = GuardLayer::new(server::DEADLINE, move |outcome, context| {
         problems.finish(outcome, context)

@@ -7,7 +7,7 @@ use axum::http::HeaderMap;
 use super::problem::Problem;
 use super::{Api, credentials};
 use crate::tokens::Caller;
-use crate::transport::{RequestContext, client_addr};
+use crate::transport::{RequestContext, client_ip};
 
 /// The caller of a request, verified and within the rate of its plan.
 ///
@@ -20,8 +20,8 @@ pub async fn authenticate(
     headers: &HeaderMap,
 ) -> Result<Arc<Caller>, Problem> {
     let token = credentials::basic(headers)?;
-    let address = client_addr::throttle_key(context.client_address());
-    let caller = api.app.tokens.verify(token.expose(), address).await?;
+    let client = client_ip::throttle_key(context.client_ip());
+    let caller = api.app.tokens.verify(token.expose(), client).await?;
     context.set_account_id(caller.account_id.0);
     api.rates
         .check(caller.account_id, caller.limits.requests_per_second)?;

@@ -43,8 +43,8 @@ impl Api {
 }
 
 /// Addresses under the API's that are none of its calls: those are answered without a router
-/// ([`v1`]). Needs `transport::EdgeLayer` around it, and `transport::GuardLayer` with
-/// [`problem::ProblemWriter::finish`] inside that.
+/// ([`v1`]). Needs a `transport::GuardLayer` with
+/// [`problem::ProblemWriter::finish`] around it.
 pub fn router() -> Router {
     Router::new()
         .route("/v1", any(no_such_address))

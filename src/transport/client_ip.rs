@@ -1,62 +1,62 @@
-//! Whose address counts: the peer's, or what trusted proxies in front of us say.
+//! The client's IP: the peer's, or the one that trusted proxies in front of the service report.
 //!
 //! Only `X-Forwarded-For` is read. A proxy sets one of the two headers and passes the other on as
-//! the client sent it, so reading `Forwarded` as well would let a client choose its own address
-//! behind a proxy that sets only one.
+//! the client sent it, so reading `Forwarded` as well would let a client choose its own IP behind a
+//! proxy that sets only one.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use axum::http::HeaderMap;
 use ipnet::IpNet;
 
-/// The networks whose word about the client is believed.
+/// The networks of the proxies whose `X-Forwarded-For` is believed.
 #[derive(Clone, Debug, Default)]
 pub struct TrustedProxies(Vec<IpNet>);
 
 impl TrustedProxies {
-    /// These networks; none: the peer's address counts.
+    /// Trusts these networks. Without any, the peer is the client.
     pub fn new(networks: impl IntoIterator<Item = IpNet>) -> Self {
         Self(networks.into_iter().collect())
     }
 
-    fn contains(&self, address: IpAddr) -> bool {
-        self.0.iter().any(|network| network.contains(&address))
+    fn contains(&self, ip: IpAddr) -> bool {
+        self.0.iter().any(|network| network.contains(&ip))
     }
 
-    /// The client's address: walking from the peer towards the client, the first that is no trusted
+    /// The client's IP: the first on the way from the peer towards the client that is no trusted
     /// proxy.
     ///
-    /// An entry that is no address ends the walk at the proxy that wrote it: what stands further
-    /// left was written by somebody who is not known.
-    pub fn client_address(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
-        let mut address = peer.to_canonical();
-        if self.0.is_empty() || !self.contains(address) {
-            return address;
+    /// An entry that is no IP ends the walk at the proxy that wrote it: an unknown host wrote the
+    /// entries further left.
+    pub fn client_ip(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
+        let mut ip = peer.to_canonical();
+        if self.0.is_empty() || !self.contains(ip) {
+            return ip;
         }
         let hops = headers
             .get_all("x-forwarded-for")
             .iter()
             .rev()
-            .flat_map(|line| line.to_str().unwrap_or_default().rsplit(','));
+            .flat_map(|value| value.to_str().unwrap_or_default().rsplit(','));
         for hop in hops {
             match parse_hop(hop.trim()) {
-                Some(hop) => address = hop,
-                None => return address,
+                Some(hop) => ip = hop,
+                None => return ip,
             }
-            if !self.contains(address) {
-                return address;
+            if !self.contains(ip) {
+                return ip;
             }
         }
-        address
+        ip
     }
 }
 
-/// An address, with or without a port, an IPv6 one with or without brackets.
+/// Parses an IP with or without a port, and IPv6 with or without brackets.
 fn parse_hop(hop: &str) -> Option<IpAddr> {
-    let address = hop
+    let ip = hop
         .parse::<IpAddr>()
         .ok()
-        .or_else(|| hop.parse::<SocketAddr>().ok().map(|a| a.ip()))
+        .or_else(|| hop.parse::<SocketAddr>().ok().map(|socket| socket.ip()))
         .or_else(|| {
             hop.strip_prefix('[')?
                 .strip_suffix(']')?
@@ -64,13 +64,13 @@ fn parse_hop(hop: &str) -> Option<IpAddr> {
                 .ok()
                 .map(IpAddr::V6)
         })?;
-    Some(address.to_canonical())
+    Some(ip.to_canonical())
 }
 
-/// What throttles count by: the address itself, or for IPv6 the /64 it is in, since one subscriber
-/// gets at least that.
-pub fn throttle_key(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
+/// The key that throttles count by: the IP itself, or for IPv6 its /64, since one subscriber gets at
+/// least that.
+pub fn throttle_key(ip: IpAddr) -> IpAddr {
+    match ip.to_canonical() {
         IpAddr::V4(v4) => IpAddr::V4(v4),
         IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX))),
     }
@@ -83,11 +83,11 @@ mod tests {
     fn client(trusted: &[&str], peer: &str, forwarded: &[&str]) -> String {
         let proxies = TrustedProxies::new(trusted.iter().map(|n| n.parse().unwrap()));
         let mut headers = HeaderMap::new();
-        for line in forwarded {
-            headers.append("x-forwarded-for", line.parse().unwrap());
+        for value in forwarded {
+            headers.append("x-forwarded-for", value.parse().unwrap());
         }
         proxies
-            .client_address(peer.parse().unwrap(), &headers)
+            .client_ip(peer.parse().unwrap(), &headers)
             .to_string()
     }
 
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_ends_the_walk_at_the_last_address_that_is_known() {
+    fn nonsense_ends_the_walk_at_the_last_known_ip() {
         let trusted = &["10.0.0.0/8"];
         assert_eq!(client(trusted, "10.0.0.1", &[]), "10.0.0.1");
         assert_eq!(

@@ -10,7 +10,8 @@ use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, Request, header};
 use axum::response::Response;
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
-use lockable::api::parameters::{Operation, Parameters};
+use lockable::api::calls::ACQUIRE;
+use lockable::api::parameters::Parameters;
 use lockable::api::rates::RequestRates;
 use lockable::api::{credentials, v1};
 use lockable::id::AccountId;
@@ -61,11 +62,11 @@ fn reading(criterion: &mut Criterion) {
         b.iter(|| credentials::basic(black_box(&headers)).map(|_| ()));
     });
     criterion.bench_function("parameters, none", |b| {
-        b.iter(|| Parameters::parse(Operation::Acquire, black_box(None), &headers));
+        b.iter(|| Parameters::parse(&ACQUIRE, black_box(None), &headers));
     });
     criterion.bench_function("parameters, all", |b| {
         let query = format!("lease_ms=30000&wait_ms=0&lease_id={TOKEN}");
-        b.iter(|| Parameters::parse(Operation::Acquire, black_box(Some(&*query)), &headers));
+        b.iter(|| Parameters::parse(&ACQUIRE, black_box(Some(&*query)), &headers));
     });
 }
 

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::util::MapRequestLayer;
 
+use crate::api::calls::CALLS;
 use crate::api::problem::{Code, ProblemWriter};
 use crate::api::{self, Api};
 use crate::app::App;
@@ -184,15 +185,27 @@ pub fn front(app: &App) -> Front<Api> {
         db: app.db.clone(),
         stopping: app.stopping.clone(),
     });
-    let api_errors = Code::ALL.iter().map(|code| web::ApiError {
-        status: code.status().as_u16(),
-        code: code.as_str(),
-        meaning: code.meaning(),
-    });
+    let reference = web::ApiReference {
+        calls: CALLS
+            .map(|call| web::ApiCall {
+                path: call.template,
+                true_means: call.true_means,
+                false_means: call.false_means,
+            })
+            .into(),
+        errors: Code::ALL
+            .iter()
+            .map(|code| web::ApiError {
+                status: code.status().as_u16(),
+                code: code.as_str(),
+                meaning: code.meaning(),
+            })
+            .collect(),
+    };
     let router = Router::new()
         .merge(api::router().layer(api_guard.clone()))
         .merge(health)
-        .merge(web::router(app, api_errors))
+        .merge(web::router(app, reference))
         .layer(MapRequestLayer::new(note_route));
     Front::new(Api::new(app.clone()), edge, api_guard, router)
 }

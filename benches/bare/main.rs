@@ -18,7 +18,8 @@ use axum_server::Handle;
 use chrono::{DateTime, TimeDelta, Utc};
 use clap::Parser;
 use lockable::api::auth::authenticate;
-use lockable::api::parameters::{Operation, Parameters};
+use lockable::api::calls::ACQUIRE;
+use lockable::api::parameters::Parameters;
 use lockable::api::problem::{Problem, ProblemWriter};
 use lockable::api::{Api, v1};
 use lockable::app::App;
@@ -144,7 +145,7 @@ async fn read_acquire(
 ) -> Result<Acquire, Problem> {
     let caller = authenticate(api, context, &head.headers).await?;
     let name = LockName::parse_segment(head.uri.path().strip_prefix(prefix).unwrap_or_default())?;
-    let parameters = Parameters::parse(Operation::Acquire, head.uri.query(), &head.headers)?;
+    let parameters = Parameters::parse(&ACQUIRE, head.uri.query(), &head.headers)?;
     Ok(Acquire {
         key: LockKey {
             namespace_id: caller.namespace_id,

@@ -1,6 +1,7 @@
 //! Who may ask: every call with every kind of credentials.
 
 use axum::http::{HeaderValue, Method, header};
+use lockable::api::calls::CALLS;
 use lockable::secret::Secret;
 use lockable::tokens::Scope;
 use lockable::{accounts, tokens};
@@ -8,12 +9,10 @@ use lockable::{accounts, tokens};
 use super::node::*;
 use crate::support::prelude::*;
 
-const CALLS: [&str; 3] = ["acquire", "heartbeat", "release"];
-
 /// The status and code of each call, which must all be the same.
 async fn each_call(node: &TestApp, authorization: &[HeaderValue]) -> (u16, String) {
     let mut answers = Vec::new();
-    for call in CALLS {
+    for call in CALLS.map(|call| call.name) {
         let mut asked = request(Method::GET, &format!("/v1/{call}/job"), &Secret::random());
         asked.headers_mut().remove(header::AUTHORIZATION);
         for value in authorization {

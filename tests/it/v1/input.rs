@@ -2,6 +2,7 @@
 
 use axum::body::Body;
 use axum::http::{HeaderName, HeaderValue, Method, Request, Uri};
+use lockable::api::calls::CALLS;
 use lockable::secret::Secret;
 
 use super::node::*;
@@ -30,7 +31,7 @@ async fn names_that_are_none_are_refused() {
     let at_the_limit = "a".repeat(255);
     let over = "a".repeat(256);
     let two_byte = "%C3%A4".repeat(128);
-    for call in ["acquire", "heartbeat", "release"] {
+    for call in CALLS.map(|call| call.name) {
         for name in [
             "",
             "/",
@@ -228,7 +229,7 @@ async fn idempotency_keys_are_uuids() {
 #[tokio::test(flavor = "multi_thread")]
 async fn only_get_and_post_do_anything() {
     let (node, token) = node().await;
-    for call in ["acquire", "heartbeat", "release"] {
+    for call in CALLS.map(|call| call.name) {
         for method in [
             "HEAD", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT", "PROPFIND", "get",
         ] {
@@ -316,7 +317,7 @@ async fn browsers_on_errands_of_their_own_are_refused() {
         ("Purpose", "Prefetch", "prefetch-refused"),
         ("sec-fetch-site", "cross-site", "cross-site-refused"),
     ] {
-        for call in ["acquire", "heartbeat", "release"] {
+        for call in CALLS.map(|call| call.name) {
             let mut asked = request(Method::GET, &format!("/v1/{call}/job"), &token);
             let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
             asked

@@ -3,14 +3,13 @@
 use std::sync::Arc;
 
 use axum::http::Method;
+use lockable::api::calls::CALLS;
 use lockable::secret::Secret;
 use uuid::Uuid;
 
 use super::node::*;
 use crate::support::prelude::*;
 use crate::support::proxy::Flow;
-
-const CALLS: [&str; 3] = ["acquire", "heartbeat", "release"];
 
 async fn node(db: &Arc<Database>, proxy: &Proxy) -> (TestApp, Secret) {
     let node = TestApp::start_through(db, proxy).await;
@@ -40,7 +39,7 @@ async fn a_database_that_is_away_is_a_503_with_retry_after() {
     let proxy = Proxy::to(&db).await;
     let (node, token) = node(&db, &proxy).await;
     proxy.sever();
-    for call in CALLS {
+    for call in CALLS.map(|call| call.name) {
         for token in [&token, &Secret::random()] {
             let answer = node.get(token, &format!("/v1/{call}/held")).await;
             assert_eq!(answer.problem(), (503, "unavailable".into()), "{call}");
@@ -69,7 +68,7 @@ async fn a_database_that_hangs_is_a_503_within_the_deadline() {
     proxy.answers(Flow::Freeze);
     let asked = CALLS
         .iter()
-        .flat_map(|call| [(call, &token), (call, &unheard)])
+        .flat_map(|call| [(call.name, &token), (call.name, &unheard)])
         .map(|(call, token)| {
             let node = &node;
             async move {
@@ -92,7 +91,7 @@ async fn a_node_that_stops_sends_its_callers_elsewhere() {
     let token = node.account("hobbyist").await.token().await;
     assert!(node.ask(&token, "/v1/acquire/held").await);
     node.locks.shut_down().await;
-    for call in CALLS {
+    for call in CALLS.map(|call| call.name) {
         let answer = node.get(&token, &format!("/v1/{call}/held")).await;
         assert_eq!(answer.problem(), (503, "shutting-down".into()), "{call}");
         assert_eq!(answer.required("retry-after"), "0");

@@ -7,7 +7,7 @@ use argon2::password_hash::{PasswordHasher, PasswordVerifier};
 use argon2::{Algorithm, Argon2, Params, Version};
 use tokio::sync::Semaphore;
 
-use super::Email;
+use super::email::Email;
 use crate::secret::Secret;
 
 /// Memory a hash takes, KiB. With [`TIME_COST`] and [`LANES`] the first choice of OWASP's password

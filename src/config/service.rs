@@ -1,38 +1,32 @@
-//! The settings: each by flag and by environment variable, with units in their names.
-//!
-//! [`Settings`] is what `lockable serve` takes; [`DatabaseSettings`] is the part that every command
-//! on the data needs.
+//! The settings of `lockable serve`.
 
-use std::convert::Infallible;
-use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
-use etcetera::BaseStrategy;
+use clap::Args;
 use ipnet::IpNet;
 use url::Url;
+
+use super::{DatabaseSettings, SecretUrl, SettingsError};
 
 const LISTEN: &str = "127.0.0.1:8080";
 const METRICS_LISTEN: &str = "127.0.0.1:9464";
 const DRAIN_TIMEOUT_MS: u64 = 10_000;
-const DATABASE_CONNECTIONS: u32 = 20;
 const LANES: u16 = 1;
 const LARGEST_BATCH: u16 = 2048;
 
-/// Everything that `lockable serve` can be told.
+/// The settings of `lockable serve`, by flag and by environment variable.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Service")]
 pub struct Settings {
     /// Address and port to serve on; other machines reach it only if this is not loopback
     /// (0.0.0.0:8080)
-    #[arg(long, env = "LOCKABLE_LISTEN", value_name = "ADDRESS:PORT", default_value = LISTEN, value_parser = address)]
+    #[arg(long, env = "LOCKABLE_LISTEN", value_name = "ADDRESS:PORT", default_value = LISTEN, value_parser = socket_address)]
     pub listen: SocketAddr,
 
     /// Address and port for Prometheus metrics (GET /metrics); keep it away from the public
-    #[arg(long, env = "LOCKABLE_METRICS_LISTEN", value_name = "ADDRESS:PORT", default_value = METRICS_LISTEN, value_parser = address)]
+    #[arg(long, env = "LOCKABLE_METRICS_LISTEN", value_name = "ADDRESS:PORT", default_value = METRICS_LISTEN, value_parser = socket_address)]
     pub metrics_listen: SocketAddr,
 
     /// PEM file with the TLS certificate and its chain; with it the service speaks HTTPS (HTTP/1.1
@@ -102,84 +96,13 @@ pub struct Settings {
     pub database: DatabaseSettings,
 }
 
-/// Where the data is: for `serve` and for every command that works on the data.
-#[derive(Args, Clone, Debug)]
-#[command(next_help_heading = "Database")]
-pub struct DatabaseSettings {
-    /// PostgreSQL to use, as postgres://user:password@host/database. Unset: Lockable runs a
-    /// PostgreSQL of its own in the data directory
-    #[arg(
-        long,
-        env = "DATABASE_URL",
-        value_name = "URL",
-        hide_env_values = true,
-        global = true
-    )]
-    pub database_url: Option<SecretUrl>,
-
-    /// Folder of the embedded PostgreSQL and of unsent mail [default: /var/lib/lockable for root,
-    /// else the platform's data folder for lockable]
-    #[arg(long, env = "LOCKABLE_DATA_DIR", value_name = "DIR", global = true)]
-    pub data_dir: Option<PathBuf>,
-
-    /// Connections to PostgreSQL for pages and jobs, at most; the lock engine has a few of its own
-    #[arg(long, env = "LOCKABLE_DATABASE_CONNECTIONS", value_name = "N", global = true, default_value_t = DATABASE_CONNECTIONS,
-          value_parser = clap::value_parser!(u32).range(4..=1000))]
-    pub database_connections: u32,
-
-    /// Accept a PostgreSQL with fsync or full_page_writes off. A crash of it may then forget locks
-    /// that were granted
-    #[arg(long, env = "LOCKABLE_UNSAFE_DATABASE", global = true)]
-    pub unsafe_database: bool,
-}
-
-/// What is logged, and how.
-#[derive(Args, Clone, Debug)]
-#[command(next_help_heading = "Log")]
-pub struct LogSettings {
-    /// What to log: error, warn, info, debug or trace, also by module (info,lockable::locks=debug)
-    /// [default: info for serve, warn for the other commands]
-    #[arg(
-        long = "log",
-        env = "LOCKABLE_LOG",
-        value_name = "FILTER",
-        global = true
-    )]
-    pub filter: Option<String>,
-
-    /// How to write the log, on standard error
-    #[arg(
-        long = "log-format",
-        env = "LOCKABLE_LOG_FORMAT",
-        value_name = "FORMAT",
-        global = true,
-        value_enum,
-        default_value = "text"
-    )]
-    pub format: LogFormat,
-}
-
-/// How log lines look.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    /// One readable line an event
-    Text,
-    /// One JSON object a line
-    Json,
-}
-
-/// Settings that contradict each other, as a sentence that says what to do.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("{0}")]
-pub struct SettingsError(String);
-
 impl Settings {
-    /// Checks what no single setting can know.
+    /// Checks the settings against each other.
     ///
     /// # Errors
-    /// A sentence about the settings that do not go together.
+    /// If two do not go together, or one is none.
     pub fn validate(&self) -> Result<(), SettingsError> {
-        let complain = |sentence: &str| Err(SettingsError(sentence.to_owned()));
+        let complain = |sentence: &str| Err(SettingsError::new(sentence));
         match (&self.tls_cert, &self.tls_key) {
             (Some(_), None) => {
                 return complain(
@@ -199,7 +122,7 @@ impl Settings {
             );
         }
         if let Some(url) = &self.public_url {
-            // Links are made by adding a path and a query to it.
+            // Links are this URL with a path and a query added.
             let is_bare = url.username().is_empty()
                 && url.password().is_none()
                 && url.path() == "/"
@@ -227,8 +150,9 @@ impl Settings {
         self.database.validate()
     }
 
-    /// What browsers and mail call this service: the setting, else the listener's address.
-    /// `listening` is the bound address, whose port is known even where the setting said 0.
+    /// The URL of this service in browsers and mail: the setting, else the listener's.
+    /// `listening` is the socket address that the listener is bound to, whose port is known even if
+    /// the setting is 0.
     pub fn public_url(&self, listening: SocketAddr) -> Url {
         if let Some(url) = &self.public_url {
             return url.clone();
@@ -247,45 +171,9 @@ impl Settings {
             .expect("an address and a port make a URL")
     }
 
-    /// How long a stop may take to answer what is in flight.
+    /// The longest time that a stop takes to answer the requests in flight.
     pub fn drain_timeout(&self) -> Duration {
         Duration::from_millis(self.drain_timeout_ms)
-    }
-}
-
-impl DatabaseSettings {
-    /// Checks what clap cannot.
-    ///
-    /// # Errors
-    /// A sentence about what is wrong.
-    pub fn validate(&self) -> Result<(), SettingsError> {
-        if let Some(url) = &self.database_url {
-            let expected = "postgres:// (Lockable works on PostgreSQL)";
-            url.validate("DATABASE_URL", ["postgres", "postgresql"], expected)?;
-        }
-        Ok(())
-    }
-
-    /// The data directory: the setting, else the platform's place.
-    ///
-    /// # Errors
-    /// Where this user has no home directory to put it in.
-    pub fn data_dir(&self) -> Result<PathBuf, SettingsError> {
-        if let Some(dir) = &self.data_dir {
-            return std::path::absolute(dir)
-                .map_err(|error| SettingsError(format!("--data-dir {}: {error}", dir.display())));
-        }
-        if nix::unistd::geteuid().is_root() {
-            return Ok(PathBuf::from("/var/lib/lockable"));
-        }
-        etcetera::base_strategy::choose_native_strategy()
-            .map(|places| places.data_dir().join("lockable"))
-            .map_err(|_| {
-                SettingsError(
-                    "this user has no home directory: say with --data-dir where the data goes"
-                        .to_owned(),
-                )
-            })
     }
 }
 
@@ -312,81 +200,7 @@ impl Default for Settings {
     }
 }
 
-impl Default for DatabaseSettings {
-    fn default() -> Self {
-        Self {
-            database_url: None,
-            data_dir: None,
-            database_connections: DATABASE_CONNECTIONS,
-            unsafe_database: false,
-        }
-    }
-}
-
-/// A URL that may hold a password, as it was given: it is read where nothing can echo it, and
-/// `Debug` leaves it out.
-#[derive(Clone, PartialEq, Eq)]
-pub struct SecretUrl(String);
-
-impl SecretUrl {
-    /// The text with its password.
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-
-    /// The URL with its password.
-    ///
-    /// # Errors
-    /// Where it is none. The error holds nothing of it.
-    pub fn parse(&self) -> Result<Url, url::ParseError> {
-        Url::parse(&self.0)
-    }
-
-    /// Checks what it is; `setting` names it, and `expected` describes it.
-    fn validate(
-        &self,
-        setting: &str,
-        schemes: [&str; 2],
-        expected: &str,
-    ) -> Result<(), SettingsError> {
-        match self.parse() {
-            Ok(url) if schemes.contains(&url.scheme()) => Ok(()),
-            Ok(_) => Err(SettingsError(format!(
-                "{setting} has to begin with {expected}"
-            ))),
-            Err(error) => Err(SettingsError(format!(
-                "{setting} is not a URL ({error}): it has to begin with {expected}; a password goes into it \
-                 percent-encoded, such as %2F for /"
-            ))),
-        }
-    }
-}
-
-impl FromStr for SecretUrl {
-    type Err = Infallible;
-
-    /// Takes any text: clap prints what it cannot read, password and all. `Settings::validate` says
-    /// what is wrong with it.
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Ok(Self(text.to_owned()))
-    }
-}
-
-impl fmt::Debug for SecretUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // No other part of it is safe: where the password holds a /, a part of that is read as the
-        // path.
-        f.write_str(
-            self.0
-                .split_once(':')
-                .filter(|_| self.parse().is_ok())
-                .map_or("", |(scheme, _)| scheme),
-        )?;
-        f.write_str("://***")
-    }
-}
-
-fn address(text: &str) -> Result<SocketAddr, String> {
+fn socket_address(text: &str) -> Result<SocketAddr, String> {
     text.to_socket_addrs()
         .map_err(|error| format!("expected ADDRESS:PORT, such as 127.0.0.1:8080 ({error})"))?
         .next()
@@ -492,7 +306,7 @@ mod tests {
                 "{said}"
             );
         }
-        // Where it is only a place to go to, anything may follow.
+        // No link is made of the URL of the larger plans.
         assert!(
             parse(&[
                 "--upgrade-url",
@@ -512,15 +326,5 @@ mod tests {
                 .unwrap_err()
                 .contains("network")
         );
-    }
-
-    #[test]
-    fn passwords_in_urls_are_not_shown() {
-        let url: SecretUrl = "postgres://me:hunter2@host/db?password=hunter3"
-            .parse()
-            .unwrap();
-        assert_eq!(format!("{url:?}"), "postgres://***");
-        let url: SecretUrl = "hunter2".parse().unwrap();
-        assert_eq!(format!("{url:?}"), "://***");
     }
 }

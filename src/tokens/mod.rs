@@ -1,5 +1,6 @@
 //! API tokens: what a program shows to act for an account.
 
+mod caller;
 pub mod store;
 pub mod verifier;
 
@@ -11,8 +12,9 @@ use serde::Serialize;
 
 use crate::id::{NamespaceId, TokenId};
 
+pub use caller::Caller;
 pub use store::{create, create_for, list, revoke, revoke_all, rotate};
-pub use verifier::{Caller, Verifier, VerifyError};
+pub use verifier::{Verifier, VerifyError};
 
 /// What a token may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

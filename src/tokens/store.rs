@@ -7,7 +7,8 @@ use chrono::{DateTime, Utc};
 use serde_json::json;
 use sqlx::{PgConnection, PgPool};
 
-use super::{Caller, NewToken, Scope, Token, TokenError};
+use super::caller::Caller;
+use super::{NewToken, Scope, Token, TokenError};
 use crate::accounts::Account;
 use crate::audit::{self, Act, Actor};
 use crate::id::{AccountId, NamespaceId, TokenId};
@@ -314,7 +315,7 @@ pub(super) async fn find_caller(
             max_waiters: row.max_waiters,
             requests_per_second: row.requests_per_second,
         }),
-        used: std::sync::atomic::AtomicBool::new(false),
+        is_use_noted: std::sync::atomic::AtomicBool::new(false),
     }))
 }
 

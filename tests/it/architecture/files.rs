@@ -1,0 +1,99 @@
+//! What files there are: none too long, none that looks like a secret.
+
+use std::path::{Path, PathBuf};
+
+use super::source::{files, root};
+
+const MOST_LINES: usize = 500;
+
+/// Files that are still too long. No other may become so, and one that is not goes off the list.
+const STILL_TOO_LONG: &[&str] = &[
+    "src/locks/lane.rs",
+    "src/locks/queue.rs",
+    "tests/it/locks/kills.rs",
+    "tests/it/support/cluster.rs",
+    "tests/it/support/history.rs",
+];
+
+/// Files under `src/` and `tests/` with their numbers of lines, but for snapshots, which no one
+/// writes, and what others wrote.
+fn lengths() -> Vec<(PathBuf, usize)> {
+    let all = ["src", "tests"].map(|folder| files(&root().join(folder)));
+    all.into_iter()
+        .flatten()
+        .map(|path| path.strip_prefix(root()).unwrap().to_owned())
+        .filter(|path| {
+            path.extension()
+                .is_some_and(|extension| extension != "snap")
+                && !path.components().any(|part| part.as_os_str() == "vendor")
+        })
+        .filter_map(|path| {
+            let text = std::fs::read_to_string(root().join(&path)).ok()?;
+            Some((path, text.lines().count()))
+        })
+        .collect()
+}
+
+fn too_long(files: &[(PathBuf, usize)], still_too_long: &[&str]) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for (path, lines) in files {
+        let is_known = still_too_long.iter().any(|known| path == Path::new(known));
+        match lines > &MOST_LINES {
+            true if !is_known => wrong.push(format!(
+                "{}: {lines} lines: split it by its reasons to change",
+                path.display()
+            )),
+            false if is_known => wrong.push(format!(
+                "{} is short enough: take it off STILL_TOO_LONG",
+                path.display()
+            )),
+            _ => {}
+        }
+    }
+    wrong
+}
+
+#[test]
+fn no_file_is_too_long() {
+    let wrong = too_long(&lengths(), STILL_TOO_LONG);
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn a_file_that_is_too_long_is_seen() {
+    let found = lengths();
+    for expected in ["src/lib.rs", "tests/it/main.rs"] {
+        assert!(
+            found
+                .iter()
+                .any(|(path, lines)| path == Path::new(expected) && *lines > 10)
+        );
+    }
+    let file = |lines| [(PathBuf::from("src/a.rs"), lines)];
+    assert_eq!(too_long(&file(500), &[]), Vec::<String>::new());
+    assert_eq!(
+        too_long(&file(501), &[]),
+        ["src/a.rs: 501 lines: split it by its reasons to change"]
+    );
+    assert_eq!(too_long(&file(501), &["src/a.rs"]), Vec::<String>::new());
+    assert_eq!(
+        too_long(&file(500), &["src/a.rs"]),
+        ["src/a.rs is short enough: take it off STILL_TOO_LONG"]
+    );
+}
+
+#[test]
+fn no_file_looks_like_a_secret() {
+    let found: Vec<_> = files(root())
+        .into_iter()
+        .filter(|path| {
+            ["pem", "key", "p12", "eml"]
+                .iter()
+                .any(|end| path.extension().is_some_and(|extension| extension == *end))
+        })
+        .collect();
+    assert!(
+        found.is_empty(),
+        "keys and mail do not belong into the repository: {found:?}"
+    );
+}

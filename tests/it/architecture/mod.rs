@@ -1,0 +1,46 @@
+//! Holds the rules of the house (ARCHITECTURE.md) against the sources, so that nothing drifts unseen:
+//! the direction of dependencies, no circles, SQL in its places, files of a bearable length.
+//!
+//! The reading is by text: comments and the contents of strings are blanked, then every path is
+//! resolved to the file that it means. Test modules count as well.
+
+mod circles;
+mod files;
+mod imports;
+mod modules;
+mod paths;
+mod seeing;
+mod source;
+mod sql;
+
+use std::path::Path;
+
+use source::{Source, sources};
+
+#[test]
+fn the_rules_of_the_house_hold() {
+    let wrong = violations(&sources());
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn the_reading_finds_what_is_there() {
+    let found = sources();
+    assert!(
+        found.len() > 10
+            && found
+                .iter()
+                .any(|source| source.path == Path::new("server.rs"))
+    );
+    assert!(imports::uses_module(&found, "cli", "server"));
+}
+
+/// Everything that is wrong, one line each.
+fn violations(sources: &[Source]) -> Vec<String> {
+    [
+        imports::check(sources),
+        circles::check(sources),
+        sql::check(sources),
+    ]
+    .concat()
+}

@@ -29,22 +29,22 @@ use health::Readiness;
 use signals::StopSignals;
 use tls::Tls;
 
-/// How long to wait at the start for a database that does not answer yet.
+/// The longest wait at the start for a database that does not answer yet.
 const WAIT_FOR_DATABASE: Duration = Duration::from_secs(60);
 
-/// For what is left to write after the last answer of a stop.
+/// The time for the last writes of a stop, after the last answer.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a request may take to be answered. Longer than the lock engine's own deadline, which
-/// knows more.
+/// The longest time that a request takes. Longer than the deadline of the lock engine, whose error
+/// says more.
 pub const DEADLINE: Duration = Duration::from_secs(10);
 
-/// Runs the service until it is told to stop, and to the end of what was in flight then.
+/// Runs the service until a signal asks it to stop and the requests in flight are answered.
 ///
 /// # Errors
-/// Where it cannot start, or not end in order.
+/// If it cannot start, or cannot stop in order.
 pub fn serve(settings: Settings) -> anyhow::Result<()> {
-    // What needs root's rights comes first; opening the database gives them up for good.
+    // Ports and keys may need root's rights, which opening the database gives up for good.
     let listener = listener::bind("--listen", settings.listen)?;
     let metrics_listener = listener::bind("--metrics-listen", settings.metrics_listen)?;
     let tls = match (&settings.tls_cert, &settings.tls_key) {
@@ -70,15 +70,15 @@ pub fn serve(settings: Settings) -> anyhow::Result<()> {
     }
     let runtime = runtime.enable_all().build()?;
     let outcome = runtime.block_on(run(settings, &source, listener, metrics_listener, tls));
-    // What still runs is not waited for: it was, within its deadline.
+    // Tasks that still run are past their deadline.
     runtime.shutdown_timeout(Duration::from_millis(100));
     source.stop();
     tracing::info!("stopped");
     outcome
 }
 
-/// Threads where PostgreSQL shares the processors: its backends are single-threaded, and one is
-/// always busy under load.
+/// The number of threads beside a PostgreSQL on this machine: one of its single-threaded backends
+/// is always busy under load.
 fn beside_a_database() -> usize {
     std::thread::available_parallelism()
         .map_or(1, |processors| processors.get() - 1)
@@ -157,7 +157,8 @@ async fn run(
         background.shutdown().await;
         app.db.close().await;
     };
-    // A database that does not answer must not keep the process: what was answered is committed.
+    // A database that does not answer must not keep the process: every answer is of a committed
+    // change.
     tokio::select! {
         () = flush => {}
         () = tokio::time::sleep(FLUSH_TIMEOUT) => tracing::warn!("the database did not take everything in time"),
@@ -210,7 +211,7 @@ pub fn front(app: &App) -> Front<Api> {
     Front::new(Api::new(app.clone()), edge, api_guard, router)
 }
 
-/// Serves until a signal, then answers what is in flight. A second signal cuts that short.
+/// Serves until a signal, then answers the requests in flight. A second signal cuts that short.
 async fn drain_on_signal(
     mut server: tokio::task::JoinHandle<std::io::Result<()>>,
     handle: &Handle<SocketAddr>,
@@ -254,8 +255,8 @@ async fn prepare_database(settings: &Settings, source: &Source) -> anyhow::Resul
     }
 }
 
-/// Whether waiting may help: the database starts, or a failover is under way. A wrong password or
-/// name stays wrong.
+/// True if waiting may help, because the database starts or fails over. A wrong password or name
+/// stays wrong.
 fn may_pass(error: &migrate::MigrateError) -> bool {
     match error {
         migrate::MigrateError::Standby => true,

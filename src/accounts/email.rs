@@ -3,17 +3,18 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// An e-mail address: as it was typed, and how it is compared.
+/// An e-mail address, in the form in which its owner typed it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Email(String);
 
 impl Email {
-    /// As its owner typed it.
+    /// Its text, as its owner typed it.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// How addresses are compared: two accounts never differ in case only.
+    /// The form by which e-mail addresses are compared: those of two accounts never differ in case
+    /// only.
     pub fn key(&self) -> String {
         self.0.to_lowercase()
     }
@@ -24,10 +25,10 @@ impl FromStr for Email {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let text = text.trim();
-        // The parser of the library that sends the mail: what it takes can be sent to.
+        // The parser of the library that sends the mail: it can send to all that it accepts.
         let parsed: lettre::Address = text.parse().map_err(|_| InvalidEmail)?;
-        // An address literal such as [127.0.0.1] is one by the standard, and nothing that a service
-        // should send mail to.
+        // The standard allows an IP as the domain, such as [127.0.0.1]; a service should not send
+        // mail there.
         let plain = text.len() <= 254
             && !text.ends_with(']')
             && !text.chars().any(|c| c.is_control() || c.is_whitespace());
@@ -51,7 +52,7 @@ impl fmt::Display for Email {
     }
 }
 
-/// It is no address that mail could be sent to.
+/// The text is no e-mail address that mail can be sent to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("this is no e-mail address: write it like name@example.com")]
 pub struct InvalidEmail;

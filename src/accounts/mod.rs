@@ -1,4 +1,4 @@
-//! Accounts: who may hold locks.
+//! Accounts: the holders of locks.
 
 mod email;
 pub mod links;
@@ -19,53 +19,48 @@ pub use store::{
     search, set_lease_default, set_password, set_plan, suspend, verify_email,
 };
 
-/// An account and its plan.
+/// An account with the limits of its plan.
 #[derive(Clone, Debug, Serialize)]
+#[expect(missing_docs, reason = "columns, which the migrations describe")]
 pub struct Account {
-    /// Its row.
     pub account_id: AccountId,
-    /// As its owner typed it.
+    /// The e-mail address as its owner typed it.
     pub email: String,
-    /// The code of its plan.
+    /// The code of the plan.
     pub plan: String,
-    /// What its plan allows.
+    /// The limits of the plan.
     pub limits: Limits,
-    /// Whether it manages plans and accounts.
     pub is_admin: bool,
-    /// Its own default lease, milliseconds; none: the plan's.
+    /// The account's own default lease, milliseconds; `None` for the plan's.
     pub lease_default_ms: Option<i32>,
-    /// When its address was confirmed.
     pub email_verified_at: Option<DateTime<Utc>>,
-    /// When it was suspended, if it is.
     pub suspended_at: Option<DateTime<Utc>>,
-    /// Why it was suspended, if it is.
     pub suspended_reason: Option<String>,
-    /// When it was made.
     pub created_at: DateTime<Utc>,
 }
 
-/// What makes an account.
+/// The settings of a new account.
 #[derive(Debug)]
 pub struct NewAccount<'a> {
-    /// Its address.
+    /// Its e-mail address.
     pub email: &'a Email,
-    /// None: it can be signed in to only after a link by mail has set a password.
+    /// `None` if its owner sets a password by a link in mail before the first sign-in.
     pub password: Option<PasswordHash>,
     /// The code of its plan.
     pub plan: &'a str,
-    /// Whether it manages plans and accounts.
+    /// True if it manages plans and accounts.
     pub is_admin: bool,
-    /// Whether the address counts as confirmed: made by an administrator.
+    /// True if the e-mail address counts as confirmed, because an administrator makes the account.
     pub email_verified: bool,
 }
 
-/// What may be wrong with an account.
+/// An error of managing accounts.
 #[derive(Debug, thiserror::Error)]
 pub enum AccountError {
-    /// An account has this address, perhaps in another case.
+    /// Another account has this e-mail address, perhaps in another case.
     #[error("there is an account with this e-mail address already")]
     EmailTaken,
-    /// There is none of this id or address; or it is being deleted.
+    /// There is no account of this id or e-mail address, or it is being deleted.
     #[error("there is no such account")]
     Unknown,
     /// There is no plan of this code.
@@ -77,15 +72,15 @@ pub enum AccountError {
     /// The plan does not allow this lease.
     #[error(transparent)]
     Lease(#[from] LeaseRefused),
-    /// It is what it would become: suspended already, an administrator already.
+    /// The account is in the wanted state already: suspended, or an administrator.
     #[error("nothing to do: the account is {0} already")]
     Already(&'static str),
-    /// The database could not be asked.
+    /// The database query failed.
     #[error(transparent)]
     Database(#[from] sqlx::Error),
 }
 
-/// Checks the reason that somebody gives for what they do to somebody else's.
+/// Checks the reason for an act on somebody else's account or lock.
 ///
 /// # Errors
 /// [`AccountError::InvalidReason`].

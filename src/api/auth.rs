@@ -1,4 +1,4 @@
-//! Whose request is this? The `Authorization` header, the token behind it, and the account's rate.
+//! The authentication of requests: the `Authorization` header, its token, and the account's rate.
 
 use std::sync::Arc;
 
@@ -12,8 +12,8 @@ use crate::transport::{RequestContext, client_ip};
 /// The caller of a request, verified and within the rate of its plan.
 ///
 /// # Errors
-/// Where the token does not work, its account asks too often, or the database has to be asked and
-/// cannot.
+/// If the token is invalid, the account makes too many requests, or the look-up in the database
+/// fails.
 pub async fn authenticate(
     api: &Api,
     context: &RequestContext,

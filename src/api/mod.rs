@@ -21,7 +21,7 @@ use pressure::Pressure;
 use problem::{Code, Problem};
 use rates::RequestRates;
 
-/// What the API's handlers share.
+/// The state that the API's handlers share.
 #[derive(Debug)]
 pub struct Api {
     /// The node's parts.

@@ -1,5 +1,5 @@
 //! Version 1's optional parameters: parsed strictly, so that a misspelt or misunderstood one is an
-//! error and never silently another request than was meant.
+//! error and never silently a different request.
 
 use std::borrow::Cow;
 

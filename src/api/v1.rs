@@ -1,5 +1,5 @@
-//! Version 1: the contract that existing clients rely on. Three calls, two answers, and nothing is
-//! ever added to the bodies; what is new travels in headers. The reference is `docs/api-v1.md`.
+//! Version 1: the contract that existing clients rely on. Three calls, two answers; nothing is ever
+//! added to the bodies, new facts travel in headers. The reference is `docs/api-v1.md`.
 
 use std::sync::Arc;
 use std::time::Duration;

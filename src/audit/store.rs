@@ -5,10 +5,10 @@ use sqlx::{PgConnection, PgPool};
 use super::{Act, Actor, Entry};
 use crate::id::AccountId;
 
-/// Writes a line. Takes a connection, so that it belongs to the transaction of the act itself.
+/// Writes an entry. Takes a connection, because the entry belongs to the transaction of the act.
 ///
 /// # Errors
-/// Where the database cannot be asked.
+/// If the database query fails.
 pub async fn record(
     connection: &mut PgConnection,
     actor: &Actor,
@@ -34,21 +34,21 @@ pub async fn record(
     Ok(())
 }
 
-/// Which lines to show.
+/// The conditions on entries in a list; all that are set must hold.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
-    /// Only what was done to this account.
+    /// Only acts on this account.
     pub subject_account_id: Option<AccountId>,
-    /// Only lines in which actor, action or subject contain this text.
+    /// Only entries in which actor, action or subject contain this text.
     pub text: Option<String>,
-    /// Only lines older than this one: the last that a reader has seen.
+    /// Only entries older than this one, the last of the page before.
     pub before_id: Option<i64>,
 }
 
-/// The newest lines first, at most `limit`.
+/// The entries that match a filter, newest first, at most `limit`.
 ///
 /// # Errors
-/// Where the database cannot be asked.
+/// If the database query fails.
 pub async fn list(pool: &PgPool, filter: &Filter, limit: i64) -> sqlx::Result<Vec<Entry>> {
     sqlx::query_as!(
         Entry,

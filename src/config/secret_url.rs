@@ -8,8 +8,8 @@ use url::Url;
 
 use super::SettingsError;
 
-/// A URL that may hold a password, as it was given: it is read where nothing can echo it, and
-/// `Debug` leaves it out.
+/// The text of a URL that may hold a password. It is parsed where no error can print it, and
+/// `Debug` leaves the password out.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SecretUrl(String);
 
@@ -59,7 +59,7 @@ impl FromStr for SecretUrl {
 
 impl fmt::Debug for SecretUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // No other part of it is safe: where the password holds a /, a part of that is read as the
+        // Only the scheme is safe to show: if the password has a /, a part of it is parsed as the
         // path.
         f.write_str(
             self.0

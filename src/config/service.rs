@@ -100,7 +100,7 @@ impl Settings {
     /// Checks the settings against each other.
     ///
     /// # Errors
-    /// If two do not go together, or one is none.
+    /// If two settings contradict each other, or one is invalid.
     pub fn validate(&self) -> Result<(), SettingsError> {
         let complain = |sentence: &str| Err(SettingsError::new(sentence));
         match (&self.tls_cert, &self.tls_key) {

@@ -47,7 +47,7 @@ impl From<Row> for Plan {
 /// All plans, oldest first.
 ///
 /// # Errors
-/// Where the database cannot be asked.
+/// If the database query fails.
 pub async fn list(pool: &PgPool) -> sqlx::Result<Vec<Plan>> {
     let rows = sqlx::query_as!(
         Row,
@@ -65,7 +65,7 @@ pub async fn list(pool: &PgPool) -> sqlx::Result<Vec<Plan>> {
 /// The plan of this code.
 ///
 /// # Errors
-/// [`PlanError::Unknown`], or where the database cannot be asked.
+/// [`PlanError::Unknown`], or if the database query fails.
 pub async fn find(pool: &PgPool, code: &str) -> Result<Plan, PlanError> {
     let row = sqlx::query_as!(
         Row,
@@ -85,7 +85,7 @@ pub async fn find(pool: &PgPool, code: &str) -> Result<Plan, PlanError> {
 /// Makes a plan.
 ///
 /// # Errors
-/// Where a rule is broken, the code is taken, or the database cannot be asked.
+/// If a rule is broken, the code is taken, or the database query fails.
 pub async fn create(
     pool: &PgPool,
     actor: &Actor,
@@ -124,12 +124,12 @@ pub async fn create(
     Ok(())
 }
 
-/// Edits a plan: `edit` is given what it allows now. Every node follows within a second. Leases
-/// that run are kept and can be renewed by the length that they were granted with; what is over a
-/// new limit can only not grow.
+/// Edits a plan: `edit` changes its current limits. All nodes follow within a second. Leases run on
+/// and can be renewed by the length that they were granted with; an account over a new limit keeps
+/// what it has and gets no more.
 ///
 /// # Errors
-/// Where a rule would be broken, there is no such plan, or the database cannot be asked.
+/// If a rule would be broken, there is no such plan, or the database query fails.
 pub async fn update(
     pool: &PgPool,
     actor: &Actor,
@@ -137,7 +137,8 @@ pub async fn update(
     edit: impl FnOnce(&mut Limits) + Send,
 ) -> Result<Limits, PlanError> {
     let mut transaction = pool.begin().await?;
-    // Locked first: two administrators who edit different fields at once must both be heard.
+    // The row is locked first, so that two administrators who edit different fields at once both
+    // take effect.
     let row = sqlx::query_as!(
         Row,
         r#"/* plans.lock */

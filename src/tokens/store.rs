@@ -19,7 +19,7 @@ use crate::secret::{Secret, Sha256Digest};
 /// owner removes them.
 ///
 /// # Errors
-/// Where the database cannot be asked.
+/// If the database query fails.
 pub async fn list(pool: &PgPool, account_id: AccountId) -> sqlx::Result<Vec<Token>> {
     sqlx::query_as!(
         Token,
@@ -36,11 +36,11 @@ pub async fn list(pool: &PgPool, account_id: AccountId) -> sqlx::Result<Vec<Toke
     .await
 }
 
-/// Makes a token. The secret is returned this once; only its digest is kept. Of two that are made
-/// at the limit at once, one succeeds.
+/// Makes a token. The secret is returned this once; only its digest is stored. Of two calls at once
+/// with room for one token, one succeeds.
 ///
 /// # Errors
-/// Where a rule or the plan does not allow it, or the database cannot be asked.
+/// If a rule or the plan does not allow it, or the database query fails.
 pub async fn create(
     pool: &PgPool,
     account: &Account,
@@ -49,7 +49,7 @@ pub async fn create(
     insert_within_limits(pool, None, account, new).await
 }
 
-/// As [`create`], for an account of somebody else's: it is on record.
+/// As [`create`], by somebody else than the owner: with an entry in the audit log.
 ///
 /// # Errors
 /// As [`create`].
@@ -113,12 +113,12 @@ async fn insert_within_limits(
     Ok(token)
 }
 
-/// Gives a token another secret: a new token of the same label, namespace, scope and expiry, while
-/// the old one works for `overlap` longer (none: it stops at once), so that its users can be moved
-/// over one by one. While it does, the account may have one token more than its plan allows.
+/// Replaces a token by a new one of the same label, namespace, scope and expiry. The old one stays
+/// valid for `overlap`, so that its users can be moved over one by one; with zero it is revoked at
+/// once. Meanwhile the account may have one token more than its plan allows.
 ///
 /// # Errors
-/// [`TokenError::Unknown`], [`TokenError::TooMany`], or where the database cannot be asked.
+/// [`TokenError::Unknown`], [`TokenError::TooMany`], or if the database query fails.
 pub async fn rotate(
     pool: &PgPool,
     account: &Account,
@@ -194,7 +194,7 @@ async fn insert(
     Ok((token_id, secret))
 }
 
-/// What is counted against a limit is counted under the account's row lock.
+/// Locks the account's row: everything that is counted against a limit is counted under this lock.
 async fn lock_account(
     connection: &mut PgConnection,
     account_id: AccountId,
@@ -221,10 +221,10 @@ async fn count_live(connection: &mut PgConnection, account_id: AccountId) -> sql
     .await
 }
 
-/// Revokes a token: refused on every node within a second. Its leases run on until they lapse.
+/// Revokes a token: all nodes refuse it within a second. Its leases run on until they lapse.
 ///
 /// # Errors
-/// [`TokenError::Unknown`], or where the database cannot be asked.
+/// [`TokenError::Unknown`], or if the database query fails.
 pub async fn revoke(
     pool: &PgPool,
     account_id: AccountId,
@@ -248,7 +248,7 @@ pub async fn revoke(
 /// Revokes all tokens of an account: somebody else may have made them.
 ///
 /// # Errors
-/// Where the database cannot be asked.
+/// If the database query fails.
 pub async fn revoke_all(connection: &mut PgConnection, account_id: AccountId) -> sqlx::Result<u64> {
     let changed = sqlx::query!(
         "/* tokens.revoke_all */ UPDATE api_tokens SET revoked_at = clock_timestamp() WHERE account_id = $1 AND revoked_at IS NULL",
@@ -259,8 +259,8 @@ pub async fn revoke_all(connection: &mut PgConnection, account_id: AccountId) ->
     Ok(changed.rows_affected())
 }
 
-/// Whose token this is, if it works: not revoked, not expired, its account neither suspended nor
-/// being deleted.
+/// The caller of a valid token: not revoked, not expired, its account neither suspended nor being
+/// deleted. `None` for any other.
 pub(super) async fn find_caller(
     pool: &PgPool,
     digest: &Sha256Digest,
@@ -300,7 +300,8 @@ pub(super) async fn find_caller(
         },
         namespace_lease_default_ms: row.namespace_lease_default_ms,
         account_lease_default_ms: row.account_lease_default_ms,
-        // Counted from before the question, so that it never works longer than the database says.
+        // Counted from before the query, so that the token is never valid for longer than in the
+        // database.
         expires_at: row.expires_in_ms.and_then(|ms| {
             asked_at.checked_add(Duration::from_secs_f64((ms / 1000.0).clamp(0.0, 1e9)))
         }),
@@ -319,8 +320,8 @@ pub(super) async fn find_caller(
     }))
 }
 
-/// Notes that these tokens were used. Rows are locked in order and busy ones skipped: nodes write
-/// the same rows.
+/// Sets the time of last use of these tokens. Rows are locked in order and locked ones skipped,
+/// because all nodes write the same rows.
 pub(super) async fn touch(pool: &PgPool, token_ids: &[i64]) -> sqlx::Result<()> {
     sqlx::query!(
         "/* tokens.touch */

@@ -1,5 +1,5 @@
-//! The begin and the end of every request: its id and client IP, its log line and metrics, and the
-//! headers that every answer of the service has.
+//! The beginning and the end of every request: its id and client IP, its log line and metrics, and
+//! the headers that every answer of the service has.
 
 use std::collections::HashMap;
 use std::net::IpAddr;

@@ -16,7 +16,7 @@ use tower::{Layer, Service};
 
 use super::{RequestContext, RequestId};
 
-/// How a handler ended.
+/// The end of a handler.
 #[derive(Debug)]
 pub enum Outcome {
     /// With an answer, which may still lack what the handler did not know, such as the request id.

@@ -1,4 +1,4 @@
-//! What administrators change about accounts, each change with its entry in the audit log.
+//! The changes that administrators make to accounts, each with its entry in the audit log.
 
 use serde_json::json;
 use sqlx::{PgConnection, PgPool};
@@ -7,7 +7,7 @@ use crate::accounts::{AccountError, check_reason, sessions};
 use crate::audit::{self, Act, Actor};
 use crate::id::AccountId;
 
-/// What an administrator changes, as it stands; locked until the transaction ends.
+/// The values that administrators change, locked until the transaction ends.
 struct Managed {
     email: String,
     plan: String,
@@ -32,11 +32,12 @@ async fn lock(
     .ok_or(AccountError::Unknown)
 }
 
-/// Puts an account on another plan. What it has over the new limits stays: leases run on and can be
-/// renewed, private namespaces are kept and only take no new locks until the plan fits again.
+/// Puts an account on another plan. If it is over the new limits, its leases run on and can be
+/// renewed, and its private namespaces stay but grant no new leases until the plan covers them
+/// again.
 ///
 /// # Errors
-/// [`AccountError::Unknown`], [`AccountError::UnknownPlan`], or where the database cannot be asked.
+/// [`AccountError::Unknown`], [`AccountError::UnknownPlan`], or if the database query fails.
 pub async fn set_plan(
     pool: &PgPool,
     actor: &Actor,
@@ -69,12 +70,12 @@ pub async fn set_plan(
     Ok(())
 }
 
-/// Suspends an account: its tokens are refused and its sessions end within a second. Its leases
-/// lapse, for nothing renews them.
+/// Suspends an account: all nodes refuse its tokens and end its sessions within a second. Its
+/// leases lapse, because nothing renews them.
 ///
 /// # Errors
-/// [`AccountError::Unknown`], [`AccountError::Already`], [`AccountError::InvalidReason`], or where
-/// the database cannot be asked.
+/// [`AccountError::Unknown`], [`AccountError::Already`], [`AccountError::InvalidReason`], or if the
+/// database query fails.
 pub async fn suspend(
     pool: &PgPool,
     actor: &Actor,
@@ -112,7 +113,7 @@ pub async fn suspend(
 /// Ends a suspension.
 ///
 /// # Errors
-/// [`AccountError::Unknown`], [`AccountError::Already`], or where the database cannot be asked.
+/// [`AccountError::Unknown`], [`AccountError::Already`], or if the database query fails.
 pub async fn restore(
     pool: &PgPool,
     actor: &Actor,
@@ -146,7 +147,7 @@ pub async fn restore(
 /// Makes an account an administrator.
 ///
 /// # Errors
-/// [`AccountError::Unknown`], [`AccountError::Already`], or where the database cannot be asked.
+/// [`AccountError::Unknown`], [`AccountError::Already`], or if the database query fails.
 pub async fn promote(
     pool: &PgPool,
     actor: &Actor,

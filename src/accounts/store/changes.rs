@@ -8,12 +8,11 @@ use crate::audit::{self, Act, Actor};
 use crate::db::violated_constraint;
 use crate::id::AccountId;
 
-/// Makes an account. Of two that are made with one address at once, one succeeds. `actor` is given
-/// where somebody else makes it, and is then on record.
+/// Makes an account. Of two calls at once with one e-mail address, one succeeds. With an `actor`,
+/// somebody else than the owner makes it, with an entry in the audit log.
 ///
 /// # Errors
-/// [`AccountError::EmailTaken`], [`AccountError::UnknownPlan`], or where the database cannot be
-/// asked.
+/// [`AccountError::EmailTaken`], [`AccountError::UnknownPlan`], or if the database query fails.
 pub async fn create(
     pool: &PgPool,
     new: NewAccount<'_>,
@@ -58,10 +57,10 @@ fn email_taken(error: sqlx::Error) -> AccountError {
     }
 }
 
-/// Sets the account's own default lease; none: the plan's.
+/// Sets the account's own default lease; `None` for the plan's.
 ///
 /// # Errors
-/// [`AccountError::Lease`], [`AccountError::Unknown`], or where the database cannot be asked.
+/// [`AccountError::Lease`], [`AccountError::Unknown`], or if the database query fails.
 pub async fn set_lease_default(
     pool: &PgPool,
     account: &Account,
@@ -80,11 +79,11 @@ pub async fn set_lease_default(
     known(&changed)
 }
 
-/// Sets the password. Takes a connection: ending sessions and using up a link belong to the same
-/// transaction.
+/// Sets the password. Takes a connection, because ending sessions and using up a link belong to the
+/// same transaction.
 ///
 /// # Errors
-/// [`AccountError::Unknown`], or where the database cannot be asked.
+/// [`AccountError::Unknown`], or if the database query fails.
 pub async fn set_password(
     connection: &mut PgConnection,
     account_id: AccountId,
@@ -100,11 +99,11 @@ pub async fn set_password(
     known(&changed)
 }
 
-/// Marks the address as confirmed, if it still is this one. Returns whether it was not confirmed
-/// before.
+/// Marks the e-mail address as confirmed, if it still is this one. Returns true if it was not
+/// confirmed before.
 ///
 /// # Errors
-/// Where the database cannot be asked.
+/// If the database query fails.
 pub async fn verify_email(
     connection: &mut PgConnection,
     account_id: AccountId,
@@ -122,11 +121,11 @@ pub async fn verify_email(
     Ok(changed.rows_affected() > 0)
 }
 
-/// Gives an account another address, which counts as confirmed: a link that was sent there has just
+/// Changes the e-mail address. It counts as confirmed, because a link that was sent there has just
 /// been used.
 ///
 /// # Errors
-/// [`AccountError::EmailTaken`], [`AccountError::Unknown`], or where the database cannot be asked.
+/// [`AccountError::EmailTaken`], [`AccountError::Unknown`], or if the database query fails.
 pub async fn change_email(
     connection: &mut PgConnection,
     account_id: AccountId,

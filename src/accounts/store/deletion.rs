@@ -7,16 +7,17 @@ use sqlx::PgPool;
 use crate::id::AccountId;
 use crate::locks;
 
-/// How long after its deletion another node may still grant something to an account: a second in
-/// which it may not have heard of it, and the deadline of what it had accepted by then.
+/// The time after the deletion of an account in which another node may still grant it a lease: a
+/// second until the node knows of the deletion, and the deadline of the requests that it had
+/// accepted by then.
 const LAST_GRANTS_WITHIN: Duration = Duration::from_secs(8);
 
-/// Deletes an account and all that is its: first nothing of it works any more, then its leases end
-/// (the locks are free at once), then its rows go. A node that dies in between leaves an account
-/// that [`deleting`] lists; calling this again finishes it.
+/// Deletes an account with everything that belongs to it: first its tokens and sessions become
+/// invalid, then its leases end (the locks are free at once), then its rows are deleted. A node
+/// that dies in between leaves an account that [`deleting`] lists; calling this again finishes it.
 ///
 /// # Errors
-/// Where the database cannot be asked.
+/// If the database query fails.
 pub async fn delete(pool: &PgPool, account_id: AccountId) -> sqlx::Result<()> {
     sqlx::query!(
         "/* accounts.begin_delete */
@@ -32,8 +33,8 @@ pub async fn delete(pool: &PgPool, account_id: AccountId) -> sqlx::Result<()> {
     )
     .execute(pool)
     .await?;
-    // A node that has not heard of it yet may have granted one more. A node that stops before this
-    // leaves it to lapse.
+    // A node that does not know of the deletion yet may have granted one more lease. If this node
+    // stops before the time is up, that lease lapses.
     let pool = pool.clone();
     tokio::spawn(async move {
         tokio::time::sleep(LAST_GRANTS_WITHIN).await;
@@ -47,7 +48,7 @@ pub async fn delete(pool: &PgPool, account_id: AccountId) -> sqlx::Result<()> {
 /// Accounts whose deletion was begun more than a minute ago and not finished.
 ///
 /// # Errors
-/// Where the database cannot be asked.
+/// If the database query fails.
 pub async fn deleting(pool: &PgPool) -> sqlx::Result<Vec<AccountId>> {
     sqlx::query_scalar!(
         r#"/* accounts.deleting */

@@ -55,18 +55,18 @@ impl From<Row> for Account {
     }
 }
 
-/// Which accounts to show: any of these conditions that is set.
+/// The conditions on accounts in a list; all that are set must hold.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
-    /// This one.
+    /// Only this account.
     pub account_id: Option<AccountId>,
-    /// The one with this address, in whatever case.
+    /// Only the account of this e-mail address, by its key.
     pub email_key: Option<String>,
-    /// Whose address contains this text.
+    /// Only accounts whose e-mail address contains this text.
     pub text: Option<String>,
-    /// On the plan of this code.
+    /// Only accounts on the plan of this code.
     pub plan: Option<String>,
-    /// Older than this one: the last that a reader has seen.
+    /// Only accounts older than this one, the last of the page before.
     pub before_id: Option<AccountId>,
 }
 
@@ -99,10 +99,10 @@ async fn select(pool: &PgPool, filter: &Filter, limit: i64) -> sqlx::Result<Vec<
     Ok(rows.into_iter().map(Account::from).collect())
 }
 
-/// The accounts that a filter lets through, newest first, at most `limit`.
+/// The accounts that match a filter, newest first, at most `limit`.
 ///
 /// # Errors
-/// Where the database cannot be asked.
+/// If the database query fails.
 pub async fn search(pool: &PgPool, filter: &Filter, limit: i64) -> sqlx::Result<Vec<Account>> {
     select(pool, filter, limit).await
 }
@@ -110,7 +110,7 @@ pub async fn search(pool: &PgPool, filter: &Filter, limit: i64) -> sqlx::Result<
 /// The account of this id.
 ///
 /// # Errors
-/// [`AccountError::Unknown`], or where the database cannot be asked.
+/// [`AccountError::Unknown`], or if the database query fails.
 pub async fn find(pool: &PgPool, account_id: AccountId) -> Result<Account, AccountError> {
     let filter = Filter {
         account_id: Some(account_id),
@@ -122,10 +122,10 @@ pub async fn find(pool: &PgPool, account_id: AccountId) -> Result<Account, Accou
         .ok_or(AccountError::Unknown)
 }
 
-/// The account of this address, in whatever case.
+/// The account of this e-mail address, in whatever case.
 ///
 /// # Errors
-/// [`AccountError::Unknown`], or where the database cannot be asked.
+/// [`AccountError::Unknown`], or if the database query fails.
 pub async fn find_by_email(pool: &PgPool, email: &Email) -> Result<Account, AccountError> {
     let filter = Filter {
         email_key: Some(email.key()),
@@ -137,10 +137,10 @@ pub async fn find_by_email(pool: &PgPool, email: &Email) -> Result<Account, Acco
         .ok_or(AccountError::Unknown)
 }
 
-/// The hash to verify a password of this account against; none where it has no password yet.
+/// The hash of the account's password; `None` if it has no password yet.
 ///
 /// # Errors
-/// Where the database cannot be asked.
+/// If the database query fails.
 pub async fn password_hash(pool: &PgPool, account_id: AccountId) -> sqlx::Result<Option<String>> {
     let hash = sqlx::query_scalar!(
         "/* accounts.password_hash */ SELECT password_hash FROM accounts WHERE account_id = $1",

@@ -1,6 +1,6 @@
-//! The accounts' queries, by who changes what: `lookup` reads accounts, `changes` has what an
-//! owner does, `administration` what an administrator does and is audited for, `deletion` the
-//! end of an account.
+//! The accounts' queries: `lookup` reads accounts, `changes` makes an account and has its owner's
+//! changes, `administration` those of administrators, which are audited, `deletion` deletes
+//! accounts.
 
 mod administration;
 mod changes;

@@ -101,7 +101,7 @@ codes! {
 }
 
 impl Code {
-    /// Whether a larger plan would have allowed it.
+    /// True if a larger plan would have allowed the request.
     pub(super) fn is_about_the_plan(self) -> bool {
         matches!(self, Self::PlanDoesNotAllow | Self::LiveLocksLimit)
     }

@@ -20,7 +20,7 @@ pub struct Actor {
     /// An e-mail address, or `command:<operating system user>`.
     pub name: String,
     /// The client IP of the request.
-    pub address: Option<IpAddr>,
+    pub client_ip: Option<IpAddr>,
     /// The id of the request, as in its answer and its log line.
     pub request_id: Option<String>,
 }
@@ -31,7 +31,7 @@ impl Actor {
         Self {
             account_id: None,
             name: format!("command:{os_user}"),
-            address: None,
+            client_ip: None,
             request_id: None,
         }
     }
@@ -55,13 +55,13 @@ pub struct Act<'a> {
 }
 
 /// An entry of the log.
-#[derive(Clone, Debug, serde::Serialize)]
+#[derive(Clone, Debug)]
 #[expect(missing_docs, reason = "columns, which the migrations describe")]
 pub struct Entry {
     pub audit_id: i64,
     pub at: DateTime<Utc>,
     pub actor: String,
-    pub address: Option<String>,
+    pub client_ip: Option<String>,
     pub request_id: Option<String>,
     pub action: String,
     pub subject: String,

@@ -20,7 +20,7 @@ pub async fn record(
         VALUES ($1, $2, $3::text::inet, $4, $5, $6, $7, $8, $9, $10)",
         actor.account_id.map(|id| id.0),
         actor.name,
-        actor.address.map(|address| address.to_string()),
+        actor.client_ip.map(|ip| ip.to_string()),
         actor.request_id,
         act.action,
         act.subject_account_id.map(|id| id.0),
@@ -53,7 +53,7 @@ pub async fn list(pool: &PgPool, filter: &Filter, limit: i64) -> sqlx::Result<Ve
     sqlx::query_as!(
         Entry,
         r#"/* audit.list */
-        SELECT audit_id, at, actor, host(address) AS address, request_id, action, subject, before, after, reason
+        SELECT audit_id, at, actor, host(address) AS client_ip, request_id, action, subject, before, after, reason
           FROM audit_log
          WHERE ($1::bigint IS NULL OR subject_account_id = $1)
            AND ($2::text IS NULL OR strpos(lower(concat_ws(' ', actor, action, subject)), lower($2)) > 0)

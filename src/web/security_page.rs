@@ -79,7 +79,7 @@ async fn show_with(
         .into_iter()
         .map(|session| SessionRow {
             browser: browser::name(session.user_agent.as_deref()),
-            address: session.address.unwrap_or_else(|| "unknown".to_owned()),
+            address: session.client_ip.unwrap_or_else(|| "unknown".to_owned()),
             created: When::new(session.created_at),
             last_seen: When::new(session.last_seen_at),
             is_current: session.hash == current.session_hash,

@@ -51,7 +51,7 @@ pub struct SessionInfo {
     pub created_at: DateTime<Utc>,
     /// The time of the last request with it, to the minute.
     pub last_seen_at: DateTime<Utc>,
-    pub address: Option<String>,
+    pub client_ip: Option<String>,
     pub user_agent: Option<String>,
 }
 
@@ -63,7 +63,7 @@ pub struct NewSession<'a> {
     pub account_id: AccountId,
     /// The data that pages keep in it.
     pub data: &'a serde_json::Value,
-    pub address: Option<IpAddr>,
+    pub client_ip: Option<IpAddr>,
     /// The browser's name for itself; cut to the column's length.
     pub user_agent: Option<&'a str>,
 }

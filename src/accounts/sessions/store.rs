@@ -11,9 +11,7 @@ use crate::id::AccountId;
 /// If the database query fails, or the account is deleted.
 pub async fn create(db: &PgPool, session: NewSession<'_>) -> Result<bool, sqlx::Error> {
     let user_agent = session.user_agent.map(|text| cut(text, 512));
-    let address = session
-        .address
-        .map(|address| address.to_canonical().to_string());
+    let client_ip = session.client_ip.map(|ip| ip.to_canonical().to_string());
     let done = sqlx::query!(
         r#"/* sessions.create */
         INSERT INTO sessions (session_sha256, account_id, data, address, user_agent, expires_at)
@@ -22,7 +20,7 @@ pub async fn create(db: &PgPool, session: NewSession<'_>) -> Result<bool, sqlx::
         &session.hash.0[..],
         session.account_id.0,
         session.data,
-        address,
+        client_ip,
         user_agent,
         IDLE.num_seconds() as f64,
     )
@@ -105,7 +103,7 @@ pub async fn delete(db: &PgPool, hash: SessionHash) -> Result<(), sqlx::Error> {
 pub async fn list(db: &PgPool, account_id: AccountId) -> Result<Vec<SessionInfo>, sqlx::Error> {
     let rows = sqlx::query!(
         r#"/* sessions.list */
-        SELECT session_sha256, created_at, last_seen_at, host(address) AS address, user_agent
+        SELECT session_sha256, created_at, last_seen_at, host(address) AS client_ip, user_agent
           FROM sessions WHERE account_id = $1 AND expires_at > clock_timestamp()
          ORDER BY last_seen_at DESC LIMIT 200"#,
         account_id.0,
@@ -118,7 +116,7 @@ pub async fn list(db: &PgPool, account_id: AccountId) -> Result<Vec<SessionInfo>
             hash: SessionHash(row.session_sha256.try_into().ok()?),
             created_at: row.created_at,
             last_seen_at: row.last_seen_at,
-            address: row.address,
+            client_ip: row.client_ip,
             user_agent: row.user_agent,
         })
     });

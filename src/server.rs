@@ -56,8 +56,8 @@ pub fn serve(settings: Settings) -> anyhow::Result<()> {
         && !tls.is_readable()
     {
         tracing::warn!(
-            "the TLS certificate and key can be read by root only: a renewed one will not be taken up before a restart; make \
-             them readable for the user that the service runs as"
+            "the TLS certificate and key can be read by root only: a renewed one will not be \
+             taken up before a restart; make them readable for the user that the service runs as"
         );
     }
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
@@ -101,15 +101,15 @@ async fn run(
             return Ok(());
         }
     };
-    let address = listener.local_addr()?;
+    let listening = listener.local_addr()?;
     let mail = Mailer::start(&MailSettings {
         smtp_url: settings.smtp_url.clone(),
         from: settings.mail_from.clone(),
         outbox: settings.database.data_dir()?.join("outbox"),
-        public_url: settings.public_url(address),
+        public_url: settings.public_url(listening),
     })?;
     let drain_timeout = settings.drain_timeout();
-    let app = App::new(settings, address, source.options().clone(), mail);
+    let app = App::new(settings, listening, source.options().clone(), mail);
     if let Some(grace_ms) = app.settings.outage_grace_ms {
         outages::set_grace_ms(&app.db, i32::try_from(grace_ms)?).await?;
     }
@@ -119,9 +119,10 @@ async fn run(
 
     let handle = Handle::new();
     let tls_config = tls.as_ref().map(|tls| tls.config.clone());
-    if tls_config.is_none() && !address.ip().is_loopback() {
+    if tls_config.is_none() && !listening.ip().is_loopback() {
         tracing::warn!(
-            "plain HTTP beyond this machine: tokens and passwords can be read on the way; set --tls-cert and --tls-key, or put a proxy with TLS in front"
+            "plain HTTP beyond this machine: tokens and passwords can be read on the way; set \
+             --tls-cert and --tls-key, or put a proxy with TLS in front"
         );
     }
     let mut background = tokio::task::JoinSet::new();
@@ -142,7 +143,12 @@ async fn run(
             tracing::error!(%error, "the metrics listener ended");
         }
     });
-    tracing::info!(%address, metrics = %metrics_address, url = %app.public_url, "listening");
+    tracing::info!(
+        address = %listening,
+        metrics = %metrics_address,
+        url = %app.public_url,
+        "listening"
+    );
     let server = tokio::spawn(listener::serve(listener, tls_config, handle.clone(), front));
 
     let outcome =
@@ -161,7 +167,9 @@ async fn run(
     // change.
     tokio::select! {
         () = flush => {}
-        () = tokio::time::sleep(FLUSH_TIMEOUT) => tracing::warn!("the database did not take everything in time"),
+        () = tokio::time::sleep(FLUSH_TIMEOUT) => {
+            tracing::warn!("the database did not take everything in time");
+        }
         signal = signals.next() => tracing::warn!(signal, "stopping at once"),
     }
     outcome
@@ -222,7 +230,8 @@ async fn drain_on_signal(
     tokio::select! {
         ended = &mut server => return ended?.context("the listener ended"),
         signal = signals.next() => {
-            tracing::info!(signal, in_flight = handle.connection_count(), "stopping: answering what is in flight");
+            let in_flight = handle.connection_count();
+            tracing::info!(signal, in_flight, "stopping: answering what is in flight");
         }
     }
     stopping.cancel();

@@ -1,5 +1,5 @@
-//! The table of version 1's calls. The dispatch, the hints of errors, the docs page and the tests of
-//! authorization read it, so that none of them can lack a call.
+//! The table of version 1's calls. The dispatch, the hints of errors, the docs page and the tests
+//! of authorization read it, so that none of them can lack a call.
 
 use axum::http::Method;
 

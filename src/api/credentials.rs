@@ -42,7 +42,8 @@ impl std::fmt::Debug for SentToken {
 pub enum CredentialsError {
     /// There is no such header.
     #[error(
-        "Send an API token: HTTP basic authentication with the token as the user name and an empty password (curl -u TOKEN: URL)."
+        "Send an API token: HTTP basic authentication with the token as the user name and an empty \
+         password (curl -u TOKEN: URL)."
     )]
     Missing,
     /// There are several such headers.
@@ -50,12 +51,14 @@ pub enum CredentialsError {
     Several,
     /// Another scheme than `Basic`.
     #[error(
-        "Version 1 takes `Authorization: Basic` only: send the token as the user name with an empty password (curl -u TOKEN: URL)."
+        "Version 1 takes `Authorization: Basic` only: send the token as the user name with an \
+         empty password (curl -u TOKEN: URL)."
     )]
     Scheme,
     /// The part behind `Basic` is not base64.
     #[error(
-        "What follows `Basic` in the Authorization header is not base64: encode the token and a colon, without line breaks."
+        "What follows `Basic` in the Authorization header is not base64: encode the token and a \
+         colon, without line breaks."
     )]
     Base64,
     /// The decoded credentials are longer than any token.
@@ -66,7 +69,8 @@ pub enum CredentialsError {
     NotUtf8,
     /// The decoded credentials have no colon.
     #[error(
-        "The credentials in the Authorization header have no colon: encode `TOKEN:`, with the colon."
+        "The credentials in the Authorization header have no colon: encode `TOKEN:`, with the \
+         colon."
     )]
     NoColon,
     /// The user name is empty.
@@ -74,7 +78,8 @@ pub enum CredentialsError {
     NoToken,
     /// The password is not empty.
     #[error(
-        "The password has to be empty: the API token is the user name, and there is nothing else to prove."
+        "The password has to be empty: the API token is the user name, and there is nothing else \
+         to prove."
     )]
     Password,
 }

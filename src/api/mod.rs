@@ -1,6 +1,6 @@
-//! The HTTP API: adapters over the nouns, nothing else. [`calls`] is the table of version 1's calls,
-//! [`v1`] its contract, [`auth`] verifies credentials and counts requests, [`pressure`] holds
-//! refusals back, [`problem`] turns errors into documents.
+//! The HTTP API: adapters over the nouns, nothing else. [`calls`] is the table of version 1's
+//! calls, [`v1`] its contract, [`auth`] verifies credentials and counts requests, [`pressure`]
+//! holds refusals back, [`problem`] turns errors into documents.
 
 pub mod auth;
 pub mod calls;
@@ -70,7 +70,8 @@ async fn no_such_call(uri: Uri) -> Problem {
                 return Problem::new(Code::InvalidName, detail);
             }
             Some(rest) if rest.starts_with('/') => {
-                let detail = "The lock's name is one segment of the path: write a slash in it as %2F, and leave out one at the end.";
+                let detail = "The lock's name is one segment of the path: write a slash in it as \
+                              %2F, and leave out one at the end.";
                 return Problem::new(Code::InvalidName, detail);
             }
             _ => {}

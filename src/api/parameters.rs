@@ -86,7 +86,8 @@ impl Parameters {
             .unwrap_or(text);
         let Some(key) = parse_uuid(bare) else {
             return refuse(
-                "The Idempotency-Key header has to be a UUID, such as 0194d3a5-7c1e-7b7e-9d3f-2f1f6c0a4b11, bare or in double quotes.",
+                "The Idempotency-Key header has to be a UUID, such as \
+                 0194d3a5-7c1e-7b7e-9d3f-2f1f6c0a4b11, bare or in double quotes.",
             );
         };
         if self.lease_id.is_some_and(|lease_id| lease_id != key) {
@@ -115,14 +116,18 @@ fn milliseconds(name: &str, value: &str, least: u64) -> Result<u64, Problem> {
     };
     number.filter(|ms| (least..=MAX_MS).contains(ms)).ok_or_else(|| {
         invalid(format!(
-            "{name} has to be a whole number of milliseconds from {least} to {MAX_MS}, in digits only (such as {name}=30000)."
+            "{name} has to be a whole number of milliseconds from {least} to {MAX_MS}, in digits \
+             only (such as {name}=30000)."
         ))
     })
 }
 
 fn lease_id(value: &str) -> Result<Uuid, Problem> {
     parse_uuid(value).ok_or_else(|| {
-        invalid("lease_id has to be a UUID, such as 0194d3a5-7c1e-7b7e-9d3f-2f1f6c0a4b11, other than the nil UUID.")
+        invalid(
+            "lease_id has to be a UUID, such as 0194d3a5-7c1e-7b7e-9d3f-2f1f6c0a4b11, other \
+                 than the nil UUID.",
+        )
     })
 }
 
@@ -201,8 +206,13 @@ mod tests {
                 .lease_id,
             Some(ID.parse().unwrap())
         );
-        insta::assert_snapshot!(refused(&HEARTBEAT, "wait_ms=1"), @"invalid-parameter: wait_ms does not go with heartbeat, which takes: lease_ms, lease_id.");
-        insta::assert_snapshot!(refused(&RELEASE, "lease_ms=1"), @"invalid-parameter: lease_ms does not go with release, which takes: lease_id.");
+        insta::assert_snapshot!(
+            refused(&HEARTBEAT, "wait_ms=1"),
+            @"invalid-parameter: wait_ms does not go with heartbeat, which takes: lease_ms, lease_id.");
+        insta::assert_snapshot!(
+            refused(&RELEASE, "lease_ms=1"),
+            @"invalid-parameter: lease_ms does not go with release, which takes: lease_id."
+        );
     }
 
     #[test]
@@ -255,9 +265,18 @@ mod tests {
 
     #[test]
     fn unknown_and_repeated_parameters_are_refused_by_name() {
-        insta::assert_snapshot!(refused(&ACQUIRE, "ttl=5"), @r#"unknown-parameter: There is no parameter "ttl": acquire takes lease_ms, wait_ms, lease_id."#);
-        insta::assert_snapshot!(refused(&RELEASE, "%00%1b[31m=5"), @r#"unknown-parameter: There is no parameter "\0\u{1b}[31m": release takes lease_id."#);
-        insta::assert_snapshot!(refused(&ACQUIRE, "lease_ms=5&lease_ms=5"), @"invalid-parameter: lease_ms stands twice in the query: send it once.");
+        insta::assert_snapshot!(
+            refused(&ACQUIRE, "ttl=5"),
+            @r#"unknown-parameter: There is no parameter "ttl": acquire takes lease_ms, wait_ms, lease_id."#
+        );
+        insta::assert_snapshot!(
+            refused(&RELEASE, "%00%1b[31m=5"),
+            @r#"unknown-parameter: There is no parameter "\0\u{1b}[31m": release takes lease_id."#
+        );
+        insta::assert_snapshot!(
+            refused(&ACQUIRE, "lease_ms=5&lease_ms=5"),
+            @"invalid-parameter: lease_ms stands twice in the query: send it once."
+        );
         assert!(refused(&ACQUIRE, "LEASE_MS=5").starts_with("unknown-parameter"));
         assert!(refused(&ACQUIRE, "%FF=5").contains("not UTF-8"));
         assert!(refused(&ACQUIRE, &"x".repeat(10_000)).len() < 200);

@@ -113,19 +113,19 @@ mod tests {
     #[tokio::test]
     async fn only_refusals_for_too_much_load_are_held_back_and_only_under_pressure() {
         let pressure = Pressure::default();
-        let told_at_once = |code| {
+        let sent_at_once = |code| {
             pressure
                 .hold_back(&Problem::new(code, ""))
                 .now_or_never()
                 .is_some()
         };
-        assert!(told_at_once(Code::Overloaded));
+        assert!(sent_at_once(Code::Overloaded));
         pressure.threads_were_busy(1.0);
-        assert!(!told_at_once(Code::Overloaded));
+        assert!(!sent_at_once(Code::Overloaded));
         assert!(
             Code::ALL
                 .iter()
-                .all(|code| *code == Code::Overloaded || told_at_once(*code))
+                .all(|code| *code == Code::Overloaded || sent_at_once(*code))
         );
         let began = Instant::now();
         pressure

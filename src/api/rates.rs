@@ -92,7 +92,8 @@ fn exceeded(per_second: NonZeroU32, wait: Duration) -> Problem {
         .max(1);
     let text = |text: String| HeaderValue::from_str(&text).expect("digits and letters");
     let detail = format!(
-        "Your plan allows {per_second} requests a second on each node, and this was more. Nothing was done; ask again after Retry-After."
+        "Your plan allows {per_second} requests a second on each node, and this was more. Nothing \
+         was done; ask again after Retry-After."
     );
     Problem::new(Code::TooManyRequests, detail)
         .retry_after_s(retry_after_s)

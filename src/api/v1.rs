@@ -126,13 +126,15 @@ async fn acquire(
     parameters: &Parameters,
 ) -> Result<Response, Problem> {
     if parameters.wait_ms > 0 {
-        let detail = "Waiting in line is not built yet: leave wait_ms out, and ask again while the answer is false.";
+        let detail = "Waiting in line is not built yet: leave wait_ms out, and ask again while the \
+                      answer is false.";
         return Err(Problem::new(Code::NotImplemented, detail));
     }
     if !caller.namespace_in_plan {
         let detail = format!(
-            "Your plan no longer covers the private namespace {:?}: locks in it can be renewed and released, but no new \
-             ones taken. Use a token of the public namespace, or a plan with more namespaces.",
+            "Your plan no longer covers the private namespace {:?}: locks in it can be renewed and \
+             released, but no new ones taken. Use a token of the public namespace, or a plan with \
+             more namespaces.",
             caller.namespace
         );
         return Err(Problem::new(Code::PlanDoesNotAllow, detail));
@@ -226,11 +228,13 @@ fn refuse_bystanders(headers: &HeaderMap) -> Result<(), Problem> {
     };
     let ahead_of_time = ["prefetch", "prerender", "preview"];
     if contains(&SEC_PURPOSE, &ahead_of_time) || contains(&PURPOSE, &ahead_of_time) {
-        let detail = "This was announced as a prefetch, which must not take, keep or give back a lock; nothing was done.";
+        let detail = "This was announced as a prefetch, which must not take, keep or give back a \
+                      lock; nothing was done.";
         return Err(Problem::new(Code::PrefetchRefused, detail));
     }
     if contains(&SEC_FETCH_SITE, &["cross-site"]) {
-        let detail = "A page of another site sent this through a browser; nothing was done. Call the API from a program.";
+        let detail = "A page of another site sent this through a browser; nothing was done. Call \
+                      the API from a program.";
         return Err(Problem::new(Code::CrossSiteRefused, detail));
     }
     Ok(())
@@ -242,7 +246,8 @@ async fn refuse_body(body: Body) -> Result<(), Problem> {
         return Ok(());
     }
     let refuse = || {
-        let detail = "Version 1 takes its parameters in the query, with POST too: send no body (…?lease_ms=30000).";
+        let detail = "Version 1 takes its parameters in the query, with POST too: send no body \
+                      (…?lease_ms=30000).";
         Problem::new(Code::UnexpectedBody, detail)
     };
     if body.size_hint().lower() > 0 {

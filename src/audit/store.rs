@@ -16,7 +16,8 @@ pub async fn record(
 ) -> sqlx::Result<()> {
     sqlx::query!(
         "/* audit.record */
-        INSERT INTO audit_log (actor_account_id, actor, address, request_id, action, subject_account_id, subject, before, after, reason)
+        INSERT INTO audit_log (actor_account_id, actor, address, request_id, action,
+                               subject_account_id, subject, before, after, reason)
         VALUES ($1, $2, $3::text::inet, $4, $5, $6, $7, $8, $9, $10)",
         actor.account_id.map(|id| id.0),
         actor.name,
@@ -53,10 +54,12 @@ pub async fn list(pool: &PgPool, filter: &Filter, limit: i64) -> sqlx::Result<Ve
     sqlx::query_as!(
         Entry,
         r#"/* audit.list */
-        SELECT audit_id, at, actor, host(address) AS client_ip, request_id, action, subject, before, after, reason
+        SELECT audit_id, at, actor, host(address) AS client_ip, request_id, action, subject,
+               before, after, reason
           FROM audit_log
          WHERE ($1::bigint IS NULL OR subject_account_id = $1)
-           AND ($2::text IS NULL OR strpos(lower(concat_ws(' ', actor, action, subject)), lower($2)) > 0)
+           AND ($2::text IS NULL
+                OR strpos(lower(concat_ws(' ', actor, action, subject)), lower($2)) > 0)
            AND ($3::bigint IS NULL OR audit_id < $3)
          ORDER BY audit_id DESC
          LIMIT $4"#,

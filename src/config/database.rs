@@ -30,8 +30,14 @@ pub struct DatabaseSettings {
     pub data_dir: Option<PathBuf>,
 
     /// Connections to PostgreSQL for pages and jobs, at most; the lock engine has a few of its own
-    #[arg(long, env = "LOCKABLE_DATABASE_CONNECTIONS", value_name = "N", global = true, default_value_t = DATABASE_CONNECTIONS,
-          value_parser = clap::value_parser!(u32).range(4..=1000))]
+    #[arg(
+        long,
+        env = "LOCKABLE_DATABASE_CONNECTIONS",
+        value_name = "N",
+        global = true,
+        default_value_t = DATABASE_CONNECTIONS,
+        value_parser = clap::value_parser!(u32).range(4..=1000)
+    )]
     pub database_connections: u32,
 
     /// Accept a PostgreSQL with fsync or full_page_writes off. A crash of it may then forget locks

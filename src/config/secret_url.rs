@@ -40,8 +40,8 @@ impl SecretUrl {
                 "{setting} has to begin with {expected}"
             ))),
             Err(error) => Err(SettingsError::new(format!(
-                "{setting} is not a URL ({error}): it has to begin with {expected}; a password goes into it \
-                 percent-encoded, such as %2F for /"
+                "{setting} is not a URL ({error}): it has to begin with {expected}; a password \
+                 goes into it percent-encoded, such as %2F for /"
             ))),
         }
     }

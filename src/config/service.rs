@@ -22,11 +22,23 @@ const LARGEST_BATCH: u16 = 2048;
 pub struct Settings {
     /// Address and port to serve on; other machines reach it only if this is not loopback
     /// (0.0.0.0:8080)
-    #[arg(long, env = "LOCKABLE_LISTEN", value_name = "ADDRESS:PORT", default_value = LISTEN, value_parser = socket_address)]
+    #[arg(
+        long,
+        env = "LOCKABLE_LISTEN",
+        value_name = "ADDRESS:PORT",
+        default_value = LISTEN,
+        value_parser = socket_address
+    )]
     pub listen: SocketAddr,
 
     /// Address and port for Prometheus metrics (GET /metrics); keep it away from the public
-    #[arg(long, env = "LOCKABLE_METRICS_LISTEN", value_name = "ADDRESS:PORT", default_value = METRICS_LISTEN, value_parser = socket_address)]
+    #[arg(
+        long,
+        env = "LOCKABLE_METRICS_LISTEN",
+        value_name = "ADDRESS:PORT",
+        default_value = METRICS_LISTEN,
+        value_parser = socket_address
+    )]
     pub metrics_listen: SocketAddr,
 
     /// PEM file with the TLS certificate and its chain; with it the service speaks HTTPS (HTTP/1.1
@@ -46,7 +58,13 @@ pub struct Settings {
     /// Proxies in front of the service, as addresses or networks separated by commas
     /// (10.0.0.0/8,127.0.0.1). Only they are believed when they say in X-Forwarded-For who asked
     /// [default: none, the peer's address counts]
-    #[arg(long, env = "LOCKABLE_TRUSTED_PROXIES", value_name = "CIDR,...", value_delimiter = ',', value_parser = network)]
+    #[arg(
+        long,
+        env = "LOCKABLE_TRUSTED_PROXIES",
+        value_name = "CIDR,...",
+        value_delimiter = ',',
+        value_parser = network
+    )]
     pub trusted_proxies: Vec<IpNet>,
 
     /// Mail server, as smtp://user:password@host:port (with ?tls=required for STARTTLS) or
@@ -69,26 +87,53 @@ pub struct Settings {
 
     /// How long after an outage of the database its leases may still be renewed before anybody else
     /// gets the lock, milliseconds [default: what the database says, 60000 at first]
-    #[arg(long, env = "LOCKABLE_OUTAGE_GRACE_MS", value_name = "MS", value_parser = clap::value_parser!(u32).range(0..=86_400_000))]
+    #[arg(
+        long,
+        env = "LOCKABLE_OUTAGE_GRACE_MS",
+        value_name = "MS",
+        value_parser = clap::value_parser!(u32).range(0..=86_400_000)
+    )]
     pub outage_grace_ms: Option<u32>,
 
     /// How long a stop may take to answer what is in flight, milliseconds
-    #[arg(long, env = "LOCKABLE_DRAIN_TIMEOUT_MS", value_name = "MS", default_value_t = DRAIN_TIMEOUT_MS)]
+    #[arg(
+        long,
+        env = "LOCKABLE_DRAIN_TIMEOUT_MS",
+        value_name = "MS",
+        default_value_t = DRAIN_TIMEOUT_MS
+    )]
     pub drain_timeout_ms: u64,
 
     /// Batches of questions about locks that this node may have under way at once, each with four
     /// connections to PostgreSQL (eight in a crowd). More help only where a commit takes long and
     /// processors have nothing to do meanwhile
-    #[arg(long, env = "LOCKABLE_LANES", value_name = "N", default_value_t = LANES, value_parser = clap::value_parser!(u16).range(1..=16))]
+    #[arg(
+        long,
+        env = "LOCKABLE_LANES",
+        value_name = "N",
+        default_value_t = LANES,
+        value_parser = clap::value_parser!(u16).range(1..=16)
+    )]
     pub lanes: u16,
 
     /// Questions in one batch, at most
-    #[arg(long, env = "LOCKABLE_LARGEST_BATCH", value_name = "N", default_value_t = LARGEST_BATCH, value_parser = clap::value_parser!(u16).range(1..=4096))]
+    #[arg(
+        long,
+        env = "LOCKABLE_LARGEST_BATCH",
+        value_name = "N",
+        default_value_t = LARGEST_BATCH,
+        value_parser = clap::value_parser!(u16).range(1..=4096)
+    )]
     pub largest_batch: u16,
 
     /// Threads that serve requests [default: as many as processors, one less beside the embedded
     /// PostgreSQL]
-    #[arg(long, env = "LOCKABLE_THREADS", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    #[arg(
+        long,
+        env = "LOCKABLE_THREADS",
+        value_name = "N",
+        value_parser = clap::value_parser!(u16).range(1..=1024)
+    )]
     pub threads: Option<u16>,
 
     /// Where the data is.
@@ -118,7 +163,8 @@ impl Settings {
         }
         if self.listen == self.metrics_listen && self.listen.port() != 0 {
             return complain(
-                "--listen and --metrics-listen are the same address: give the metrics a port of their own",
+                "--listen and --metrics-listen are the same address: give the metrics a port of \
+                 their own",
             );
         }
         if let Some(url) = &self.public_url {
@@ -130,8 +176,8 @@ impl Settings {
                 && url.fragment().is_none();
             if !is_bare {
                 return complain(
-                    "--public-url is a scheme and a host, and perhaps a port, such as https://locks.example.com:8443: \
-                     no user or password, no path, no ? and no #",
+                    "--public-url is a scheme and a host, and perhaps a port, such as \
+                     https://locks.example.com:8443: no user or password, no path, no ? and no #",
                 );
             }
         }

@@ -73,7 +73,8 @@ async fn tick(app: App) {
         match tick_once(&app, &mut connection).await {
             Ok(true) => {
                 tracing::warn!(
-                    "an outage has ended: its leases can be renewed before anybody else gets their locks"
+                    "an outage has ended: its leases can be renewed before anybody else gets their \
+                     locks"
                 );
             }
             Ok(false) => {}

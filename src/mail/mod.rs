@@ -114,8 +114,8 @@ impl Mailer {
         })
     }
 
-    /// True if a mail server is set up: then an e-mail address can be confirmed, and API tokens need
-    /// a confirmed one.
+    /// True if a mail server is set up: then an e-mail address can be confirmed, and API tokens
+    /// need a confirmed one.
     pub fn is_by_smtp(&self) -> bool {
         self.has_smtp
     }
@@ -140,7 +140,8 @@ impl Mailer {
             .await
             .is_ok()
         {
-            // An error means that the task has ended with its runtime: there is nothing to wait for.
+            // An error means that the task has ended with its runtime: there is nothing to wait
+            // for.
             let _ = wait.await;
         }
     }

@@ -52,7 +52,8 @@ pub(super) fn start(delivery: Arc<Delivery>) -> mpsc::Sender<Command> {
                         hurry.cancel();
                         let all = async { while in_flight.join_next().await.is_some() {} };
                         if tokio::time::timeout(at_most, all).await.is_err() {
-                            tracing::error!(letters = in_flight.len(), "stopped with mail on its way");
+                            let letters = in_flight.len();
+                            tracing::error!(letters, "stopped with mail on its way");
                         }
                         // An error means that nobody waits for the flush any more.
                         let _ = done.send(());
@@ -67,8 +68,8 @@ pub(super) fn start(delivery: Arc<Delivery>) -> mpsc::Sender<Command> {
     sender
 }
 
-/// Sends one letter, with retries while they can help. Once `hurry` is cancelled, because the service
-/// stops, it tries a last time and then writes the letter to the outbox.
+/// Sends one letter, with retries while they can help. Once `hurry` is cancelled, because the
+/// service stops, it tries a last time and then writes the letter to the outbox.
 async fn deliver(delivery: Arc<Delivery>, letter: Letter, hurry: CancellationToken) {
     let message = match compose(&delivery, &letter) {
         Ok(message) => message,
@@ -126,10 +127,17 @@ async fn deliver(delivery: Arc<Delivery>, letter: Letter, hurry: CancellationTok
 async fn write_to_outbox(delivery: &Delivery, letter: &Letter, message: &Message) {
     match delivery.outbox.write(&message.formatted()).await {
         Ok(file) => {
-            tracing::info!(subject = letter.subject, file = %file.display(), "mail written to the outbox");
+            tracing::info!(
+                subject = letter.subject,
+                file = %file.display(),
+                "mail written to the outbox"
+            );
         }
         Err(error) => {
-            tracing::error!(subject = letter.subject, %error, "mail could not be written to the outbox");
+            tracing::error!(
+                subject = letter.subject, %error,
+                "mail could not be written to the outbox"
+            );
         }
     }
 }

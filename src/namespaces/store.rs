@@ -17,9 +17,12 @@ pub async fn list(pool: &PgPool, account_id: AccountId) -> sqlx::Result<Vec<Name
     sqlx::query_as!(
         Namespace,
         r#"/* namespaces.list */
-        SELECT n.namespace_id AS "namespace_id: NamespaceId", n.name, n.lease_default_ms, n.created_at,
-               (SELECT count(*) FROM api_tokens t WHERE t.namespace_id = n.namespace_id AND t.account_id = $1
-                   AND t.revoked_at IS NULL AND (t.expires_at IS NULL OR t.expires_at > clock_timestamp())) AS "tokens!"
+        SELECT n.namespace_id AS "namespace_id: NamespaceId", n.name, n.lease_default_ms,
+               n.created_at,
+               (SELECT count(*) FROM api_tokens t
+                 WHERE t.namespace_id = n.namespace_id AND t.account_id = $1
+                   AND t.revoked_at IS NULL
+                   AND (t.expires_at IS NULL OR t.expires_at > clock_timestamp())) AS "tokens!"
           FROM namespaces n
          WHERE n.account_id = $1 OR n.account_id IS NULL
          ORDER BY n.account_id NULLS FIRST, n.name"#,
@@ -67,7 +70,8 @@ pub async fn create(
     let mut transaction = pool.begin().await?;
     lock_account(&mut transaction, account.account_id).await?;
     let existing = sqlx::query_scalar!(
-        r#"/* namespaces.count */ SELECT count(*) AS "count!" FROM namespaces WHERE account_id = $1"#,
+        r#"/* namespaces.count */
+        SELECT count(*) AS "count!" FROM namespaces WHERE account_id = $1"#,
         account.account_id.0
     )
     .fetch_one(&mut *transaction)
@@ -77,7 +81,8 @@ pub async fn create(
     }
     let namespace_id = sqlx::query_scalar!(
         r#"/* namespaces.create */
-        INSERT INTO namespaces (account_id, name) VALUES ($1, $2) RETURNING namespace_id AS "namespace_id: NamespaceId""#,
+        INSERT INTO namespaces (account_id, name) VALUES ($1, $2)
+        RETURNING namespace_id AS "namespace_id: NamespaceId""#,
         account.account_id.0,
         name
     )
@@ -98,7 +103,8 @@ async fn lock_account(
 ) -> Result<(), NamespaceError> {
     sqlx::query!(
         r#"/* namespaces.lock_account */
-        SELECT account_id FROM accounts WHERE account_id = $1 AND deleting_since IS NULL FOR NO KEY UPDATE"#,
+        SELECT account_id FROM accounts
+         WHERE account_id = $1 AND deleting_since IS NULL FOR NO KEY UPDATE"#,
         account_id.0
     )
     .fetch_optional(connection)
@@ -152,7 +158,8 @@ pub async fn delete(
     // Making a token takes the same lock, so that it finds the namespace or does not.
     lock_account(&mut transaction, account_id).await?;
     let namespace_id = sqlx::query_scalar!(
-        "/* namespaces.lock */ SELECT namespace_id FROM namespaces WHERE account_id = $1 AND name = $2 FOR UPDATE",
+        "/* namespaces.lock */
+        SELECT namespace_id FROM namespaces WHERE account_id = $1 AND name = $2 FOR UPDATE",
         account_id.0,
         name
     )

@@ -52,8 +52,9 @@ pub async fn list(pool: &PgPool) -> sqlx::Result<Vec<Plan>> {
     let rows = sqlx::query_as!(
         Row,
         r#"/* plans.list */
-        SELECT p.plan_id AS "plan_id: PlanId", code, name, lease_min_ms, lease_default_ms, lease_max_ms,
-               max_private_namespaces, max_tokens, max_live_locks, max_waiters, requests_per_second,
+        SELECT p.plan_id AS "plan_id: PlanId", code, name, lease_min_ms, lease_default_ms,
+               lease_max_ms, max_private_namespaces, max_tokens, max_live_locks, max_waiters,
+               requests_per_second,
                (SELECT count(*) FROM accounts a WHERE a.plan_id = p.plan_id) AS "accounts!"
           FROM plans p ORDER BY plan_id"#
     )
@@ -70,8 +71,9 @@ pub async fn find(pool: &PgPool, code: &str) -> Result<Plan, PlanError> {
     let row = sqlx::query_as!(
         Row,
         r#"/* plans.find */
-        SELECT p.plan_id AS "plan_id: PlanId", code, name, lease_min_ms, lease_default_ms, lease_max_ms,
-               max_private_namespaces, max_tokens, max_live_locks, max_waiters, requests_per_second,
+        SELECT p.plan_id AS "plan_id: PlanId", code, name, lease_min_ms, lease_default_ms,
+               lease_max_ms, max_private_namespaces, max_tokens, max_live_locks, max_waiters,
+               requests_per_second,
                (SELECT count(*) FROM accounts a WHERE a.plan_id = p.plan_id) AS "accounts!"
           FROM plans p WHERE code = $1"#,
         code
@@ -99,8 +101,9 @@ pub async fn create(
     let mut transaction = pool.begin().await?;
     sqlx::query!(
         "/* plans.create */
-        INSERT INTO plans (code, name, lease_min_ms, lease_default_ms, lease_max_ms, max_private_namespaces, max_tokens,
-                           max_live_locks, max_waiters, requests_per_second)
+        INSERT INTO plans (code, name, lease_min_ms, lease_default_ms, lease_max_ms,
+                           max_private_namespaces, max_tokens, max_live_locks, max_waiters,
+                           requests_per_second)
         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
         code,
         limits.name,
@@ -142,8 +145,9 @@ pub async fn update(
     let row = sqlx::query_as!(
         Row,
         r#"/* plans.lock */
-        SELECT plan_id AS "plan_id: PlanId", code, name, lease_min_ms, lease_default_ms, lease_max_ms,
-               max_private_namespaces, max_tokens, max_live_locks, max_waiters, requests_per_second, 0::bigint AS "accounts!"
+        SELECT plan_id AS "plan_id: PlanId", code, name, lease_min_ms, lease_default_ms,
+               lease_max_ms, max_private_namespaces, max_tokens, max_live_locks, max_waiters,
+               requests_per_second, 0::bigint AS "accounts!"
           FROM plans WHERE code = $1 FOR NO KEY UPDATE"#,
         code
     )
@@ -156,8 +160,9 @@ pub async fn update(
     limits.validate()?;
     sqlx::query!(
         "/* plans.update */
-        UPDATE plans SET name = $2, lease_min_ms = $3, lease_default_ms = $4, lease_max_ms = $5, max_private_namespaces = $6,
-               max_tokens = $7, max_live_locks = $8, max_waiters = $9, requests_per_second = $10
+        UPDATE plans SET name = $2, lease_min_ms = $3, lease_default_ms = $4, lease_max_ms = $5,
+               max_private_namespaces = $6, max_tokens = $7, max_live_locks = $8, max_waiters = $9,
+               requests_per_second = $10
          WHERE code = $1",
         code,
         limits.name,

@@ -1,8 +1,9 @@
 //! Verifies tokens: from a cache for those that were verified lately, so that a request costs no
 //! query.
 //!
-//! The cache is right because the database announces every change ([`crate::db::changes`]): a notice
-//! drops the entries that it may concern, and while no notices arrive, the cache is not used.
+//! The cache is right because the database announces every change ([`crate::db::changes`]): a
+//! notice drops the entries that it may concern, and while no notices arrive, the cache is not
+//! used.
 
 use std::net::IpAddr;
 use std::num::NonZeroU32;
@@ -89,8 +90,8 @@ impl std::fmt::Debug for Verifier {
 }
 
 impl Verifier {
-    /// Looks tokens up in `pool`, and uses the cache while `changes` is current. Pass every notice to
-    /// [`Self::forget`].
+    /// Looks tokens up in `pool`, and uses the cache while `changes` is current. Pass every notice
+    /// to [`Self::forget`].
     pub fn new(pool: PgPool, changes: Changes) -> Self {
         let burst = UNKNOWN_PER_SECOND.saturating_mul(NonZeroU32::new(10).expect("not zero"));
         Self(Arc::new(Inner {

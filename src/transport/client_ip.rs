@@ -67,8 +67,8 @@ fn parse_hop(hop: &str) -> Option<IpAddr> {
     Some(ip.to_canonical())
 }
 
-/// The key that throttles count by: the IP itself, or for IPv6 its /64, since one subscriber gets at
-/// least that.
+/// The key that throttles count by: the IP itself, or for IPv6 its /64, since one subscriber gets
+/// at least that.
 pub fn throttle_key(ip: IpAddr) -> IpAddr {
     match ip.to_canonical() {
         IpAddr::V4(v4) => IpAddr::V4(v4),

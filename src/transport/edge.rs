@@ -209,8 +209,10 @@ impl RouteMetrics {
             requests: Vec::new(),
         });
         if !handles.count(method, status) {
-            let counter = metrics::counter!(metric::REQUESTS, "route" => route.to_owned(), "method" => method,
-                "status" => status.to_string());
+            let counter = metrics::counter!(
+                metric::REQUESTS,
+                "route" => route.to_owned(), "method" => method, "status" => status.to_string()
+            );
             counter.increment(1);
             handles.requests.push((status, method, counter));
         }

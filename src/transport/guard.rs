@@ -61,7 +61,11 @@ impl GuardLayer {
         let outcome = match AssertUnwindSafe(handler).catch_unwind().await {
             Ok(response) => Outcome::Answer(response),
             Err(panic) => {
-                tracing::error!(request_id = %context.id(), panic = message(&*panic), "a handler panicked");
+                tracing::error!(
+                    request_id = %context.id(),
+                    panic = message(&*panic),
+                    "a handler panicked"
+                );
                 Outcome::Panicked
             }
         };

@@ -325,7 +325,11 @@ async fn a_slow_look_at_a_token_does_not_outlive_its_revocation() {
     node.db
         .execute(
             "CREATE FUNCTION gate() RETURNS boolean LANGUAGE plpgsql AS $$
-               BEGIN PERFORM pg_advisory_lock_shared(1); PERFORM pg_advisory_unlock_shared(1); RETURN true; END $$;
+               BEGIN
+                 PERFORM pg_advisory_lock_shared(1);
+                 PERFORM pg_advisory_unlock_shared(1);
+                 RETURN true;
+               END $$;
              ALTER TABLE plans RENAME TO plans_behind;
              CREATE VIEW plans AS SELECT * FROM plans_behind WHERE gate()",
         )
@@ -339,9 +343,9 @@ async fn a_slow_look_at_a_token_does_not_outlive_its_revocation() {
         let client = node.token(&token);
         async move { client.heartbeat("x").await }
     });
-    let waits =
-        "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'advisory'
-                   AND query LIKE '/* tokens.find_caller %')";
+    let waits = "SELECT EXISTS (SELECT FROM pg_stat_activity
+                         WHERE datname = current_database() AND wait_event = 'advisory'
+                           AND query LIKE '/* tokens.find_caller %')";
     eventually("the look is at the gate", async || {
         node.db.value::<bool>(waits).await.then_some(())
     })

@@ -49,7 +49,8 @@ pub async fn find(
         Link,
         r#"/* links.find */
         SELECT account_id AS "account_id: AccountId", email, used_at IS NOT NULL AS "is_used!"
-          FROM email_links WHERE link_sha256 = $1 AND purpose = $2 AND expires_at > clock_timestamp()"#,
+          FROM email_links
+         WHERE link_sha256 = $1 AND purpose = $2 AND expires_at > clock_timestamp()"#,
         &hash(secret)[..],
         purpose.as_str(),
     )
@@ -70,7 +71,8 @@ pub async fn take(
         Link,
         r#"/* links.take */
         UPDATE email_links SET used_at = clock_timestamp()
-         WHERE link_sha256 = $1 AND purpose = $2 AND used_at IS NULL AND expires_at > clock_timestamp()
+         WHERE link_sha256 = $1 AND purpose = $2 AND used_at IS NULL
+           AND expires_at > clock_timestamp()
         RETURNING account_id AS "account_id: AccountId", email, true AS "is_used!""#,
         &hash(secret)[..],
         purpose.as_str(),

@@ -51,7 +51,8 @@ pub async fn load(
         sqlx::query!(
             r#"/* sessions.seen */
             UPDATE sessions SET last_seen_at = clock_timestamp(),
-              expires_at = least(created_at + make_interval(secs => $3), clock_timestamp() + make_interval(secs => $2))
+                   expires_at = least(created_at + make_interval(secs => $3),
+                                      clock_timestamp() + make_interval(secs => $2))
              WHERE session_sha256 = $1 AND expires_at > clock_timestamp()"#,
             &hash.0[..],
             IDLE.num_seconds() as f64,
@@ -73,7 +74,9 @@ pub async fn save(
     data: &serde_json::Value,
 ) -> Result<bool, sqlx::Error> {
     let done = sqlx::query!(
-        "/* sessions.save */ UPDATE sessions SET data = $2 WHERE session_sha256 = $1 AND expires_at > clock_timestamp()",
+        "/* sessions.save */
+        UPDATE sessions SET data = $2
+         WHERE session_sha256 = $1 AND expires_at > clock_timestamp()",
         &hash.0[..],
         data,
     )
@@ -152,7 +155,8 @@ pub async fn end_all_but(
     keep: Option<SessionHash>,
 ) -> Result<u64, sqlx::Error> {
     let done = sqlx::query!(
-        "/* sessions.end_all_but */ DELETE FROM sessions WHERE account_id = $1 AND session_sha256 IS DISTINCT FROM $2",
+        "/* sessions.end_all_but */
+        DELETE FROM sessions WHERE account_id = $1 AND session_sha256 IS DISTINCT FROM $2",
         account_id.0,
         keep.as_ref().map(|hash| &hash.0[..]),
     )

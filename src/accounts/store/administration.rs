@@ -48,7 +48,8 @@ pub async fn set_plan(
     let account = lock(&mut transaction, account_id).await?;
     let changed = sqlx::query!(
         "/* accounts.set_plan */
-        UPDATE accounts a SET plan_id = p.plan_id FROM plans p WHERE p.code = $2 AND a.account_id = $1",
+        UPDATE accounts a SET plan_id = p.plan_id FROM plans p
+         WHERE p.code = $2 AND a.account_id = $1",
         account_id.0,
         plan
     )
@@ -90,7 +91,8 @@ pub async fn suspend(
     }
     sqlx::query!(
         "/* accounts.suspend */
-        UPDATE accounts SET suspended_at = clock_timestamp(), suspended_reason = $2 WHERE account_id = $1",
+        UPDATE accounts SET suspended_at = clock_timestamp(), suspended_reason = $2
+         WHERE account_id = $1",
         account_id.0,
         reason
     )

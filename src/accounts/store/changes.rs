@@ -22,7 +22,8 @@ pub async fn create(
     let account_id = sqlx::query_scalar!(
         r#"/* accounts.create */
         INSERT INTO accounts (email, email_key, password_hash, plan_id, is_admin, email_verified_at)
-        SELECT $1, $2, $3, plan_id, $4, CASE WHEN $5 THEN clock_timestamp() END FROM plans WHERE code = $6
+        SELECT $1, $2, $3, plan_id, $4, CASE WHEN $5 THEN clock_timestamp() END
+          FROM plans WHERE code = $6
         RETURNING account_id AS "account_id: AccountId""#,
         new.email.as_str(),
         new.email.key(),
@@ -70,7 +71,8 @@ pub async fn set_lease_default(
         .map(|lease_ms| account.limits.check_lease_ms(lease_ms))
         .transpose()?;
     let changed = sqlx::query!(
-        "/* accounts.set_lease_default */ UPDATE accounts SET lease_default_ms = $2 WHERE account_id = $1",
+        "/* accounts.set_lease_default */
+        UPDATE accounts SET lease_default_ms = $2 WHERE account_id = $1",
         account.account_id.0,
         lease_ms
     )
@@ -90,7 +92,8 @@ pub async fn set_password(
     password: &PasswordHash,
 ) -> Result<(), AccountError> {
     let changed = sqlx::query!(
-        "/* accounts.set_password */ UPDATE accounts SET password_hash = $2 WHERE account_id = $1 AND deleting_since IS NULL",
+        "/* accounts.set_password */
+        UPDATE accounts SET password_hash = $2 WHERE account_id = $1 AND deleting_since IS NULL",
         account_id.0,
         password.as_str()
     )
@@ -112,7 +115,8 @@ pub async fn verify_email(
     let changed = sqlx::query!(
         "/* accounts.verify_email */
         UPDATE accounts SET email_verified_at = clock_timestamp()
-         WHERE account_id = $1 AND email = $2 AND email_verified_at IS NULL AND deleting_since IS NULL",
+         WHERE account_id = $1 AND email = $2 AND email_verified_at IS NULL
+           AND deleting_since IS NULL",
         account_id.0,
         email
     )

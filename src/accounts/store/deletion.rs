@@ -21,14 +21,16 @@ const LAST_GRANTS_WITHIN: Duration = Duration::from_secs(8);
 pub async fn delete(pool: &PgPool, account_id: AccountId) -> sqlx::Result<()> {
     sqlx::query!(
         "/* accounts.begin_delete */
-        UPDATE accounts SET deleting_since = clock_timestamp() WHERE account_id = $1 AND deleting_since IS NULL",
+        UPDATE accounts SET deleting_since = clock_timestamp()
+         WHERE account_id = $1 AND deleting_since IS NULL",
         account_id.0
     )
     .execute(pool)
     .await?;
     locks::store::end_leases_of_account(pool, account_id).await?;
     sqlx::query!(
-        "/* accounts.delete */ DELETE FROM accounts WHERE account_id = $1 AND deleting_since IS NOT NULL",
+        "/* accounts.delete */
+        DELETE FROM accounts WHERE account_id = $1 AND deleting_since IS NOT NULL",
         account_id.0
     )
     .execute(pool)
@@ -39,7 +41,10 @@ pub async fn delete(pool: &PgPool, account_id: AccountId) -> sqlx::Result<()> {
     tokio::spawn(async move {
         tokio::time::sleep(LAST_GRANTS_WITHIN).await;
         if let Err(error) = locks::store::end_leases_of_account(&pool, account_id).await {
-            tracing::warn!(%error, %account_id, "the last leases of a deleted account were not ended: they lapse");
+            tracing::warn!(
+                %error, %account_id,
+                "the last leases of a deleted account were not ended: they lapse"
+            );
         }
     });
     Ok(())

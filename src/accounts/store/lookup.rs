@@ -75,9 +75,10 @@ async fn select(pool: &PgPool, filter: &Filter, limit: i64) -> sqlx::Result<Vec<
         Row,
         r#"/* accounts.select */
         SELECT a.account_id AS "account_id: AccountId", a.email, p.code AS plan, a.is_admin,
-               a.lease_default_ms AS account_lease_default_ms, a.email_verified_at, a.suspended_at, a.suspended_reason,
-               a.created_at, p.name, p.lease_min_ms, p.lease_default_ms, p.lease_max_ms, p.max_private_namespaces,
-               p.max_tokens, p.max_live_locks, p.max_waiters, p.requests_per_second
+               a.lease_default_ms AS account_lease_default_ms, a.email_verified_at, a.suspended_at,
+               a.suspended_reason, a.created_at, p.name, p.lease_min_ms, p.lease_default_ms,
+               p.lease_max_ms, p.max_private_namespaces, p.max_tokens, p.max_live_locks,
+               p.max_waiters, p.requests_per_second
           FROM accounts a JOIN plans p USING (plan_id)
          WHERE a.deleting_since IS NULL
            AND ($1::bigint IS NULL OR a.account_id = $1)

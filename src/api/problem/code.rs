@@ -3,7 +3,10 @@
 use axum::http::StatusCode;
 
 macro_rules! codes {
-    ($($(#[doc = $doc:literal])+ $variant:ident = ($code:literal, $status:ident, $title:literal);)+) => {
+    ($(
+        $(#[doc = $doc:literal])+
+        $variant:ident = ($code:literal, $status:ident, $title:literal);
+    )+) => {
         /// The stable `code` of a problem document, which programs decide by. A code never changes
         /// its meaning.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -82,7 +85,8 @@ codes! {
     TooManyRequests = ("too-many-requests", TOO_MANY_REQUESTS, "Too many requests");
     /// Too many requests with unknown tokens came from this address. Nothing was done; ask again
     /// after `Retry-After`.
-    TooManyUnknownTokens = ("too-many-unknown-tokens", TOO_MANY_REQUESTS, "Too many unknown tokens");
+    TooManyUnknownTokens =
+        ("too-many-unknown-tokens", TOO_MANY_REQUESTS, "Too many unknown tokens");
     /// Something went wrong inside the service. Its log has the cause under the request's id.
     InternalError = ("internal-error", INTERNAL_SERVER_ERROR, "Internal error");
     /// A later version will do this; this one does not.

@@ -35,17 +35,18 @@ impl From<VerifyError> for Problem {
         match error {
             VerifyError::Malformed => Self::new(
                 Code::CredentialsMalformed,
-                "The user name is not an API token: a token looks like 0194d3a5-7c1e-4b7e-9d3f-2f1f6c0a4b11. Copy it whole.",
+                "The user name is not an API token: a token looks like \
+                 0194d3a5-7c1e-4b7e-9d3f-2f1f6c0a4b11. Copy it whole.",
             ),
             VerifyError::Refused => Self::new(
                 Code::TokenRefused,
-                "This API token does not work: it is unknown, revoked or expired, or its account is suspended. Look at the \
-                 account page, and make a new token if need be.",
+                "This API token does not work: it is unknown, revoked or expired, or its account \
+                 is suspended. Look at the account page, and make a new token if need be.",
             ),
             VerifyError::Throttled { retry_after } => Self::new(
                 Code::TooManyUnknownTokens,
-                "Too many tokens that do not work came from this address: look for a program with an old token. Ask again \
-                 after Retry-After.",
+                "Too many tokens that do not work came from this address: look for a program with \
+                 an old token. Ask again after Retry-After.",
             )
             .retry_after_s(seconds(retry_after)),
             VerifyError::Database(error) => error.into(),
@@ -59,7 +60,8 @@ impl From<LeaseRefused> for Problem {
             LeaseRefused::Fixed { lease_ms } => Self::new(
                 Code::PlanDoesNotAllow,
                 format!(
-                    "Your plan has one lease for all, {lease_ms} ms: leave lease_ms out, or get a plan with leases of your choice."
+                    "Your plan has one lease for all, {lease_ms} ms: leave lease_ms out, or get a \
+                     plan with leases of your choice."
                 ),
             ),
             LeaseRefused::OutOfBounds { min_ms, max_ms } => Self::new(
@@ -81,20 +83,21 @@ impl From<EngineError> for Problem {
         match error {
             EngineError::Overloaded => Self::new(
                 Code::Overloaded,
-                "The service has more to do than it can carry, or your account has too much waiting in it. Nothing was done; ask \
-                 again after Retry-After.",
+                "The service has more to do than it can carry, or your account has too much \
+                 waiting in it. Nothing was done; ask again after Retry-After.",
             ),
             EngineError::ShuttingDown => Self::new(
                 Code::ShuttingDown,
-                "This node of the service is stopping. Nothing was done; ask again, and another or the next one answers.",
+                "This node of the service is stopping. Nothing was done; ask again, and another or \
+                 the next one answers.",
             )
             .retry_after_s(0),
             EngineError::Unknown => Self::unavailable(&error),
             EngineError::TooManyLocks { max } => Self::new(
                 Code::LiveLocksLimit,
                 format!(
-                    "Your account holds as many locks as its plan allows, {max}: release some, or let them lapse. What it holds \
-                     can still be renewed and released."
+                    "Your account holds as many locks as its plan allows, {max}: release some, or \
+                     let them lapse. What it holds can still be renewed and released."
                 ),
             ),
             EngineError::Refused => Self::internal(&error),

@@ -50,8 +50,9 @@ impl Problem {
 
     /// A 503: the database was unreachable, or did not answer in time.
     pub fn unavailable(cause: &(dyn Error + 'static)) -> Self {
-        let detail = "The service cannot reach its database at the moment, so it cannot tell whether this was done. \
-                      Ask again after Retry-After; with a lease_id of your own that is safe.";
+        let detail = "The service cannot reach its database at the moment, so it cannot tell \
+                      whether this was done. Ask again after Retry-After; with a lease_id of your \
+                      own that is safe.";
         Self::new(Code::Unavailable, detail).because(cause)
     }
 

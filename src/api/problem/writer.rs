@@ -88,8 +88,9 @@ impl ProblemWriter {
             },
             Outcome::Panicked => self.write(&Problem::new(Code::InternalError, ""), context),
             Outcome::TimedOut => {
-                let detail = "The service could not answer in time, so it cannot tell whether this was done. \
-                              Ask again after Retry-After; with a lease_id of your own that is safe.";
+                let detail = "The service could not answer in time, so it cannot tell whether this \
+                              was done. Ask again after Retry-After; with a lease_id of your own \
+                              that is safe.";
                 self.write(&Problem::new(Code::TimedOut, detail), context)
             }
         }
@@ -125,7 +126,8 @@ impl ProblemWriter {
         }
         let detail = match (code, upgrade_url) {
             (Code::InternalError, _) => Cow::Owned(format!(
-                "Something went wrong inside the service. Try again; if it stays, tell the operator the request id {request_id}."
+                "Something went wrong inside the service. Try again; if it stays, tell the \
+                 operator the request id {request_id}."
             )),
             (_, Some(url)) => Cow::Owned(format!("{detail} For another plan, see {url}")),
             _ => Cow::Borrowed(&**detail),

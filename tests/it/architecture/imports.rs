@@ -6,8 +6,8 @@ use super::circles::circle;
 use super::modules::Modules;
 use super::source::{Source, blank};
 
-/// Every top-level module has its place here. A module may use those of lower storeys, and no others.
-/// A new one belongs on the lowest storey that it can stand on.
+/// Every top-level module has its place here. A module may use those of lower storeys, and no
+/// others. A new one belongs on the lowest storey that it can stand on.
 const STOREYS: &[&[&str]] = &[
     &["id", "secret", "config"],
     &["db", "outages"],
@@ -81,8 +81,8 @@ fn storey(module: &str) -> Option<usize> {
     STOREYS.iter().position(|modules| modules.contains(&module))
 }
 
-/// The uses of one top-level module by another, and a file that shows each. The root (`lib.rs`) only
-/// declares.
+/// The uses of one top-level module by another, and a file that shows each. The root (`lib.rs`)
+/// only declares.
 fn edges(modules: &Modules<'_>) -> BTreeMap<(String, String), String> {
     let mut edges = BTreeMap::new();
     for (from, module) in modules.iter().filter(|(from, _)| !from.is_empty()) {

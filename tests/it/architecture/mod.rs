@@ -1,5 +1,6 @@
-//! Holds the rules of the house (ARCHITECTURE.md) against the sources, so that nothing drifts unseen:
-//! the direction of dependencies, no circles, SQL in its places, files of a bearable length.
+//! Holds the rules of the house (ARCHITECTURE.md) against the sources, so that nothing drifts
+//! unseen: the direction of dependencies, no circles, SQL in its places, files of a bearable
+//! length.
 //!
 //! The reading is by text: comments and the contents of strings are blanked, then every path is
 //! resolved to the file that it means. Test modules count as well.

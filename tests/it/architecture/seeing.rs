@@ -83,7 +83,8 @@ fn statements_in_the_wrong_place_or_without_a_name() {
         r#"sqlx::query("/* plans.find */ SELECT 1")"#,
         "not checked when compiling",
     );
-    let twice = r##"sqlx::query!("/* plans.find */ SELECT 1"); sqlx::query_scalar!(r#"/* plans.find */ SELECT 2"#)"##;
+    let twice = r##"sqlx::query!("/* plans.find */
+       SELECT 1"); sqlx::query_scalar!(r#"/* plans.find */ SELECT 2"#)"##;
     wrong("plans/store.rs", twice, "names a statement");
 }
 
@@ -236,7 +237,8 @@ fn what_is_no_circle() {
         &[
             (
                 "web/mod.rs",
-                "mod page;\nmod error;\npub use page::Page;\npub use error::list;\nfn f(list: u8) {}",
+                "mod page;\nmod error;\npub use page::Page;\npub use error::list;\nfn f(list: u8) \
+                 {}",
             ),
             ("web/page.rs", "use super::Web; use super::list;"),
             ("web/error.rs", "use super::Web;"),

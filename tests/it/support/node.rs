@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use lockable::outages;
 use lockable::db::{Purpose, pool};
 use lockable::id::{AccountId, NamespaceId, TokenId};
 use lockable::locks::{
     Acquire, AcquireOutcome, Engine, EngineError, EngineSettings, Heartbeat, HeartbeatOutcome,
     Lease, LockKey, LockName, Lost, Release, ReleaseOutcome,
 };
+use lockable::outages;
 use sqlx::PgPool;
 use sqlx::postgres::PgConnectOptions;
 use tokio::task::JoinHandle;

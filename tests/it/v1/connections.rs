@@ -85,7 +85,7 @@ impl Wire {
     }
 
     /// A whole request with these first and further lines.
-    async fn ask(&self, first: &str, more: &str) -> Option<(u16, String)> {
+    async fn send(&self, first: &str, more: &str) -> Option<(u16, String)> {
         let head = format!(
             "{first}\r\nHost: x\r\nConnection: close\r\n{}\r\n{more}\r\n",
             self.authorization()
@@ -94,7 +94,7 @@ impl Wire {
     }
 
     async fn status(&self, first: &str, more: &str) -> u16 {
-        self.ask(first, more)
+        self.send(first, more)
             .await
             .unwrap_or_else(|| panic!("no answer to {first}"))
             .0
@@ -173,7 +173,7 @@ async fn hostile_bytes_are_answered_and_change_nothing() {
         ),
     ] {
         // The answer may be lost where the connection is closed while much is still on its way.
-        if let Some((status, _)) = wire.ask(&format!("GET {path} HTTP/1.1"), &more).await {
+        if let Some((status, _)) = wire.send(&format!("GET {path} HTTP/1.1"), &more).await {
             assert!([400, 414, 431].contains(&status), "{status}");
         }
     }
@@ -190,7 +190,7 @@ async fn hostile_bytes_are_answered_and_change_nothing() {
         ),
         ("POST /v1/acquire/none HTTP/1.1", "Content-Length: 0\r\n"),
     ] {
-        let (status, answer) = wire.ask(first, body).await.unwrap();
+        let (status, answer) = wire.send(first, body).await.unwrap();
         assert!(
             status == 200 && answer.ends_with("{\"response\": true}"),
             "{first}: {answer}"
@@ -232,7 +232,8 @@ async fn the_log_has_a_line_a_request_and_no_secret() {
     );
     let wrong = "Basic c2VjcmV0LXNlY3JldDo=";
     let unknown = format!(
-        "GET /v1/release/x HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: {wrong}\r\n\r\n"
+        "GET /v1/release/x HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: \
+         {wrong}\r\n\r\n"
     );
     assert_eq!(wire.raw(unknown.as_bytes()).await.unwrap().0, 401);
     let line = |id: &'static str| {

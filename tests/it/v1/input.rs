@@ -76,7 +76,7 @@ async fn names_that_are_none_are_refused() {
     }
     nothing_changed(&node).await;
     assert!(
-        node.ask(&token, &format!("/v1/acquire/{at_the_limit}"))
+        node.verdict(&token, &format!("/v1/acquire/{at_the_limit}"))
             .await
     );
 }
@@ -101,12 +101,12 @@ async fn names_are_decoded_once_and_compared_byte_for_byte() {
     ] {
         for (at, name) in names.iter().enumerate() {
             assert_eq!(
-                node.ask(&token, &format!("/v1/acquire/{name}")).await,
+                node.verdict(&token, &format!("/v1/acquire/{name}")).await,
                 at == 0,
                 "{name}"
             );
             assert!(
-                node.ask(&token, &format!("/v1/heartbeat/{name}")).await,
+                node.verdict(&token, &format!("/v1/heartbeat/{name}")).await,
                 "{name}"
             );
         }
@@ -182,7 +182,7 @@ async fn parameters_are_taken_strictly() {
     );
     nothing_changed(&node).await;
     assert!(
-        node.ask(&token, "/v1/acquire/job?wait_ms=0&&lease%5Fms=1000")
+        node.verdict(&token, "/v1/acquire/job?wait_ms=0&&lease%5Fms=1000")
             .await
     );
 }
@@ -318,13 +318,13 @@ async fn browsers_on_errands_of_their_own_are_refused() {
         ("sec-fetch-site", "cross-site", "cross-site-refused"),
     ] {
         for call in CALLS.map(|call| call.name) {
-            let mut asked = request(Method::GET, &format!("/v1/{call}/job"), &token);
+            let mut request = request(Method::GET, &format!("/v1/{call}/job"), &token);
             let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
-            asked
+            request
                 .headers_mut()
                 .insert(name, HeaderValue::from_static(value));
             assert_eq!(
-                node.send(asked).await.problem(),
+                node.send(request).await.problem(),
                 (403, code.into()),
                 "{value} {call}"
             );
@@ -332,11 +332,11 @@ async fn browsers_on_errands_of_their_own_are_refused() {
     }
     nothing_changed(&node).await;
     for site in ["none", "same-origin", "same-site"] {
-        let mut asked = request(Method::GET, &format!("/v1/acquire/{site}"), &token);
-        asked
+        let mut request = request(Method::GET, &format!("/v1/acquire/{site}"), &token);
+        request
             .headers_mut()
             .insert("sec-fetch-site", HeaderValue::from_static(site));
-        assert!(node.send(asked).await.verdict());
+        assert!(node.send(request).await.verdict());
     }
 }
 
@@ -366,18 +366,18 @@ async fn addresses_that_are_none_are_problems_too() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_id_is_kept_if_it_is_sane() {
     let (node, token) = node().await;
-    let ask = async |id: &str| {
-        let mut asked = request(Method::GET, "/v1/acquire/%", &token);
-        asked
+    let id_of_answer_to = async |id: &str| {
+        let mut request = request(Method::GET, "/v1/acquire/%", &token);
+        request
             .headers_mut()
             .insert("x-request-id", HeaderValue::from_str(id).unwrap());
-        let answer = node.send(asked).await;
+        let answer = node.send(request).await;
         answer.problem();
         answer.required("x-request-id").to_owned()
     };
-    assert_eq!(ask("abc-123").await, "abc-123");
+    assert_eq!(id_of_answer_to("abc-123").await, "abc-123");
     for insane in ["", "a b", "\"><script>", &"a".repeat(129)] {
-        let id: uuid::Uuid = ask(insane).await.parse().unwrap();
+        let id: uuid::Uuid = id_of_answer_to(insane).await.parse().unwrap();
         assert_eq!(id.get_version_num(), 7);
     }
 }
@@ -460,9 +460,9 @@ async fn noise_is_answered_in_order() {
         let Ok(uri) = format!("/v1/{call}/{noise}").parse::<Uri>() else {
             continue;
         };
-        let mut asked: Request<Body> = request(Method::GET, "/", &token);
-        *asked.uri_mut() = uri.clone();
-        let answer = node.send(asked).await;
+        let mut request: Request<Body> = request(Method::GET, "/", &token);
+        *request.uri_mut() = uri.clone();
+        let answer = node.send(request).await;
         match answer.status.as_u16() {
             200 => _ = answer.verdict(),
             400 | 404 | 501 => _ = answer.problem(),

@@ -14,7 +14,7 @@ use crate::support::proxy::Flow;
 async fn node(db: &Arc<Database>, proxy: &Proxy) -> (TestApp, Secret) {
     let node = TestApp::start_through(db, proxy).await;
     let token = node.account("hobbyist").await.token().await;
-    assert!(node.ask(&token, "/v1/acquire/held").await);
+    assert!(node.verdict(&token, "/v1/acquire/held").await);
     (node, token)
 }
 
@@ -66,7 +66,7 @@ async fn a_database_that_hangs_is_a_503_within_the_deadline() {
     // One that is remembered, and one that the database has to be asked about.
     let unheard = Secret::new(Uuid::new_v4().to_string());
     proxy.answers(Flow::Freeze);
-    let asked = CALLS
+    let requests = CALLS
         .iter()
         .flat_map(|call| [(call.name, &token), (call.name, &unheard)])
         .map(|(call, token)| {
@@ -77,7 +77,7 @@ async fn a_database_that_hangs_is_a_503_within_the_deadline() {
                     .problem()
             }
         });
-    for (status, code) in futures_util::future::join_all(asked).await {
+    for (status, code) in futures_util::future::join_all(requests).await {
         assert_eq!(status, 503);
         assert!(["unavailable", "timed-out"].contains(&&*code), "{code}");
     }
@@ -89,7 +89,7 @@ async fn a_database_that_hangs_is_a_503_within_the_deadline() {
 async fn a_node_that_stops_sends_its_callers_elsewhere() {
     let node = start().await;
     let token = node.account("hobbyist").await.token().await;
-    assert!(node.ask(&token, "/v1/acquire/held").await);
+    assert!(node.verdict(&token, "/v1/acquire/held").await);
     node.locks.shut_down().await;
     for call in CALLS.map(|call| call.name) {
         let answer = node.get(&token, &format!("/v1/{call}/held")).await;

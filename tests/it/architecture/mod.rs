@@ -16,11 +16,12 @@ mod sql;
 
 use std::path::Path;
 
+use circles::STILL_CIRCULAR;
 use source::{Source, sources};
 
 #[test]
 fn the_rules_of_the_house_hold() {
-    let wrong = violations(&sources());
+    let wrong = violations(&sources(), STILL_CIRCULAR);
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
@@ -37,10 +38,10 @@ fn the_reading_finds_what_is_there() {
 }
 
 /// Everything that is wrong, one line each.
-fn violations(sources: &[Source]) -> Vec<String> {
+fn violations(sources: &[Source], still_circular: &[&str]) -> Vec<String> {
     [
         imports::check(sources),
-        circles::check(sources),
+        circles::check(sources, still_circular),
         sql::check(sources),
     ]
     .concat()

@@ -1,6 +1,6 @@
 //! Lockable: a distributed lock service over HTTPS, on PostgreSQL.
 //!
-//! The map, from the outside in; each only knows those below it (`tests/it/architecture.rs` holds
+//! The map, from the outside in; each only knows those below it (`tests/it/architecture` holds
 //! that):
 //!
 //! * [`cli`]: the commands; [`server`]: listeners, the router, start and stop;

@@ -19,7 +19,6 @@ pub(super) const STILL_CIRCULAR: &[&str] = &[
     "cli/admin",
     "cli/client",
     "db/embedded",
-    "locks",
     "web",
     "web/admin",
 ];

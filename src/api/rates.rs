@@ -9,7 +9,7 @@ use governor::clock::{Clock, DefaultClock};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use moka::sync::Cache;
 
-use super::problem::{Code, Problem};
+use super::problem::{Code, Problem, whole_seconds};
 use crate::id::AccountId;
 
 /// The most accounts that are counted at once.
@@ -87,9 +87,7 @@ impl RequestRates {
 
 /// The headers follow the draft of the IETF's httpapi group, "RateLimit header fields for HTTP".
 fn exceeded(per_second: NonZeroU32, wait: Duration) -> Problem {
-    let retry_after_s = u32::try_from(wait.as_millis().div_ceil(1000))
-        .unwrap_or(u32::MAX)
-        .max(1);
+    let retry_after_s = whole_seconds(wait);
     let text = |text: String| HeaderValue::from_str(&text).expect("digits and letters");
     let detail = format!(
         "Your plan allows {per_second} requests a second on each node, and this was more. Nothing \

@@ -28,7 +28,12 @@ fn header(value: &'static str) -> Credentials {
     Box::new(move |request| request.header("authorization", value))
 }
 
-async fn ask(client: &Client, path: &str, method: &Method, credentials: &Credentials) -> Answer {
+async fn send_with(
+    client: &Client,
+    path: &str,
+    method: &Method,
+    credentials: &Credentials,
+) -> Answer {
     send(credentials(client.request(method.clone(), path))).await
 }
 
@@ -46,7 +51,7 @@ fn no_endpoint_escapes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_may_not_changes_nothing_at_any_endpoint() {
+async fn a_request_without_the_right_changes_nothing() {
     let app = TestApp::start().await;
     let client = app.anonymous();
     let actor = Actor::command("test");
@@ -107,7 +112,7 @@ async fn whoever_may_not_changes_nothing_at_any_endpoint() {
             for name in ["held", "free", &format!("proved?lease_id={lease_id}")] {
                 for method in call.methods {
                     let answer =
-                        ask(&client, &format!("{endpoint}{name}"), method, credentials).await;
+                        send_with(&client, &format!("{endpoint}{name}"), method, credentials).await;
                     assert_eq!(
                         answer.status, 401,
                         "{who}: {method} {endpoint}{name}: {answer:?}"
@@ -129,7 +134,7 @@ async fn whoever_may_not_changes_nothing_at_any_endpoint() {
         "nothing changed"
     );
 
-    // Whose account it is not, or whose namespace: they get answers, about locks of their own.
+    // Tokens of other accounts and namespaces are answered, but about locks of their own.
     let other = app.account("business").await;
     let strangers = [
         ("another account", other.token().await, false),
@@ -162,7 +167,7 @@ async fn whoever_may_not_changes_nothing_at_any_endpoint() {
         .await;
     assert_eq!(held, before, "nothing changed");
 
-    // And who may, may: in the end every one of these calls does something.
+    // With the holder's token each of these calls has an effect.
     let holder = app.token(&token);
     assert!(holder.heartbeat("held").await.verdict());
     assert!(holder.release("held").await.verdict());
@@ -174,7 +179,7 @@ async fn whoever_may_not_changes_nothing_at_any_endpoint() {
     );
 }
 
-/// Both nodes have the token in their memory, and then something changes.
+/// Waits until all nodes answer a heartbeat with this status.
 async fn until_status(
     nodes: &[&TestApp],
     token: &lockable::secret::Secret,
@@ -190,7 +195,7 @@ async fn until_status(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_node_hears_of_what_changes() {
+async fn every_change_reaches_all_nodes() {
     let app = TestApp::start().await;
     let other = app.another_node().await;
     let nodes = [&app, &other];
@@ -199,7 +204,7 @@ async fn every_node_hears_of_what_changes() {
     let (token_id, token) = account.token_with("public", Scope::Locks, None).await;
     let lasting = account.token().await;
     for node in nodes {
-        eventually("the node hears", async || {
+        eventually("notices arrive", async || {
             node.app.changes.is_current().then_some(())
         })
         .await;
@@ -250,8 +255,7 @@ async fn every_node_hears_of_what_changes() {
         }
     }
 
-    // From memory, and told: with the memory's own table out of reach, known callers are answered
-    // still.
+    // With the table of tokens out of reach, cached callers are still answered.
     until_status(&nodes, &lasting, 200, "it is in their memory").await;
     app.db
         .execute("ALTER TABLE api_tokens RENAME TO api_tokens_hidden")
@@ -265,16 +269,16 @@ async fn every_node_hears_of_what_changes() {
     }
 }
 
-/// Behind a network that does not bring the news, a node does not trust its memory.
+/// A node that receives no notices does not use its cache.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_that_hears_nothing_asks_the_database() {
+async fn without_notices_a_node_looks_every_token_up() {
     for hangs in [true, false] {
         let db = Arc::new(Database::create().await);
         let proxy = Proxy::to(&db).await;
         let node = TestApp::start_through(&db, &proxy).await;
         let account = node.account("hobbyist").await;
         let (token_id, token) = account.token_with("public", Scope::Locks, None).await;
-        eventually("the node hears", async || {
+        eventually("notices arrive", async || {
             node.app.changes.is_current().then_some(())
         })
         .await;
@@ -295,12 +299,12 @@ async fn a_node_that_hears_nothing_asks_the_database() {
             !node.app.changes.is_current(),
             "and not because the news came"
         );
-        // It works on, for those who may; slower, since it asks for each.
+        // Valid tokens still work; slower, because each request looks its token up.
         let lasting = account.token().await;
         assert_eq!(node.token(&lasting).heartbeat("x").await.status, 200);
-        // What changed meanwhile is not forgotten when it hears again.
+        // The changes in between count when notices arrive again.
         proxy.mend();
-        eventually("the node hears again", async || {
+        eventually("notices arrive again", async || {
             node.app.changes.is_current().then_some(())
         })
         .await;
@@ -309,19 +313,18 @@ async fn a_node_that_hears_nothing_asks_the_database() {
     }
 }
 
-/// Nothing of a token is remembered that was read before a change and arrives after it.
+/// A look-up that read before a change and returns after it leaves nothing in the cache.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_look_at_a_token_does_not_outlive_its_revocation() {
     let node = TestApp::start().await;
     let account = node.account("hobbyist").await;
     let (token_id, token) = account.token_with("public", Scope::Locks, None).await;
-    eventually("the node hears", async || {
+    eventually("notices arrive", async || {
         node.app.changes.is_current().then_some(())
     })
     .await;
 
-    // Whoever looks at a plan now has to pass a gate, which is after the instant that the look is
-    // of.
+    // Every query of a plan now waits at a gate, after the instant of its snapshot.
     node.db
         .execute(
             "CREATE FUNCTION gate() RETURNS boolean LANGUAGE plpgsql AS $$
@@ -353,7 +356,8 @@ async fn a_slow_look_at_a_token_does_not_outlive_its_revocation() {
     tokens::revoke(&node.app.db, account.id, token_id)
         .await
         .unwrap();
-    // For the news to arrive; if it needs longer, it finds what it has to drop.
+    // Time for the notice to arrive. If it takes longer, the entry is there and the notice drops
+    // it.
     tokio::time::sleep(Duration::from_millis(200)).await;
     sqlx::query("SELECT pg_advisory_unlock(1)")
         .execute(&mut keeper)

@@ -1,8 +1,6 @@
 //! The nouns' errors as problems: the one place where they become HTTP.
 
-use std::time::Duration;
-
-use super::{Code, Problem};
+use super::{Code, Problem, whole_seconds};
 use crate::db;
 use crate::locks::{EngineError, NameError};
 use crate::plans::LeaseRefused;
@@ -48,7 +46,7 @@ impl From<VerifyError> for Problem {
                 "Too many tokens that do not work came from this address: look for a program with \
                  an old token. Ask again after Retry-After.",
             )
-            .retry_after_s(seconds(retry_after)),
+            .retry_after_s(whole_seconds(retry_after)),
             VerifyError::Database(error) => error.into(),
         }
     }
@@ -103,11 +101,4 @@ impl From<EngineError> for Problem {
             EngineError::Refused => Self::internal(&error),
         }
     }
-}
-
-/// Whole seconds for `Retry-After`, rounded up.
-fn seconds(wait: Duration) -> u32 {
-    u32::try_from(wait.as_millis().div_ceil(1000))
-        .unwrap_or(u32::MAX)
-        .max(1)
 }

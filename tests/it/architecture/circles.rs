@@ -23,7 +23,7 @@ pub(super) const STILL_CIRCULAR: &[&str] = &[
     "web/admin",
 ];
 
-/// What is wrong, one line for each folder.
+/// The violations, one line for each folder.
 pub(super) fn check(sources: &[Source], still_circular: &[&str]) -> Vec<String> {
     let folders = folders(&Modules::read(sources));
     let circles: BTreeMap<&str, String> = folders
@@ -62,7 +62,7 @@ fn folders(modules: &Modules<'_>) -> Folders {
             else {
                 continue;
             };
-            // Passed on, and no more.
+            // A re-export that the module itself does not use.
             let is_passed_on = path.import.as_ref().is_some_and(|import| {
                 import.is_exported && !uses_by_name(&module.code, &import.name)
             });
@@ -78,7 +78,7 @@ fn folders(modules: &Modules<'_>) -> Folders {
     folders
 }
 
-/// The folder in which two modules are apart, and their nodes there.
+/// The deepest folder that has both modules, and their nodes in it.
 fn edge(from: &[String], to: &[String]) -> Option<(String, (String, String))> {
     let common = from.iter().zip(to).take_while(|(a, b)| a == b).count();
     let node = |path: &[String]| path.get(common).map_or("mod.rs", String::as_str).to_owned();

@@ -1,4 +1,4 @@
-//! What files there are: none too long, none that looks like a secret.
+//! The files of the repository: none is too long, none looks like a secret.
 
 use std::path::{Path, PathBuf};
 
@@ -9,8 +9,8 @@ const MOST_LINES: usize = 500;
 /// Files that are still too long. No other may become so, and one that is not goes off the list.
 const STILL_TOO_LONG: &[&str] = &[];
 
-/// Files under `src/` and `tests/` with their numbers of lines, but for snapshots, which no one
-/// writes, and what others wrote.
+/// The files under `src/` and `tests/` with their numbers of lines; without snapshots and vendored
+/// files.
 fn lengths() -> Vec<(PathBuf, usize)> {
     let all = ["src", "tests"].map(|folder| files(&root().join(folder)));
     all.into_iter()

@@ -1,6 +1,5 @@
-//! Holds the rules of the house (ARCHITECTURE.md) against the sources, so that nothing drifts
-//! unseen: the direction of dependencies, no circles, SQL in its places, files of a bearable
-//! length.
+//! Checks the sources against the rules of the house (ARCHITECTURE.md): the direction of
+//! dependencies, no circles, SQL in its places, no file too long.
 //!
 //! The reading is by text: comments and the contents of strings are blanked, then every path is
 //! resolved to the file that it means. Test modules count as well.
@@ -37,7 +36,7 @@ fn the_reading_finds_what_is_there() {
     assert!(imports::uses_module(&found, "cli", "server"));
 }
 
-/// Everything that is wrong, one line each.
+/// All violations, one line each.
 fn violations(sources: &[Source], still_circular: &[&str]) -> Vec<String> {
     [
         imports::check(sources),

@@ -1,4 +1,4 @@
-//! The tree of modules: which file a path means.
+//! The tree of modules, which resolves a path to a file.
 
 use std::collections::BTreeMap;
 
@@ -63,8 +63,8 @@ impl<'a> Modules<'a> {
         Some([base, rest].concat())
     }
 
-    /// The module whose file has what an absolute path means: re-exports are followed. `None` for a
-    /// path that ends at a module, which uses nothing yet, or leaves the crate.
+    /// The module that defines the item of an absolute path: re-exports are followed. `None` for a
+    /// path that ends at a module, which uses no item yet, or leaves the crate.
     pub(super) fn home(&self, absolute: &[String]) -> Option<Vec<String>> {
         self.follow(absolute, 10)
     }

@@ -69,8 +69,8 @@ pub(super) fn paths(code: &str) -> Vec<CodePath> {
     found
 }
 
-/// The names that stand by themselves outside of `use` declarations: an item that is used by its
-/// name. A function counts where it is called or a path begins with it.
+/// True if code outside of `use` declarations uses a name by itself. A function's name counts if it
+/// is called, or if a path begins with it.
 pub(super) fn uses_by_name(code: &str, name: &str) -> bool {
     let uses = use_declarations(code);
     code.match_indices(name).any(|(at, _)| {

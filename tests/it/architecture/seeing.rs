@@ -250,7 +250,7 @@ fn a_folder_that_is_still_circular_and_one_that_is_no_more() {
 #[test]
 fn what_is_no_circle() {
     for files in [
-        // Passed on, and no more; also to those who name it by that.
+        // Re-exports, also for the files that use them.
         &[
             (
                 "web/mod.rs",
@@ -260,7 +260,7 @@ fn what_is_no_circle() {
             ("web/page.rs", "use super::Web; use super::list;"),
             ("web/error.rs", "use super::Web;"),
         ][..],
-        // Into the module itself, and inside of a file.
+        // Uses of a child, and paths that stay in the file.
         &[
             ("web/mod.rs", "mod page;\nfn f() { page::g() }"),
             (
@@ -268,7 +268,7 @@ fn what_is_no_circle() {
                 "fn g() {}\nmod tests { use super::*; fn h() { super::g() } }",
             ),
         ],
-        // To a crate that an import of the parent names.
+        // An item of another crate, by an import of the parent.
         &[
             (
                 "web/mod.rs",
@@ -276,7 +276,7 @@ fn what_is_no_circle() {
             ),
             ("web/page.rs", "use super::Router;"),
         ],
-        // Only a module, of which nothing is used.
+        // A module without a use of its items.
         &[
             ("web/page.rs", "use super::error; // error::f()"),
             ("web/error.rs", "use super::page;\nfn f() { page::g() }"),

@@ -140,7 +140,7 @@ async fn post_is_as_good_as_get() {
     assert!(!post("/v1/acquire/job").await.verdict());
     assert!(post("/v1/heartbeat/job").await.verdict());
     assert!(post("/v1/release/job").await.verdict());
-    // An empty body is one, however it is announced.
+    // An empty body is accepted, however it is announced.
     let mut chunked = request(Method::POST, "/v1/acquire/job", &ada);
     *chunked.body_mut() =
         Body::from_stream(futures_util::stream::empty::<Result<String, std::io::Error>>());

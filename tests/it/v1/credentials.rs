@@ -9,7 +9,7 @@ use lockable::{accounts, tokens};
 use super::node::*;
 use crate::support::prelude::*;
 
-/// The status and code of each call, which must all be the same.
+/// The status and code of the three calls, which must be the same.
 async fn each_call(node: &TestApp, authorization: &[HeaderValue]) -> (u16, String) {
     let mut answers = Vec::new();
     for call in CALLS.map(|call| call.name) {
@@ -61,7 +61,7 @@ async fn malformed_credentials_are_refused_by_their_mistake() {
         assert_eq!(each_call(&node, &values).await, malformed, "{values:?}");
     }
     assert_eq!(rows(&node).await, 0);
-    // What clients may do differently and still mean the same.
+    // Spellings of valid credentials.
     let encoded = good
         .to_str()
         .unwrap()
@@ -114,7 +114,7 @@ async fn tokens_that_do_not_work_get_one_answer() {
 
     let (token_id, expiring) = account.token_with("public", Scope::Locks, None).await;
     assert!(works(&expiring).await);
-    // Nobody says anything when it then expires.
+    // No notice announces the expiry.
     let soon = format!(
         "UPDATE api_tokens SET expires_at = clock_timestamp() + interval '1 s'
           WHERE token_id = {token_id}"

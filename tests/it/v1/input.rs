@@ -1,4 +1,4 @@
-//! What bad input gets: a problem document that says what to do, and nothing changed.
+//! Bad input is answered with a problem document that says what to do, and changes nothing.
 
 use axum::body::Body;
 use axum::http::{HeaderName, HeaderValue, Method, Request, Uri};
@@ -10,7 +10,7 @@ use crate::support::prelude::*;
 
 const ID: &str = "0194d3a5-7c1e-7b7e-9d3f-2f1f6c0a4b11";
 
-/// A node, and a token that may everything.
+/// A node, and a valid token on the Business plan.
 async fn node() -> (TestApp, Secret) {
     let node = start().await;
     let token = node.account("business").await.token().await;
@@ -274,7 +274,7 @@ async fn bodies_are_refused() {
             );
         }
     }
-    // Without a length it is looked at, but not read to an end that never comes.
+    // A body without a length is read, but not to an end that never comes.
     let chunks = [Ok(""), Ok("x")]
         .into_iter()
         .chain(std::iter::repeat_with(|| Ok::<_, std::io::Error>("more")));
@@ -382,7 +382,7 @@ async fn a_request_id_is_kept_if_it_is_sane() {
     }
 }
 
-/// What the documents look like, whole.
+/// The documents, whole.
 #[tokio::test(flavor = "multi_thread")]
 async fn documents() {
     let (node, token) = node().await;
@@ -409,7 +409,7 @@ async fn documents() {
     insta::assert_snapshot!(looks);
 }
 
-/// Whatever is sent, the answer is one of the contract's, and never a 500.
+/// The answer to any path is one of the contract's, and never a 500.
 #[tokio::test(flavor = "multi_thread")]
 async fn noise_is_answered_in_order() {
     let (node, token) = node().await;

@@ -1,4 +1,4 @@
-//! Limits: of an account's plan, and of an address that tries tokens.
+//! Limits: those of an account's plan, and the one on a client IP that tries tokens.
 
 use std::net::IpAddr;
 
@@ -43,7 +43,7 @@ async fn requests_a_second_are_limited_per_account_and_a_plans_edit_counts_at_on
         !node.verdict(&bob.token().await, "/v1/heartbeat/job").await,
         "another account is not"
     );
-    // The limit is about accounts: bad credentials are still told what is wrong with them.
+    // The limit is one of accounts: malformed credentials still get their own answer.
     assert_eq!(
         node.get(&Secret::new("no token"), "/v1/heartbeat/job")
             .await
@@ -132,9 +132,9 @@ async fn from(node: &TestApp, peer: &str, forwarded: &str, token: &Secret) -> An
     node.send(request).await
 }
 
-/// Tries tokens until that is stopped. A `*` in `forwarded` is another number each time.
+/// Tries tokens until the client IP is throttled. A `*` in `forwarded` is another number each time.
 async fn until_throttled(node: &TestApp, peer: &str, forwarded: &str) {
-    // As fast as it goes: the limit grows back with time.
+    // Without a pause, because the limit grows back with time.
     for n in 0..2000 {
         let forwarded = forwarded.replace('*', &(n % 250).to_string());
         let answer = from(node, peer, &forwarded, &Secret::random()).await;
@@ -175,7 +175,7 @@ async fn behind_a_trusted_proxy_the_clients_address_counts() {
     let node =
         start_with(|settings| settings.trusted_proxies = vec!["10.0.0.0/8".parse().unwrap()]).await;
     until_throttled(&node, "10.0.0.1", "198.51.100.1").await;
-    // Whatever it claims further left.
+    // The entries further left have no effect.
     until_throttled(&node, "10.0.0.1", "203.0.113.*, 198.51.100.4").await;
     assert_eq!(
         from(&node, "10.0.0.1", "198.51.100.2", &Secret::random())

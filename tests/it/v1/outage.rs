@@ -1,4 +1,4 @@
-//! While the database is away, nobody is told anything but that.
+//! While the database is unreachable, every answer that needs it is a 503.
 
 use std::sync::Arc;
 
@@ -44,7 +44,7 @@ async fn a_database_that_is_away_is_a_503_with_retry_after() {
             let answer = node.get(token, &format!("/v1/{call}/held")).await;
             assert_eq!(answer.problem(), (503, "unavailable".into()), "{call}");
         }
-        // What needs no database is still told as it is.
+        // Refusals that need no database are as always.
         let mut head = request(Method::HEAD, &format!("/v1/{call}/held"), &token);
         assert_eq!(node.send(head).await.status, 405);
         head = request(
@@ -63,7 +63,7 @@ async fn a_database_that_hangs_is_a_503_within_the_deadline() {
     let db = Arc::new(Database::create().await);
     let proxy = Proxy::to(&db).await;
     let (node, token) = node(&db, &proxy).await;
-    // One that is remembered, and one that the database has to be asked about.
+    // One token that is cached, and one that needs a look-up in the database.
     let unheard = Secret::new(Uuid::new_v4().to_string());
     proxy.answers(Flow::Freeze);
     let requests = CALLS

@@ -10,16 +10,19 @@ use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, Request, header};
 use axum::response::Response;
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
-use lockable::api::parameters::{Operation, Parameters};
+use lockable::api::calls::ACQUIRE;
+use lockable::api::parameters::Parameters;
 use lockable::api::rates::RequestRates;
 use lockable::api::{credentials, v1};
 use lockable::id::AccountId;
 use lockable::locks::{Lease, LockName};
 use lockable::secret::Secret;
 use lockable::transport::{
-    DirectCalls, EdgeLayer, Front, GuardLayer, Outcome, RequestContext, RequestId, TrustedProxies,
+    DirectCalls, Edge, Front, GuardLayer, Outcome, RequestContext, RequestId, TrustedProxies,
+    note_route,
 };
 use tower::ServiceExt;
+use tower::util::MapRequestLayer;
 use uuid::Uuid;
 
 const TOKEN: &str = "0194d3a5-7c1e-4b7e-9d3f-2f1f6c0a4b11";
@@ -59,11 +62,11 @@ fn reading(criterion: &mut Criterion) {
         b.iter(|| credentials::basic(black_box(&headers)).map(|_| ()));
     });
     criterion.bench_function("parameters, none", |b| {
-        b.iter(|| Parameters::parse(Operation::Acquire, black_box(None), &headers));
+        b.iter(|| Parameters::parse(&ACQUIRE, black_box(None), &headers));
     });
     criterion.bench_function("parameters, all", |b| {
         let query = format!("lease_ms=30000&wait_ms=0&lease_id={TOKEN}");
-        b.iter(|| Parameters::parse(Operation::Acquire, black_box(Some(&*query)), &headers));
+        b.iter(|| Parameters::parse(&ACQUIRE, black_box(Some(&*query)), &headers));
     });
 }
 
@@ -125,13 +128,13 @@ fn layers(criterion: &mut Criterion) {
         Outcome::Panicked | Outcome::TimedOut => unreachable!("the handler does neither"),
     };
     let guard = GuardLayer::new(std::time::Duration::from_secs(10), finish);
-    let edge = EdgeLayer::new(TrustedProxies::default(), false);
+    let edge = Edge::new(TrustedProxies::default(), false);
     let router = axum::Router::new()
         .route(
             "/routed/{name}",
             axum::routing::any(async || v1::granted(&lease())),
         )
-        .layer((edge.clone(), guard.clone()));
+        .layer((MapRequestLayer::new(note_route), guard.clone()));
     let front = Front::new(Granted, edge, guard, router);
     let mut measure = |name: &str, path: &str| {
         let request = || {

@@ -1,5 +1,4 @@
-//! What every handler may use, put together once. Each part can be had for itself; nothing here
-//! decides anything.
+//! The parts of a running node, for its handlers and jobs.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,34 +15,35 @@ use crate::locks::{Engine, EngineSettings};
 use crate::mail::Mailer;
 use crate::tokens::Verifier;
 
-/// A running node, as its handlers and jobs see it. Cheap to clone.
+/// A running node. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct App(Arc<Parts>);
 
 /// The parts of an [`App`].
 #[derive(Debug)]
 pub struct Parts {
-    /// The settings that it was started with.
+    /// The settings of its start.
     pub settings: Settings,
-    /// What browsers and mail call the service.
+    /// The URL of the service in browsers and mail.
     pub public_url: Url,
-    /// How to reach the database.
+    /// The options of connections to the database.
     pub database: PgConnectOptions,
-    /// For pages, commands and jobs.
+    /// The connections for pages and jobs.
     pub db: PgPool,
     /// The lock engine.
     pub locks: Engine,
-    /// Who a token belongs to.
+    /// The verifier of tokens.
     pub tokens: Verifier,
-    /// What the database announces.
+    /// The notices of the database.
     pub changes: Changes,
-    /// Passwords.
+    /// The hashing of passwords.
     pub passwords: Passwords,
-    /// Mail.
+    /// The queue of mail.
     pub mail: Mailer,
-    /// Cancelled when the node begins to stop: it then answers what it has and accepts nothing new.
+    /// Cancelled when the node begins to stop: it then answers the requests in flight and accepts
+    /// no new ones.
     pub stopping: CancellationToken,
-    /// Cancelled when everything that the node accepted is answered: until then its jobs go on.
+    /// Cancelled when all requests that the node accepted are answered: its jobs run until then.
     pub drained: CancellationToken,
 }
 

@@ -1,6 +1,6 @@
 //! Lockable: a distributed lock service over HTTPS, on PostgreSQL.
 //!
-//! The map, from the outside in; each only knows those below it (`tests/it/architecture.rs` holds
+//! The map, from the outside in; each only knows those below it (`tests/it/architecture` holds
 //! that):
 //!
 //! * [`cli`]: the commands; [`server`]: listeners, the router, start and stop;
@@ -9,7 +9,7 @@
 //! * [`app`]: what every handler may use, put together once;
 //! * the nouns, with their types, rules and queries: [`accounts`], [`tokens`], [`plans`],
 //!   [`namespaces`], [`locks`], [`audit`]; and [`mail`];
-//! * [`db`]: pools, migrations, notices, the embedded cluster; [`clock`]: the record of outages;
+//! * [`db`]: pools, migrations, notices, the embedded cluster; [`outages`]: the record of outages;
 //!   [`config`]: settings.
 
 pub mod accounts;
@@ -17,7 +17,6 @@ pub mod api;
 pub mod app;
 pub mod audit;
 pub mod cli;
-pub mod clock;
 pub mod config;
 pub mod db;
 pub mod id;
@@ -25,6 +24,7 @@ pub mod jobs;
 pub mod locks;
 pub mod mail;
 pub mod namespaces;
+pub mod outages;
 pub mod plans;
 pub mod secret;
 pub mod server;

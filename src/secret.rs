@@ -5,15 +5,14 @@ use std::fmt;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-/// A text that proves something: an API token, a password, a session id, the secret of a link in a
-/// mail. `Debug` is redacted and there is no `Display`; whoever needs the text says
-/// [`expose`](Self::expose).
+/// A secret text: an API token, a password, a session id, the secret of a link in a mail. `Debug`
+/// is redacted and there is no `Display`; only [`expose`](Self::expose) returns the text.
 #[derive(Clone, PartialEq, Eq, serde::Deserialize)]
 #[serde(transparent)]
 pub struct Secret(String);
 
 impl Secret {
-    /// Takes a text that came from outside.
+    /// Wraps a text.
     pub fn new(text: impl Into<String>) -> Self {
         Self(text.into())
     }
@@ -28,8 +27,8 @@ impl Secret {
         &self.0
     }
 
-    /// What is stored instead of a secret with enough random bits: no salt and no slow hash are
-    /// needed for those.
+    /// The digest that is stored instead of a random secret, which needs neither salt nor a slow
+    /// hash.
     pub fn sha256(&self) -> Sha256Digest {
         Sha256Digest(Sha256::digest(self.0.as_bytes()).into())
     }
@@ -46,7 +45,7 @@ impl fmt::Debug for Secret {
 pub struct Sha256Digest([u8; 32]);
 
 impl Sha256Digest {
-    /// As a query parameter for a `bytea` column.
+    /// Its bytes, for a `bytea` column.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }

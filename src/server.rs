@@ -14,35 +14,37 @@ use axum::Router;
 use axum_server::Handle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tower::util::MapRequestLayer;
 
+use crate::api::calls::CALLS;
 use crate::api::problem::{Code, ProblemWriter};
 use crate::api::{self, Api};
 use crate::app::App;
 use crate::config::Settings;
 use crate::db::{Source, migrate};
 use crate::mail::{MailSettings, Mailer};
-use crate::transport::{EdgeLayer, Front, GuardLayer, TrustedProxies};
-use crate::{clock, jobs, web};
+use crate::transport::{Edge, Front, GuardLayer, TrustedProxies, note_route};
+use crate::{jobs, outages, web};
 use health::Readiness;
 use signals::StopSignals;
 use tls::Tls;
 
-/// How long to wait at the start for a database that does not answer yet.
+/// The longest wait at the start for a database that does not answer yet.
 const WAIT_FOR_DATABASE: Duration = Duration::from_secs(60);
 
-/// For what is left to write after the last answer of a stop.
+/// The time for the last writes of a stop, after the last answer.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a request may take to be answered. Longer than the lock engine's own deadline, which
-/// knows more.
+/// The longest time that a request takes. Longer than the deadline of the lock engine, whose error
+/// says more.
 pub const DEADLINE: Duration = Duration::from_secs(10);
 
-/// Runs the service until it is told to stop, and to the end of what was in flight then.
+/// Runs the service until a signal asks it to stop and the requests in flight are answered.
 ///
 /// # Errors
-/// Where it cannot start, or not end in order.
+/// If it cannot start, or cannot stop in order.
 pub fn serve(settings: Settings) -> anyhow::Result<()> {
-    // What needs root's rights comes first; opening the database gives them up for good.
+    // Ports and keys may need root's rights, which opening the database gives up for good.
     let listener = listener::bind("--listen", settings.listen)?;
     let metrics_listener = listener::bind("--metrics-listen", settings.metrics_listen)?;
     let tls = match (&settings.tls_cert, &settings.tls_key) {
@@ -54,8 +56,8 @@ pub fn serve(settings: Settings) -> anyhow::Result<()> {
         && !tls.is_readable()
     {
         tracing::warn!(
-            "the TLS certificate and key can be read by root only: a renewed one will not be taken up before a restart; make \
-             them readable for the user that the service runs as"
+            "the TLS certificate and key can be read by root only: a renewed one will not be \
+             taken up before a restart; make them readable for the user that the service runs as"
         );
     }
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
@@ -68,15 +70,15 @@ pub fn serve(settings: Settings) -> anyhow::Result<()> {
     }
     let runtime = runtime.enable_all().build()?;
     let outcome = runtime.block_on(run(settings, &source, listener, metrics_listener, tls));
-    // What still runs is not waited for: it was, within its deadline.
+    // Tasks that still run are past their deadline.
     runtime.shutdown_timeout(Duration::from_millis(100));
     source.stop();
     tracing::info!("stopped");
     outcome
 }
 
-/// Threads where PostgreSQL shares the processors: its backends are single-threaded, and one is
-/// always busy under load.
+/// The number of threads beside a PostgreSQL on this machine: one of its single-threaded backends
+/// is always busy under load.
 fn beside_a_database() -> usize {
     std::thread::available_parallelism()
         .map_or(1, |processors| processors.get() - 1)
@@ -99,17 +101,17 @@ async fn run(
             return Ok(());
         }
     };
-    let address = listener.local_addr()?;
+    let listening = listener.local_addr()?;
     let mail = Mailer::start(&MailSettings {
         smtp_url: settings.smtp_url.clone(),
         from: settings.mail_from.clone(),
         outbox: settings.database.data_dir()?.join("outbox"),
-        public_url: settings.public_url(address),
+        public_url: settings.public_url(listening),
     })?;
     let drain_timeout = settings.drain_timeout();
-    let app = App::new(settings, address, source.options().clone(), mail);
+    let app = App::new(settings, listening, source.options().clone(), mail);
     if let Some(grace_ms) = app.settings.outage_grace_ms {
-        clock::set_grace_ms(&app.db, i32::try_from(grace_ms)?).await?;
+        outages::set_grace_ms(&app.db, i32::try_from(grace_ms)?).await?;
     }
     let jobs = TaskTracker::new();
     jobs::spawn(&app, &jobs);
@@ -117,9 +119,10 @@ async fn run(
 
     let handle = Handle::new();
     let tls_config = tls.as_ref().map(|tls| tls.config.clone());
-    if tls_config.is_none() && !address.ip().is_loopback() {
+    if tls_config.is_none() && !listening.ip().is_loopback() {
         tracing::warn!(
-            "plain HTTP beyond this machine: tokens and passwords can be read on the way; set --tls-cert and --tls-key, or put a proxy with TLS in front"
+            "plain HTTP beyond this machine: tokens and passwords can be read on the way; set \
+             --tls-cert and --tls-key, or put a proxy with TLS in front"
         );
     }
     let mut background = tokio::task::JoinSet::new();
@@ -140,7 +143,12 @@ async fn run(
             tracing::error!(%error, "the metrics listener ended");
         }
     });
-    tracing::info!(%address, metrics = %metrics_address, url = %app.public_url, "listening");
+    tracing::info!(
+        address = %listening,
+        metrics = %metrics_address,
+        url = %app.public_url,
+        "listening"
+    );
     let server = tokio::spawn(listener::serve(listener, tls_config, handle.clone(), front));
 
     let outcome =
@@ -155,29 +163,29 @@ async fn run(
         background.shutdown().await;
         app.db.close().await;
     };
-    // A database that does not answer must not keep the process: what was answered is committed.
+    // A database that does not answer must not keep the process: every answer is of a committed
+    // change.
     tokio::select! {
         () = flush => {}
-        () = tokio::time::sleep(FLUSH_TIMEOUT) => tracing::warn!("the database did not take everything in time"),
+        () = tokio::time::sleep(FLUSH_TIMEOUT) => {
+            tracing::warn!("the database did not take everything in time");
+        }
         signal = signals.next() => tracing::warn!(signal, "stopping at once"),
     }
     outcome
 }
 
-/// Everything that the service answers, with the layers that every request runs through, from the
-/// outside in:
+/// Everything that the service answers. A request passes, from the outside in:
 ///
-/// 1. the edge: request id, client address, log line, metrics, headers of every answer;
-/// 2. the guard of its side of the house: panics, the deadline, and errors as problem documents or
+/// 1. the edge: request id, client IP, log line, metrics, headers of every answer;
+/// 2. for all but the API's calls the router, which notes the route's template in the request's
+///    context;
+/// 3. the guard of its side of the house: panics, the deadline, and errors as problem documents or
 ///    pages;
-/// 3. what a side has for itself (sessions, the API's rates).
-///
-/// Layers are put on each side before they are merged, so that a request runs through one list of
-/// them, and after its routes, so that they know the route's template. The API's calls run through
-/// the same without the router.
+/// 4. the layers that only one side has (sessions).
 pub fn front(app: &App) -> Front<Api> {
     let proxies = TrustedProxies::new(app.settings.trusted_proxies.iter().copied());
-    let edge = EdgeLayer::new(proxies, app.public_url.scheme() == "https");
+    let edge = Edge::new(proxies, app.public_url.scheme() == "https");
     let problems = ProblemWriter::new(&app.public_url, app.settings.upgrade_url.clone());
     let api_guard = GuardLayer::new(DEADLINE, move |outcome, context| {
         problems.finish(outcome, context)
@@ -186,19 +194,32 @@ pub fn front(app: &App) -> Front<Api> {
         db: app.db.clone(),
         stopping: app.stopping.clone(),
     });
-    let api_errors = Code::ALL.iter().map(|code| web::ApiError {
-        status: code.status().as_u16(),
-        code: code.as_str(),
-        meaning: code.meaning(),
-    });
+    let reference = web::ApiReference {
+        calls: CALLS
+            .map(|call| web::ApiCall {
+                path: call.template,
+                true_means: call.true_means,
+                false_means: call.false_means,
+            })
+            .into(),
+        errors: Code::ALL
+            .iter()
+            .map(|code| web::ApiError {
+                status: code.status().as_u16(),
+                code: code.as_str(),
+                meaning: code.meaning(),
+            })
+            .collect(),
+    };
     let router = Router::new()
-        .merge(api::router().layer((edge.clone(), api_guard.clone())))
-        .merge(health.layer(edge.clone()))
-        .merge(web::router(app, api_errors).layer(edge.clone()));
+        .merge(api::router().layer(api_guard.clone()))
+        .merge(health)
+        .merge(web::router(app, reference))
+        .layer(MapRequestLayer::new(note_route));
     Front::new(Api::new(app.clone()), edge, api_guard, router)
 }
 
-/// Serves until a signal, then answers what is in flight. A second signal cuts that short.
+/// Serves until a signal, then answers the requests in flight. A second signal cuts that short.
 async fn drain_on_signal(
     mut server: tokio::task::JoinHandle<std::io::Result<()>>,
     handle: &Handle<SocketAddr>,
@@ -209,7 +230,8 @@ async fn drain_on_signal(
     tokio::select! {
         ended = &mut server => return ended?.context("the listener ended"),
         signal = signals.next() => {
-            tracing::info!(signal, in_flight = handle.connection_count(), "stopping: answering what is in flight");
+            let in_flight = handle.connection_count();
+            tracing::info!(signal, in_flight, "stopping: answering what is in flight");
         }
     }
     stopping.cancel();
@@ -242,8 +264,8 @@ async fn prepare_database(settings: &Settings, source: &Source) -> anyhow::Resul
     }
 }
 
-/// Whether waiting may help: the database starts, or a failover is under way. A wrong password or
-/// name stays wrong.
+/// True if waiting may help, because the database starts or fails over. A wrong password or name
+/// stays wrong.
 fn may_pass(error: &migrate::MigrateError) -> bool {
     match error {
         migrate::MigrateError::Standby => true,

@@ -18,7 +18,8 @@ use axum_server::Handle;
 use chrono::{DateTime, TimeDelta, Utc};
 use clap::Parser;
 use lockable::api::auth::authenticate;
-use lockable::api::parameters::{Operation, Parameters};
+use lockable::api::calls::ACQUIRE;
+use lockable::api::parameters::Parameters;
 use lockable::api::problem::{Problem, ProblemWriter};
 use lockable::api::{Api, v1};
 use lockable::app::App;
@@ -28,9 +29,7 @@ use lockable::db::{self, Purpose, Source};
 use lockable::locks::engine::statements;
 use lockable::locks::{Acquire, AcquireOutcome, Lease, LockKey, LockName};
 use lockable::mail::{MailSettings, Mailer};
-use lockable::transport::{
-    DirectCalls, EdgeLayer, Front, GuardLayer, RequestContext, TrustedProxies,
-};
+use lockable::transport::{DirectCalls, Edge, Front, GuardLayer, RequestContext, TrustedProxies};
 use lockable::{jobs, server};
 use sqlx::PgConnection;
 use sqlx::postgres::PgConnectOptions;
@@ -87,7 +86,7 @@ async fn main() -> anyhow::Result<()> {
 
 /// The front, as `lockable::server::front` puts it together for the API's calls.
 fn front(app: App, connections: Connections) -> Front<Calls> {
-    let edge = EdgeLayer::new(TrustedProxies::new([]), false);
+    let edge = Edge::new(TrustedProxies::new([]), false);
     let problems = ProblemWriter::new(&app.public_url, None);
     let guard = GuardLayer::new(server::DEADLINE, move |outcome, context| {
         problems.finish(outcome, context)
@@ -146,7 +145,7 @@ async fn read_acquire(
 ) -> Result<Acquire, Problem> {
     let caller = authenticate(api, context, &head.headers).await?;
     let name = LockName::parse_segment(head.uri.path().strip_prefix(prefix).unwrap_or_default())?;
-    let parameters = Parameters::parse(Operation::Acquire, head.uri.query(), &head.headers)?;
+    let parameters = Parameters::parse(&ACQUIRE, head.uri.query(), &head.headers)?;
     Ok(Acquire {
         key: LockKey {
             namespace_id: caller.namespace_id,

@@ -1,12 +1,10 @@
-//! Accounts: who may hold locks.
+//! Accounts: the holders of locks.
 
+mod email;
 pub mod links;
 pub mod passwords;
 pub mod sessions;
 pub mod store;
-
-use std::fmt;
-use std::str::FromStr;
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
@@ -14,112 +12,55 @@ use serde::Serialize;
 use crate::id::AccountId;
 use crate::plans::{LeaseRefused, Limits};
 
+pub use email::{Email, InvalidEmail};
 pub use passwords::{PasswordHash, PasswordRefused, Passwords};
 pub use store::{
     change_email, create, delete, deleting, find, find_by_email, password_hash, promote, restore,
     search, set_lease_default, set_password, set_plan, suspend, verify_email,
 };
 
-/// An e-mail address: as it was typed, and how it is compared.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Email(String);
-
-impl Email {
-    /// As its owner typed it.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
-    /// How addresses are compared: two accounts never differ in case only.
-    pub fn key(&self) -> String {
-        self.0.to_lowercase()
-    }
-}
-
-impl FromStr for Email {
-    type Err = InvalidEmail;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let text = text.trim();
-        // The parser of the library that sends the mail: what it takes can be sent to.
-        let parsed: lettre::Address = text.parse().map_err(|_| InvalidEmail)?;
-        // An address literal such as [127.0.0.1] is one by the standard, and nothing that a service
-        // should send mail to.
-        let plain = text.len() <= 254
-            && !text.ends_with(']')
-            && !text.chars().any(|c| c.is_control() || c.is_whitespace());
-        if plain && parsed.user().len() <= 64 {
-            Ok(Self(text.to_owned()))
-        } else {
-            Err(InvalidEmail)
-        }
-    }
-}
-
-impl fmt::Debug for Email {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-impl fmt::Display for Email {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-/// It is no address that mail could be sent to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("this is no e-mail address: write it like name@example.com")]
-pub struct InvalidEmail;
-
-/// An account and its plan.
+/// An account with the limits of its plan.
 #[derive(Clone, Debug, Serialize)]
+#[expect(missing_docs, reason = "columns, which the migrations describe")]
 pub struct Account {
-    /// Its row.
     pub account_id: AccountId,
-    /// As its owner typed it.
+    /// The e-mail address as its owner typed it.
     pub email: String,
-    /// The code of its plan.
+    /// The code of the plan.
     pub plan: String,
-    /// What its plan allows.
+    /// The limits of the plan.
     pub limits: Limits,
-    /// Whether it manages plans and accounts.
     pub is_admin: bool,
-    /// Its own default lease, milliseconds; none: the plan's.
+    /// The account's own default lease, milliseconds; `None` for the plan's.
     pub lease_default_ms: Option<i32>,
-    /// When its address was confirmed.
     pub email_verified_at: Option<DateTime<Utc>>,
-    /// When it was suspended, if it is.
     pub suspended_at: Option<DateTime<Utc>>,
-    /// Why it was suspended, if it is.
     pub suspended_reason: Option<String>,
-    /// When it was made.
     pub created_at: DateTime<Utc>,
 }
 
-/// What makes an account.
+/// The settings of a new account.
 #[derive(Debug)]
 pub struct NewAccount<'a> {
-    /// Its address.
+    /// Its e-mail address.
     pub email: &'a Email,
-    /// None: it can be signed in to only after a link by mail has set a password.
+    /// `None` if its owner sets a password by a link in mail before the first sign-in.
     pub password: Option<PasswordHash>,
     /// The code of its plan.
     pub plan: &'a str,
-    /// Whether it manages plans and accounts.
+    /// True if it manages plans and accounts.
     pub is_admin: bool,
-    /// Whether the address counts as confirmed: made by an administrator.
+    /// True if the e-mail address counts as confirmed, because an administrator makes the account.
     pub email_verified: bool,
 }
 
-/// What may be wrong with an account.
+/// An error of managing accounts.
 #[derive(Debug, thiserror::Error)]
 pub enum AccountError {
-    /// An account has this address, perhaps in another case.
+    /// Another account has this e-mail address, perhaps in another case.
     #[error("there is an account with this e-mail address already")]
     EmailTaken,
-    /// There is none of this id or address; or it is being deleted.
+    /// There is no account of this id or e-mail address, or it is being deleted.
     #[error("there is no such account")]
     Unknown,
     /// There is no plan of this code.
@@ -131,15 +72,15 @@ pub enum AccountError {
     /// The plan does not allow this lease.
     #[error(transparent)]
     Lease(#[from] LeaseRefused),
-    /// It is what it would become: suspended already, an administrator already.
+    /// The account is in the wanted state already: suspended, or an administrator.
     #[error("nothing to do: the account is {0} already")]
     Already(&'static str),
-    /// The database could not be asked.
+    /// The database query failed.
     #[error(transparent)]
     Database(#[from] sqlx::Error),
 }
 
-/// Checks the reason that somebody gives for what they do to somebody else's.
+/// Checks the reason for an act on somebody else's account or lock.
 ///
 /// # Errors
 /// [`AccountError::InvalidReason`].
@@ -154,37 +95,5 @@ pub fn check_reason(reason: &str) -> Result<&str, AccountError> {
         Ok(reason)
     } else {
         Err(AccountError::InvalidReason)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn addresses_are_kept_as_typed_and_compared_in_lower_case() {
-        let email: Email = " Ada.Lovelace@Example.COM ".parse().unwrap();
-        assert_eq!(email.as_str(), "Ada.Lovelace@Example.COM");
-        assert_eq!(email.key(), "ada.lovelace@example.com");
-    }
-
-    #[test]
-    fn what_is_no_address_is_refused() {
-        let long = format!("{}@example.com", "a".repeat(300));
-        for bad in [
-            "",
-            "ada",
-            "ada@",
-            "@example.com",
-            "a b@example.com",
-            "a\0@example.com",
-            "a@b@c",
-            "a@[127.0.0.1]",
-            "a@[IPv6:::1]",
-            "a\r\nBcc: x@y.z",
-            &long,
-        ] {
-            assert_eq!(bad.parse::<Email>(), Err(InvalidEmail), "{bad:?}");
-        }
     }
 }

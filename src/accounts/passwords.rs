@@ -7,21 +7,21 @@ use argon2::password_hash::{PasswordHasher, PasswordVerifier};
 use argon2::{Algorithm, Argon2, Params, Version};
 use tokio::sync::Semaphore;
 
-use super::Email;
+use super::email::Email;
 use crate::secret::Secret;
 
-/// Memory a hash takes, KiB. With [`TIME_COST`] and [`LANES`] the first choice of OWASP's password
-/// storage cheat sheet.
+/// The memory of one hash, KiB. With [`TIME_COST`] and [`LANES`] the first choice of OWASP's
+/// password storage cheat sheet.
 pub const MEMORY_KIB: u32 = 19_456;
-/// Passes over that memory.
+/// The number of passes over that memory.
 pub const TIME_COST: u32 = 2;
-/// Lanes of it.
+/// The number of its lanes.
 pub const LANES: u32 = 1;
 
 /// The fewest characters of a password (NIST SP 800-63B asks for 8; there are no other rules of
 /// composition).
 pub const MIN_CHARS: usize = 10;
-/// The most bytes of one: hashing must not be a way to keep a server busy.
+/// The most bytes of a password: hashing a long one must not keep a server busy.
 pub const MAX_BYTES: usize = 1024;
 
 /// A password's hash in PHC form.
@@ -29,7 +29,7 @@ pub const MAX_BYTES: usize = 1024;
 pub struct PasswordHash(String);
 
 impl PasswordHash {
-    /// As it is stored.
+    /// Its text in the database.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -41,7 +41,7 @@ impl std::fmt::Debug for PasswordHash {
     }
 }
 
-/// Why a new password was refused.
+/// The reason for which a new password is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PasswordRefused {
     /// Fewer than [`MIN_CHARS`] characters.
@@ -50,7 +50,7 @@ pub enum PasswordRefused {
     /// More than [`MAX_BYTES`] bytes.
     #[error("choose a password of at most {MAX_BYTES} bytes")]
     TooLong,
-    /// It is the e-mail address, or its first part.
+    /// The password is the e-mail address, or its local part.
     #[error("choose a password that is not your e-mail address")]
     IsEmail,
 }
@@ -60,7 +60,7 @@ pub enum PasswordRefused {
 #[derive(Clone, Debug)]
 pub struct Passwords {
     permits: Arc<Semaphore>,
-    /// Verified against where there is no account, so that both take the same time.
+    /// The hash to verify against if there is no account, so that both cases take the same time.
     dummy: PasswordHash,
 }
 
@@ -71,7 +71,7 @@ impl Default for Passwords {
 }
 
 impl Passwords {
-    /// At most `at_once` hashes are computed at a time.
+    /// Computes at most `at_once` hashes at a time.
     pub fn new(at_once: usize) -> Self {
         Self {
             permits: Arc::new(Semaphore::new(at_once)),
@@ -82,7 +82,7 @@ impl Passwords {
     /// Checks a new password against the rules and hashes it.
     ///
     /// # Errors
-    /// Where a rule is broken.
+    /// If a rule is broken.
     pub async fn hash_new(
         &self,
         password: &Secret,
@@ -93,12 +93,12 @@ impl Passwords {
         Ok(self.off_the_async_threads(move || hash(&password)).await)
     }
 
-    /// Whether this is the password. Takes as long where there is no hash: the caller learns
+    /// True if this is the password. It takes as long if there is no hash, so that a client learns
     /// nothing from the time.
     pub async fn verify(&self, password: &Secret, stored: Option<&str>) -> bool {
         let known = stored.is_some();
         let stored = stored.unwrap_or(self.dummy.as_str()).to_owned();
-        // An absurdly long one was never set; it is not worth the time.
+        // No account has such a long password: hashing it would be a waste.
         let password = if password.expose().len() <= MAX_BYTES {
             password.clone()
         } else {

@@ -1,4 +1,4 @@
-//! Whose request is this? The `Authorization` header, the token behind it, and the account's rate.
+//! The authentication of requests: the `Authorization` header, its token, and the account's rate.
 
 use std::sync::Arc;
 
@@ -7,21 +7,21 @@ use axum::http::HeaderMap;
 use super::problem::Problem;
 use super::{Api, credentials};
 use crate::tokens::Caller;
-use crate::transport::{RequestContext, client_addr};
+use crate::transport::{RequestContext, client_ip};
 
 /// The caller of a request, verified and within the rate of its plan.
 ///
 /// # Errors
-/// Where the token does not work, its account asks too often, or the database has to be asked and
-/// cannot.
+/// If the token is invalid, the account makes too many requests, or the look-up in the database
+/// fails.
 pub async fn authenticate(
     api: &Api,
     context: &RequestContext,
     headers: &HeaderMap,
 ) -> Result<Arc<Caller>, Problem> {
     let token = credentials::basic(headers)?;
-    let address = client_addr::throttle_key(context.client_address());
-    let caller = api.app.tokens.verify(token.expose(), address).await?;
+    let client = client_ip::throttle_key(context.client_ip());
+    let caller = api.app.tokens.verify(token.expose(), client).await?;
     context.set_account_id(caller.account_id.0);
     api.rates
         .check(caller.account_id, caller.limits.requests_per_second)?;

@@ -1,5 +1,5 @@
-//! What the `Authorization` header says: HTTP basic authentication (RFC 7617) with the API token as
-//! the user name and an empty password. No database, no accounts: only whether it is well formed.
+//! The `Authorization` header: HTTP basic authentication (RFC 7617) with the API token as the user
+//! name and an empty password. Only its form is checked here.
 
 use axum::http::{HeaderMap, header};
 use base64::Engine;
@@ -8,17 +8,17 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 
 use super::problem::{Code, Problem};
 
-/// Clients are known that leave the padding out; nothing is gained by refusing them.
+/// Some clients leave the padding out; refusing them gains nothing.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &STANDARD,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// Longest credentials that are looked at, bytes after decoding. A token has 36.
+/// The most bytes of decoded credentials. A token has 36.
 const MAX_LEN: usize = 256;
 
-/// A token as it was sent, on the stack: the hot path allocates nothing for it.
-/// `Debug` shows nothing.
+/// A token as the client sent it, on the stack: the hot path allocates nothing for it. `Debug`
+/// shows nothing.
 pub struct SentToken {
     bytes: [u8; MAX_LEN],
     len: usize,
@@ -37,44 +37,49 @@ impl std::fmt::Debug for SentToken {
     }
 }
 
-/// What is wrong with an `Authorization` header.
+/// A mistake in an `Authorization` header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CredentialsError {
-    /// There is none.
+    /// There is no such header.
     #[error(
-        "Send an API token: HTTP basic authentication with the token as the user name and an empty password (curl -u TOKEN: URL)."
+        "Send an API token: HTTP basic authentication with the token as the user name and an empty \
+         password (curl -u TOKEN: URL)."
     )]
     Missing,
-    /// There are several.
+    /// There are several such headers.
     #[error("The request has more than one Authorization header: send one.")]
     Several,
     /// Another scheme than `Basic`.
     #[error(
-        "Version 1 takes `Authorization: Basic` only: send the token as the user name with an empty password (curl -u TOKEN: URL)."
+        "Version 1 takes `Authorization: Basic` only: send the token as the user name with an \
+         empty password (curl -u TOKEN: URL)."
     )]
     Scheme,
     /// The part behind `Basic` is not base64.
     #[error(
-        "What follows `Basic` in the Authorization header is not base64: encode the token and a colon, without line breaks."
+        "What follows `Basic` in the Authorization header is not base64: encode the token and a \
+         colon, without line breaks."
     )]
     Base64,
-    /// Decoded, it is longer than any token.
+    /// The decoded credentials are longer than any token.
     #[error("The credentials in the Authorization header are too long for an API token.")]
     TooLong,
-    /// Decoded, it is no text.
+    /// The decoded credentials are not UTF-8.
     #[error("The credentials in the Authorization header are not UTF-8.")]
     NotUtf8,
-    /// Decoded, there is no colon in it.
+    /// The decoded credentials have no colon.
     #[error(
-        "The credentials in the Authorization header have no colon: encode `TOKEN:`, with the colon."
+        "The credentials in the Authorization header have no colon: encode `TOKEN:`, with the \
+         colon."
     )]
     NoColon,
-    /// Nothing before the colon.
+    /// The user name is empty.
     #[error("The user name in the Authorization header is empty: it has to be the API token.")]
     NoToken,
-    /// Something behind the colon.
+    /// The password is not empty.
     #[error(
-        "The password has to be empty: the API token is the user name, and there is nothing else to prove."
+        "The password has to be empty: the API token is the user name, and there is nothing else \
+         to prove."
     )]
     Password,
 }
@@ -99,7 +104,7 @@ impl From<CredentialsError> for Problem {
 /// The token of a request.
 ///
 /// # Errors
-/// Where there is none, or the header is not what it has to be.
+/// If there is no header, or it is malformed.
 pub fn basic(headers: &HeaderMap) -> Result<SentToken, CredentialsError> {
     let mut values = headers.get_all(header::AUTHORIZATION).iter();
     let value = values.next().ok_or(CredentialsError::Missing)?.as_bytes();
@@ -114,7 +119,7 @@ pub fn basic(headers: &HeaderMap) -> Result<SentToken, CredentialsError> {
 }
 
 fn decode(credentials: &[u8]) -> Result<SentToken, CredentialsError> {
-    // Four characters carry three bytes; the decoder wants room for its own estimate of that.
+    // Four characters carry three bytes, and the decoder wants room for its own estimate of that.
     if credentials.len() > MAX_LEN / 3 * 4 {
         return Err(CredentialsError::TooLong);
     }

@@ -1,8 +1,9 @@
-//! The HTTP API: adapters over the nouns, nothing else. [`auth`] finds out whose request it is and
-//! whether there are too many of them, [`v1`] is the contract of version 1, [`pressure`] says when
-//! not to refuse at once, [`problem`] turns everything that goes wrong into a document.
+//! The HTTP API: adapters over the nouns, nothing else. [`calls`] is the table of version 1's
+//! calls, [`v1`] its contract, [`auth`] verifies credentials and counts requests, [`pressure`]
+//! holds refusals back, [`problem`] turns errors into documents.
 
 pub mod auth;
+pub mod calls;
 pub mod credentials;
 pub mod parameters;
 pub mod pressure;
@@ -15,23 +16,24 @@ use axum::http::Uri;
 use axum::routing::any;
 
 use crate::app::App;
+use calls::CALLS;
 use pressure::Pressure;
 use problem::{Code, Problem};
 use rates::RequestRates;
 
-/// What the API's handlers share.
+/// The state that the API's handlers share.
 #[derive(Debug)]
 pub struct Api {
-    /// The house.
+    /// The node's parts.
     pub app: App,
-    /// Requests a second of every account on this node.
+    /// The request rates of all accounts on this node.
     pub rates: RequestRates,
-    /// How long refusals for too much load are held back.
+    /// The time for which refusals for too much load are held back.
     pub pressure: Pressure,
 }
 
 impl Api {
-    /// Nobody has asked for anything yet. On a tokio runtime.
+    /// Starts to watch the pressure; needs a running tokio.
     pub fn new(app: App) -> Self {
         let pressure = Pressure::watch(app.drained.clone());
         Self {
@@ -42,23 +44,24 @@ impl Api {
     }
 }
 
-/// Addresses under the API's that are none of its calls: those are answered without a router
-/// ([`v1`]). Needs `transport::EdgeLayer` around it, and `transport::GuardLayer` with
-/// [`problem::ProblemWriter::finish`] inside that.
+/// The URLs under the API's that are none of its calls: calls are answered without a router
+/// ([`v1`]). Needs a `transport::GuardLayer` with
+/// [`problem::ProblemWriter::finish`] around it.
 pub fn router() -> Router {
     Router::new()
-        .route("/v1", any(no_such_address))
-        .route("/v1/", any(no_such_address))
-        .route("/v1/{*rest}", any(no_such_address))
-        .route("/v2", any(no_such_address))
-        .route("/v2/", any(no_such_address))
-        .route("/v2/{*rest}", any(no_such_address))
+        .route("/v1", any(no_such_call))
+        .route("/v1/", any(no_such_call))
+        .route("/v1/{*rest}", any(no_such_call))
+        .route("/v2", any(no_such_call))
+        .route("/v2/", any(no_such_call))
+        .route("/v2/{*rest}", any(no_such_call))
 }
 
-/// An address under the API's that is none, with a hint where it nearly is one.
-async fn no_such_address(uri: Uri) -> Problem {
+/// Answers a URL under the API's that is no call, with a hint if it nearly is one.
+async fn no_such_call(uri: Uri) -> Problem {
     let path = uri.path();
-    for call in ["/v1/acquire", "/v1/heartbeat", "/v1/release"] {
+    for call in CALLS {
+        let call = call.prefix().trim_end_matches('/');
         match path.strip_prefix(call) {
             Some("" | "/") => {
                 let detail = format!(
@@ -67,12 +70,17 @@ async fn no_such_address(uri: Uri) -> Problem {
                 return Problem::new(Code::InvalidName, detail);
             }
             Some(rest) if rest.starts_with('/') => {
-                let detail = "The lock's name is one segment of the path: write a slash in it as %2F, and leave out one at the end.";
+                let detail = "The lock's name is one segment of the path: write a slash in it as \
+                              %2F, and leave out one at the end.";
                 return Problem::new(Code::InvalidName, detail);
             }
             _ => {}
         }
     }
-    let detail = "There is no such address. The API has /v1/acquire/NAME, /v1/heartbeat/NAME and /v1/release/NAME.";
+    let [first @ .., last] = CALLS.map(|call| format!("{}NAME", call.prefix()));
+    let detail = format!(
+        "There is no such address. The API has {} and {last}.",
+        first.join(", ")
+    );
     Problem::new(Code::NotFound, detail)
 }

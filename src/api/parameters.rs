@@ -1,5 +1,5 @@
 //! Version 1's optional parameters: parsed strictly, so that a misspelt or misunderstood one is an
-//! error and never silently another request than was meant.
+//! error and never silently a different request.
 
 use std::borrow::Cow;
 
@@ -7,66 +7,33 @@ use axum::http::{HeaderMap, HeaderName};
 use percent_encoding::percent_decode_str;
 use uuid::Uuid;
 
+use super::calls::{Call, Operation};
 use super::problem::{Code, Problem};
 
-/// Takes a lease id as well, on acquire.
+/// The header that takes a lease id as well, on acquire.
 pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 /// The longest lease of any plan, and the longest wait, milliseconds.
 const MAX_MS: u64 = 86_400_000;
 
-/// One of version 1's three calls.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Operation {
-    /// Take a lock.
-    Acquire,
-    /// Keep it.
-    Heartbeat,
-    /// Give it back.
-    Release,
-}
-
-impl Operation {
-    /// As it stands in the path, and in metrics.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Acquire => "acquire",
-            Self::Heartbeat => "heartbeat",
-            Self::Release => "release",
-        }
-    }
-
-    fn takes(self) -> &'static [&'static str] {
-        match self {
-            Self::Acquire => &["lease_ms", "wait_ms", "lease_id"],
-            Self::Heartbeat => &["lease_ms", "lease_id"],
-            Self::Release => &["lease_id"],
-        }
-    }
-}
-
-/// What a request asks for besides the name.
+/// The parameters of a request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Parameters {
-    /// The lease that it wants, milliseconds. Its plan's bounds are checked elsewhere.
+    /// The length of the lease, milliseconds. The plan's bounds are not checked here.
     pub lease_ms: Option<i64>,
-    /// How long it would stay in line, milliseconds.
+    /// The longest wait for the lock, milliseconds.
     pub wait_ms: u64,
-    /// The lease that it is about, or that it wants to be granted under.
+    /// The id of the lease: an acquire's new one, the existing one of other calls.
     pub lease_id: Option<Uuid>,
 }
 
 impl Parameters {
-    /// From the query string and, on acquire, the `Idempotency-Key` header.
+    /// Parses the query string and, on acquire, the `Idempotency-Key` header.
     ///
     /// # Errors
-    /// Where a parameter is unknown, does not go with this call, stands twice or has a value that
-    /// it cannot have.
-    pub fn parse(
-        operation: Operation,
-        query: Option<&str>,
-        headers: &HeaderMap,
-    ) -> Result<Self, Problem> {
+    /// If a parameter is unknown, does not go with this call, stands twice or has a value that it
+    /// cannot have.
+    pub fn parse(call: &Call, query: Option<&str>, headers: &HeaderMap) -> Result<Self, Problem> {
         let mut parameters = Self::default();
         let mut seen = [false; 3];
         for pair in query
@@ -80,10 +47,10 @@ impl Parameters {
                 "lease_ms" => 0,
                 "wait_ms" => 1,
                 "lease_id" => 2,
-                _ => return Err(unknown(operation, &name)),
+                _ => return Err(unknown(call, &name)),
             };
-            if !operation.takes().contains(&&*name) {
-                return Err(misplaced(operation, &name));
+            if !call.parameters.contains(&&*name) {
+                return Err(misplaced(call, &name));
             }
             if std::mem::replace(&mut seen[slot], true) {
                 return Err(invalid(format!(
@@ -97,7 +64,7 @@ impl Parameters {
                 _ => parameters.lease_id = Some(lease_id(&value)?),
             }
         }
-        if operation == Operation::Acquire {
+        if call.operation == Operation::Acquire {
             parameters.take_idempotency_key(headers)?;
         }
         Ok(parameters)
@@ -119,7 +86,8 @@ impl Parameters {
             .unwrap_or(text);
         let Some(key) = parse_uuid(bare) else {
             return refuse(
-                "The Idempotency-Key header has to be a UUID, such as 0194d3a5-7c1e-7b7e-9d3f-2f1f6c0a4b11, bare or in double quotes.",
+                "The Idempotency-Key header has to be a UUID, such as \
+                 0194d3a5-7c1e-7b7e-9d3f-2f1f6c0a4b11, bare or in double quotes.",
             );
         };
         if self.lease_id.is_some_and(|lease_id| lease_id != key) {
@@ -132,7 +100,7 @@ impl Parameters {
     }
 }
 
-/// A part of the query. A plus stays one: no value that is taken could contain a space.
+/// Decodes a part of the query. A plus stays a plus: no valid value contains a space.
 fn decode(part: &str) -> Result<Cow<'_, str>, Problem> {
     percent_decode_str(part)
         .decode_utf8()
@@ -148,19 +116,23 @@ fn milliseconds(name: &str, value: &str, least: u64) -> Result<u64, Problem> {
     };
     number.filter(|ms| (least..=MAX_MS).contains(ms)).ok_or_else(|| {
         invalid(format!(
-            "{name} has to be a whole number of milliseconds from {least} to {MAX_MS}, in digits only (such as {name}=30000)."
+            "{name} has to be a whole number of milliseconds from {least} to {MAX_MS}, in digits \
+             only (such as {name}=30000)."
         ))
     })
 }
 
 fn lease_id(value: &str) -> Result<Uuid, Problem> {
     parse_uuid(value).ok_or_else(|| {
-        invalid("lease_id has to be a UUID, such as 0194d3a5-7c1e-7b7e-9d3f-2f1f6c0a4b11, other than the nil UUID.")
+        invalid(
+            "lease_id has to be a UUID, such as 0194d3a5-7c1e-7b7e-9d3f-2f1f6c0a4b11, other \
+                 than the nil UUID.",
+        )
     })
 }
 
-/// Only the usual form with hyphens, in either case. The nil UUID is what a program sends that
-/// forgot to make one; as a lease id it would work once and never again.
+/// Parses the usual form with hyphens only, in either case. A program that forgot to make a UUID
+/// sends the nil UUID; as a lease id it would work once and never again.
 fn parse_uuid(text: &str) -> Option<Uuid> {
     if text.len() != uuid::fmt::Hyphenated::LENGTH {
         return None;
@@ -172,17 +144,17 @@ fn invalid(detail: impl Into<Cow<'static, str>>) -> Problem {
     Problem::new(Code::InvalidParameter, detail)
 }
 
-fn misplaced(operation: Operation, name: &str) -> Problem {
-    let (call, takes) = (operation.as_str(), operation.takes().join(", "));
+fn misplaced(call: &Call, name: &str) -> Problem {
+    let (call, takes) = (call.name, call.parameters.join(", "));
     invalid(format!(
         "{name} does not go with {call}, which takes: {takes}."
     ))
 }
 
-fn unknown(operation: Operation, name: &str) -> Problem {
-    // Quoted, shortened and escaped: it is the client's own text, but logs and terminals show it.
+fn unknown(call: &Call, name: &str) -> Problem {
+    // Quoted, shortened and escaped: the client chose the text, and logs and terminals show it.
     let shown: String = name.chars().take(64).collect();
-    let (call, takes) = (operation.as_str(), operation.takes().join(", "));
+    let (call, takes) = (call.name, call.parameters.join(", "));
     Problem::new(
         Code::UnknownParameter,
         format!("There is no parameter {shown:?}: {call} takes {takes}."),
@@ -191,24 +163,24 @@ fn unknown(operation: Operation, name: &str) -> Problem {
 
 #[cfg(test)]
 mod tests {
-    use super::Operation::*;
+    use super::super::calls::{ACQUIRE, HEARTBEAT, RELEASE};
     use super::*;
     use axum::http::HeaderValue;
 
     const ID: &str = "0194d3a5-7c1e-7b7e-9d3f-2f1f6c0a4b11";
 
-    fn parse(operation: Operation, query: &str) -> Result<Parameters, Problem> {
-        Parameters::parse(operation, Some(query), &HeaderMap::new())
+    fn parse(call: &Call, query: &str) -> Result<Parameters, Problem> {
+        Parameters::parse(call, Some(query), &HeaderMap::new())
     }
 
-    fn refused(operation: Operation, query: &str) -> String {
-        let problem = parse(operation, query).expect_err(query);
+    fn refused(call: &Call, query: &str) -> String {
+        let problem = parse(call, query).expect_err(query);
         format!("{}: {}", problem.code().as_str(), problem.detail())
     }
 
     #[test]
     fn each_call_takes_its_own() {
-        let all = parse(Acquire, &format!("lease_ms=5000&wait_ms=0&lease_id={ID}")).unwrap();
+        let all = parse(&ACQUIRE, &format!("lease_ms=5000&wait_ms=0&lease_id={ID}")).unwrap();
         assert_eq!(
             all,
             Parameters {
@@ -217,25 +189,30 @@ mod tests {
                 lease_id: Some(ID.parse().unwrap())
             }
         );
-        assert_eq!(parse(Acquire, ""), Ok(Parameters::default()));
+        assert_eq!(parse(&ACQUIRE, ""), Ok(Parameters::default()));
         assert_eq!(
-            Parameters::parse(Acquire, None, &HeaderMap::new()),
+            Parameters::parse(&ACQUIRE, None, &HeaderMap::new()),
             Ok(Parameters::default())
         );
-        assert_eq!(parse(Acquire, "&&"), Ok(Parameters::default()));
+        assert_eq!(parse(&ACQUIRE, "&&"), Ok(Parameters::default()));
         assert_eq!(
-            parse(Acquire, "lease%5Fms=86400000").unwrap().lease_ms,
+            parse(&ACQUIRE, "lease%5Fms=86400000").unwrap().lease_ms,
             Some(86_400_000)
         );
-        assert_eq!(parse(Heartbeat, "lease_ms=1").unwrap().lease_ms, Some(1));
+        assert_eq!(parse(&HEARTBEAT, "lease_ms=1").unwrap().lease_ms, Some(1));
         assert_eq!(
-            parse(Release, &format!("lease_id={}", ID.to_uppercase()))
+            parse(&RELEASE, &format!("lease_id={}", ID.to_uppercase()))
                 .unwrap()
                 .lease_id,
             Some(ID.parse().unwrap())
         );
-        insta::assert_snapshot!(refused(Heartbeat, "wait_ms=1"), @"invalid-parameter: wait_ms does not go with heartbeat, which takes: lease_ms, lease_id.");
-        insta::assert_snapshot!(refused(Release, "lease_ms=1"), @"invalid-parameter: lease_ms does not go with release, which takes: lease_id.");
+        insta::assert_snapshot!(
+            refused(&HEARTBEAT, "wait_ms=1"),
+            @"invalid-parameter: wait_ms does not go with heartbeat, which takes: lease_ms, lease_id.");
+        insta::assert_snapshot!(
+            refused(&RELEASE, "lease_ms=1"),
+            @"invalid-parameter: lease_ms does not go with release, which takes: lease_id."
+        );
     }
 
     #[test]
@@ -259,12 +236,12 @@ mod tests {
             &"9".repeat(5000),
         ] {
             assert!(
-                refused(Acquire, &format!("lease_ms={value}")).contains("from 1 to 86400000"),
+                refused(&ACQUIRE, &format!("lease_ms={value}")).contains("from 1 to 86400000"),
                 "{value}"
             );
         }
-        assert!(refused(Acquire, "lease_ms").contains("digits only"));
-        assert!(refused(Acquire, "wait_ms=-0").contains("from 0 to 86400000"));
+        assert!(refused(&ACQUIRE, "lease_ms").contains("digits only"));
+        assert!(refused(&ACQUIRE, "wait_ms=-0").contains("from 0 to 86400000"));
     }
 
     #[test]
@@ -280,7 +257,7 @@ mod tests {
             "0194d3a5-7c1e-7b7e-9d3f-2f1f6c0a4b11%00",
         ] {
             assert!(
-                refused(Acquire, &format!("lease_id={value}")).contains("has to be a UUID"),
+                refused(&ACQUIRE, &format!("lease_id={value}")).contains("has to be a UUID"),
                 "{value}"
             );
         }
@@ -288,20 +265,29 @@ mod tests {
 
     #[test]
     fn unknown_and_repeated_parameters_are_refused_by_name() {
-        insta::assert_snapshot!(refused(Acquire, "ttl=5"), @r#"unknown-parameter: There is no parameter "ttl": acquire takes lease_ms, wait_ms, lease_id."#);
-        insta::assert_snapshot!(refused(Release, "%00%1b[31m=5"), @r#"unknown-parameter: There is no parameter "\0\u{1b}[31m": release takes lease_id."#);
-        insta::assert_snapshot!(refused(Acquire, "lease_ms=5&lease_ms=5"), @"invalid-parameter: lease_ms stands twice in the query: send it once.");
-        assert!(refused(Acquire, "LEASE_MS=5").starts_with("unknown-parameter"));
-        assert!(refused(Acquire, "%FF=5").contains("not UTF-8"));
-        assert!(refused(Acquire, &"x".repeat(10_000)).len() < 200);
+        insta::assert_snapshot!(
+            refused(&ACQUIRE, "ttl=5"),
+            @r#"unknown-parameter: There is no parameter "ttl": acquire takes lease_ms, wait_ms, lease_id."#
+        );
+        insta::assert_snapshot!(
+            refused(&RELEASE, "%00%1b[31m=5"),
+            @r#"unknown-parameter: There is no parameter "\0\u{1b}[31m": release takes lease_id."#
+        );
+        insta::assert_snapshot!(
+            refused(&ACQUIRE, "lease_ms=5&lease_ms=5"),
+            @"invalid-parameter: lease_ms stands twice in the query: send it once."
+        );
+        assert!(refused(&ACQUIRE, "LEASE_MS=5").starts_with("unknown-parameter"));
+        assert!(refused(&ACQUIRE, "%FF=5").contains("not UTF-8"));
+        assert!(refused(&ACQUIRE, &"x".repeat(10_000)).len() < 200);
     }
 
-    fn with_key(operation: Operation, query: &str, keys: &[&str]) -> Result<Option<Uuid>, String> {
+    fn with_key(call: &Call, query: &str, keys: &[&str]) -> Result<Option<Uuid>, String> {
         let mut headers = HeaderMap::new();
         for key in keys {
             headers.append(IDEMPOTENCY_KEY, HeaderValue::from_str(key).unwrap());
         }
-        Parameters::parse(operation, Some(query), &headers)
+        Parameters::parse(call, Some(query), &headers)
             .map(|parameters| parameters.lease_id)
             .map_err(|problem| problem.code().as_str().to_owned())
     }
@@ -310,14 +296,14 @@ mod tests {
     fn an_idempotency_key_is_a_lease_id_on_acquire() {
         let id = Some(ID.parse().unwrap());
         let quoted = format!("\"{ID}\"");
-        assert_eq!(with_key(Acquire, "", &[ID]), Ok(id));
-        assert_eq!(with_key(Acquire, "", &[&quoted]), Ok(id));
+        assert_eq!(with_key(&ACQUIRE, "", &[ID]), Ok(id));
+        assert_eq!(with_key(&ACQUIRE, "", &[&quoted]), Ok(id));
         assert_eq!(
-            with_key(Acquire, &format!("lease_id={ID}"), &[&quoted]),
+            with_key(&ACQUIRE, &format!("lease_id={ID}"), &[&quoted]),
             Ok(id)
         );
-        assert_eq!(with_key(Heartbeat, "", &["whatever"]), Ok(None));
-        assert_eq!(with_key(Release, "", &[ID]), Ok(None));
+        assert_eq!(with_key(&HEARTBEAT, "", &["whatever"]), Ok(None));
+        assert_eq!(with_key(&RELEASE, "", &[ID]), Ok(None));
         let refused = Err("invalid-idempotency-key".to_owned());
         for keys in [
             &["order-7"][..],
@@ -326,11 +312,11 @@ mod tests {
             &["\"\""],
             &[ID, ID],
         ] {
-            assert_eq!(with_key(Acquire, "", keys), refused, "{keys:?}");
+            assert_eq!(with_key(&ACQUIRE, "", keys), refused, "{keys:?}");
         }
         assert_eq!(
             with_key(
-                Acquire,
+                &ACQUIRE,
                 "lease_id=0194d3a5-7c1e-7b7e-9d3f-2f1f6c0a4b12",
                 &[ID]
             ),

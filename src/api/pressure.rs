@@ -1,9 +1,9 @@
-//! Whether the processors are what is short, and what that means for refusals.
+//! Holds refusals back while the processors have no time left.
 //!
-//! A refusal costs a good third of an answer. Where the database is the limit that is nothing, and
-//! it goes out at once. Where the processors are, clients that ask again the moment they are
-//! refused would take them away from those whose requests were accepted. Their refusals are then
-//! held back (ADR 4), never for longer than `Retry-After` asks them to wait anyway.
+//! A refusal costs a good third of an answer. If the database is the limit, that is nothing, and
+//! refusals are sent at once. If the processors are, clients that repeat a refused request at once
+//! would take them away from accepted requests. Their refusals are then held back (ADR 4), never
+//! for longer than `Retry-After` asks them to wait.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,24 +14,24 @@ use tokio_util::sync::CancellationToken;
 
 use super::problem::{Code, Problem, RETRY_AFTER_S};
 
-/// How often the threads' time is looked at.
+/// The interval at which the threads' busy time is read.
 const TICK: Duration = Duration::from_millis(20);
-/// From this share of their time on, the serving threads are taken to have none left.
+/// The share of busy time above which the serving threads have no time left.
 const BUSY: f64 = 0.98;
 const FIRST_HOLD: Duration = Duration::from_millis(20);
-/// Below this, nothing is held back.
+/// The shortest hold: a shorter one becomes none.
 const SHORTEST_HOLD: Duration = Duration::from_millis(5);
-/// The most that a refusal is held back.
+/// The longest hold.
 const LONGEST_HOLD: Duration = Duration::from_secs(RETRY_AFTER_S as u64);
 
-/// How long refusals are held back now. Cheap to clone.
+/// The time for which refusals are held back now. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct Pressure {
     hold_us: Arc<AtomicU64>,
 }
 
 impl Pressure {
-    /// Looks at how busy the threads of the current tokio runtime are, until it is told to stop.
+    /// Watches how busy the threads of the current tokio runtime are, until `until` is cancelled.
     pub fn watch(until: CancellationToken) -> Self {
         let pressure = Self::default();
         let watching = pressure.clone();
@@ -50,8 +50,8 @@ impl Pressure {
         pressure
     }
 
-    /// Returns when this problem may be told: at once, unless it is a refusal and the threads have
-    /// no time left.
+    /// Waits until this problem may be sent: not at all, unless it is a refusal for too much load
+    /// and the threads have no time left.
     pub async fn hold_back(&self, problem: &Problem) {
         let hold = self.hold();
         if problem.code() == Code::Overloaded && !hold.is_zero() {
@@ -59,13 +59,12 @@ impl Pressure {
         }
     }
 
-    /// How long a refusal is held back now.
     fn hold(&self) -> Duration {
         Duration::from_micros(self.hold_us.load(Ordering::Relaxed))
     }
 
-    /// Holds back for half as long again while they were busy, for a tenth less while they were
-    /// not: the way congestion control finds its rate.
+    /// Lengthens the hold by half if the threads were busy, shortens it by a tenth if not: as
+    /// congestion control finds its rate.
     fn threads_were_busy(&self, share: f64) {
         let hold = self.hold();
         let next = if share > BUSY {
@@ -80,7 +79,7 @@ impl Pressure {
     }
 }
 
-/// How long the serving threads were not waiting for something to do, so far, all together.
+/// The busy time of all serving threads together since the start.
 fn busy(threads: &RuntimeMetrics) -> Duration {
     (0..threads.num_workers())
         .map(|thread| threads.worker_total_busy_duration(thread))
@@ -114,19 +113,19 @@ mod tests {
     #[tokio::test]
     async fn only_refusals_for_too_much_load_are_held_back_and_only_under_pressure() {
         let pressure = Pressure::default();
-        let told_at_once = |code| {
+        let sent_at_once = |code| {
             pressure
                 .hold_back(&Problem::new(code, ""))
                 .now_or_never()
                 .is_some()
         };
-        assert!(told_at_once(Code::Overloaded));
+        assert!(sent_at_once(Code::Overloaded));
         pressure.threads_were_busy(1.0);
-        assert!(!told_at_once(Code::Overloaded));
+        assert!(!sent_at_once(Code::Overloaded));
         assert!(
             Code::ALL
                 .iter()
-                .all(|code| *code == Code::Overloaded || told_at_once(*code))
+                .all(|code| *code == Code::Overloaded || sent_at_once(*code))
         );
         let began = Instant::now();
         pressure
@@ -143,7 +142,7 @@ mod tests {
             let pressure = pressure.clone();
             async move {
                 while pressure.hold().is_zero() {
-                    // Work without a pause, as a crowd of connections is.
+                    // Work without a pause, as many connections cause it.
                     std::thread::sleep(Duration::from_millis(2));
                     tokio::task::yield_now().await;
                 }

@@ -1,4 +1,4 @@
-//! Requests a second of an account on this node: its plan's rate, with a burst of twice as many.
+//! The request rate of each account on this node: that of its plan, with a burst of twice as many.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -9,15 +9,15 @@ use governor::clock::{Clock, DefaultClock};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use moka::sync::Cache;
 
-use super::problem::{Code, Problem};
+use super::problem::{Code, Problem, whole_seconds};
 use crate::id::AccountId;
 
-/// Accounts that are kept count of at once.
+/// The most accounts that are counted at once.
 const MAX_ACCOUNTS: u64 = 1_000_000;
-/// An account that was quiet for so long has its whole burst again anyway.
+/// The time after which a quiet account is forgotten. It has its whole burst again by then.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(60);
 
-/// Counts every account's requests on this node.
+/// Counts the requests of each account on this node.
 #[derive(Debug)]
 pub struct RequestRates {
     accounts: Cache<AccountId, Arc<Bucket>>,
@@ -55,13 +55,13 @@ impl Default for RequestRates {
 }
 
 impl RequestRates {
-    /// Counts one request of an account whose plan allows `per_second`. A plan's edit counts from
-    /// the next request on.
+    /// Counts one request of an account whose plan allows `per_second`. An edit of the plan takes
+    /// effect with the next request.
     ///
     /// # Errors
-    /// Where it is one too many: 429 with everything that a client needs to slow down.
+    /// If it is one too many: 429 with the headers by which a client slows down.
     pub fn check(&self, account_id: AccountId, per_second: i32) -> Result<(), Problem> {
-        // Plans with less than one are refused by the database.
+        // The database refuses plans with less than one.
         let per_second = u32::try_from(per_second)
             .ok()
             .and_then(NonZeroU32::new)
@@ -73,7 +73,7 @@ impl RequestRates {
                 self.accounts.insert(account_id, Arc::clone(&bucket));
                 bucket
             }
-            // Of two first requests at once, both are counted in one bucket.
+            // Two first requests at once share one bucket.
             None => self
                 .accounts
                 .get_with(account_id, || Bucket::new(per_second)),
@@ -87,12 +87,11 @@ impl RequestRates {
 
 /// The headers follow the draft of the IETF's httpapi group, "RateLimit header fields for HTTP".
 fn exceeded(per_second: NonZeroU32, wait: Duration) -> Problem {
-    let retry_after_s = u32::try_from(wait.as_millis().div_ceil(1000))
-        .unwrap_or(u32::MAX)
-        .max(1);
+    let retry_after_s = whole_seconds(wait);
     let text = |text: String| HeaderValue::from_str(&text).expect("digits and letters");
     let detail = format!(
-        "Your plan allows {per_second} requests a second on each node, and this was more. Nothing was done; ask again after Retry-After."
+        "Your plan allows {per_second} requests a second on each node, and this was more. Nothing \
+         was done; ask again after Retry-After."
     );
     Problem::new(Code::TooManyRequests, detail)
         .retry_after_s(retry_after_s)

@@ -1,5 +1,5 @@
-//! The audit log: who did what, from what to what, when, from where. Written in the transaction
-//! that does it.
+//! The audit log: each entry has an actor, an act, the values before and after, the time, and the
+//! client IP. It is written in the transaction of the act.
 
 pub mod store;
 
@@ -12,69 +12,60 @@ use crate::id::AccountId;
 
 pub use store::{list, record};
 
-/// Who acts.
+/// The author of an act.
 #[derive(Clone, Debug)]
 pub struct Actor {
-    /// The account that acts; none for a command.
+    /// The actor's account; `None` for a command.
     pub account_id: Option<AccountId>,
     /// An e-mail address, or `command:<operating system user>`.
     pub name: String,
-    /// Where the request came from.
-    pub address: Option<IpAddr>,
-    /// The request, as its answer and its log line name it.
+    /// The client IP of the request.
+    pub client_ip: Option<IpAddr>,
+    /// The id of the request, as in its answer and its log line.
     pub request_id: Option<String>,
 }
 
 impl Actor {
-    /// Somebody at the command line of the machine.
+    /// The actor of a command on this machine.
     pub fn command(os_user: &str) -> Self {
         Self {
             account_id: None,
             name: format!("command:{os_user}"),
-            address: None,
+            client_ip: None,
             request_id: None,
         }
     }
 }
 
-/// What is done. `action` is a dotted lower-case verb phrase such as `account.suspend`.
+/// An act.
 #[derive(Clone, Debug)]
 pub struct Act<'a> {
-    /// What was done.
+    /// A dotted lower-case verb phrase, such as `account.suspend`.
     pub action: &'a str,
-    /// The account that it was done to, where there is one.
+    /// The account that the act is on, if there is one.
     pub subject_account_id: Option<AccountId>,
     /// An e-mail address, `plan:<code>`, `lock:<namespace>/<name>`.
     pub subject: &'a str,
-    /// The values that changed, as they were.
+    /// The changed values before the act.
     pub before: Option<Value>,
-    /// The values that changed, as they are.
+    /// The changed values after the act.
     pub after: Option<Value>,
-    /// Why, in the words of whoever acted.
+    /// The reason, in the actor's words.
     pub reason: Option<&'a str>,
 }
 
-/// A line of the log.
-#[derive(Clone, Debug, serde::Serialize)]
+/// An entry of the log.
+#[derive(Clone, Debug)]
+#[expect(missing_docs, reason = "columns, which the migrations describe")]
 pub struct Entry {
-    /// Its number; newer lines have higher ones.
     pub audit_id: i64,
-    /// When.
     pub at: DateTime<Utc>,
-    /// Who.
     pub actor: String,
-    /// From where.
-    pub address: Option<String>,
-    /// In which request.
+    pub client_ip: Option<String>,
     pub request_id: Option<String>,
-    /// Did what.
     pub action: String,
-    /// To what.
     pub subject: String,
-    /// From what.
     pub before: Option<Value>,
-    /// To what value.
     pub after: Option<Value>,
-    /// Why.
     pub reason: Option<String>,
 }

@@ -5,10 +5,10 @@ use sqlx::{PgConnection, PgPool};
 use super::{Act, Actor, Entry};
 use crate::id::AccountId;
 
-/// Writes a line. Takes a connection, so that it belongs to the transaction of the act itself.
+/// Writes an entry. Takes a connection, because the entry belongs to the transaction of the act.
 ///
 /// # Errors
-/// Where the database cannot be asked.
+/// If the database query fails.
 pub async fn record(
     connection: &mut PgConnection,
     actor: &Actor,
@@ -16,11 +16,12 @@ pub async fn record(
 ) -> sqlx::Result<()> {
     sqlx::query!(
         "/* audit.record */
-        INSERT INTO audit_log (actor_account_id, actor, address, request_id, action, subject_account_id, subject, before, after, reason)
+        INSERT INTO audit_log (actor_account_id, actor, address, request_id, action,
+                               subject_account_id, subject, before, after, reason)
         VALUES ($1, $2, $3::text::inet, $4, $5, $6, $7, $8, $9, $10)",
         actor.account_id.map(|id| id.0),
         actor.name,
-        actor.address.map(|address| address.to_string()),
+        actor.client_ip.map(|ip| ip.to_string()),
         actor.request_id,
         act.action,
         act.subject_account_id.map(|id| id.0),
@@ -34,29 +35,31 @@ pub async fn record(
     Ok(())
 }
 
-/// Which lines to show.
+/// The conditions on entries in a list; all that are set must hold.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
-    /// Only what was done to this account.
+    /// Only acts on this account.
     pub subject_account_id: Option<AccountId>,
-    /// Only lines in which actor, action or subject contain this text.
+    /// Only entries in which actor, action or subject contain this text.
     pub text: Option<String>,
-    /// Only lines older than this one: the last that a reader has seen.
+    /// Only entries older than this one, the last of the page before.
     pub before_id: Option<i64>,
 }
 
-/// The newest lines first, at most `limit`.
+/// The entries that match a filter, newest first, at most `limit`.
 ///
 /// # Errors
-/// Where the database cannot be asked.
+/// If the database query fails.
 pub async fn list(pool: &PgPool, filter: &Filter, limit: i64) -> sqlx::Result<Vec<Entry>> {
     sqlx::query_as!(
         Entry,
         r#"/* audit.list */
-        SELECT audit_id, at, actor, host(address) AS address, request_id, action, subject, before, after, reason
+        SELECT audit_id, at, actor, host(address) AS client_ip, request_id, action, subject,
+               before, after, reason
           FROM audit_log
          WHERE ($1::bigint IS NULL OR subject_account_id = $1)
-           AND ($2::text IS NULL OR strpos(lower(concat_ws(' ', actor, action, subject)), lower($2)) > 0)
+           AND ($2::text IS NULL
+                OR strpos(lower(concat_ws(' ', actor, action, subject)), lower($2)) > 0)
            AND ($3::bigint IS NULL OR audit_id < $3)
          ORDER BY audit_id DESC
          LIMIT $4"#,

@@ -1,5 +1,4 @@
-//! What a node does by the clock, beside answering requests. Every job can run on every node at
-//! once.
+//! The jobs that a node runs at intervals. Every job can run on all nodes at once.
 
 use std::time::Duration;
 
@@ -10,7 +9,7 @@ use tokio_util::task::TaskTracker;
 use crate::app::App;
 use crate::db::changes::Subscriber;
 use crate::locks::sweeper::Sweeper;
-use crate::{accounts, clock, db};
+use crate::{accounts, db, outages};
 
 /// Starts the jobs of a node. They end when the app is drained; wait for `tasks` after that.
 pub fn spawn(app: &App, tasks: &TaskTracker) {
@@ -66,15 +65,16 @@ pub fn spawn(app: &App, tasks: &TaskTracker) {
     });
 }
 
-/// On a connection of its own: pages that keep the pool busy are no outage.
+/// Ticks on a connection of its own, because pages that keep the pool busy are no outage.
 async fn tick(app: App) {
-    let mut interval = interval(clock::TICK_EVERY);
+    let mut interval = interval(outages::TICK_EVERY);
     let mut connection = None;
     while next(&app, &mut interval).await {
         match tick_once(&app, &mut connection).await {
             Ok(true) => {
                 tracing::warn!(
-                    "an outage has ended: its leases can be renewed before anybody else gets their locks"
+                    "an outage has ended: its leases can be renewed before anybody else gets their \
+                     locks"
                 );
             }
             Ok(false) => {}
@@ -91,16 +91,15 @@ async fn tick_once(app: &App, connection: &mut Option<PgConnection>) -> sqlx::Re
         *connection = Some(db::connect(&app.database, db::Purpose::General).await?);
     }
     match connection {
-        // A tick that does not come back is no sign of life; the connection that it hangs on is
-        // given up.
-        Some(connection) => tokio::time::timeout(db::ACQUIRE_TIMEOUT, clock::tick(connection))
+        // A tick that hangs is no sign of life: its connection is dropped.
+        Some(connection) => tokio::time::timeout(db::ACQUIRE_TIMEOUT, outages::tick(connection))
             .await
             .map_err(|_| sqlx::Error::PoolTimedOut)?,
         None => Ok(false),
     }
 }
 
-/// Also once more on the way out, so that nothing is lost that a stop could have written.
+/// Writes the last uses of tokens, once more when the node stops.
 async fn write_last_uses(app: App) {
     let mut interval = interval(Duration::from_secs(5));
     let mut running = true;
@@ -113,8 +112,8 @@ async fn write_last_uses(app: App) {
     }
 }
 
-/// Runs a job at once and then every `period`, until the app is drained. One that fails is tried
-/// again the next time.
+/// Runs a job at once and then every `period`, until the app is drained. A failed one runs again
+/// after the next period.
 fn every<F>(
     app: &App,
     tasks: &TaskTracker,

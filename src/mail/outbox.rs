@@ -1,4 +1,4 @@
-//! The folder that mail is written to where there is no mail server.
+//! The folder that mail is written to if there is no mail server.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -17,12 +17,12 @@ impl Outbox {
     /// Writes one message to a file of its own that only this user can read, and returns its path.
     pub(super) async fn write(&self, message: &[u8]) -> io::Result<PathBuf> {
         make_private_folder(&self.folder).await?;
-        // The time in front sorts them; the identifier keeps two of one instant apart.
+        // The time sorts the files; the UUID keeps two of one instant apart.
         let now = chrono::Utc::now().format("%Y%m%dT%H%M%S%3fZ");
         let path = self
             .folder
             .join(format!("{now}-{}.eml", uuid::Uuid::new_v4().simple()));
-        // Readers look for *.eml: they never see half a message.
+        // Readers look for *.eml, so they never see half a message.
         let unfinished = path.with_extension("part");
         let mut file = tokio::fs::OpenOptions::new()
             .write(true)

@@ -1,4 +1,4 @@
-//! The task behind the queue: sends, tries again, and leaves nothing behind at a stop.
+//! The task behind the queue: sends letters, retries, and empties the queue at a stop.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,14 +10,14 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::Letter;
+use super::letter::Letter;
 use super::outbox::Outbox;
 
-/// Letters that wait to be taken up. Beyond that a request is told so.
+/// The most letters that wait in the queue.
 const QUEUE: usize = 1024;
-/// Letters on their way at once, those that wait for another try included.
-const ON_THEIR_WAY: usize = 64;
-/// The waits before each further try. A link works for an hour, so later is of no use.
+/// The most letters in flight, those that wait for a retry included.
+const MAX_IN_FLIGHT: usize = 64;
+/// The waits before each retry, seconds. A link works for an hour, so a later one is of no use.
 const RETRY_AFTER_S: [u64; 5] = [1, 5, 30, 120, 600];
 
 pub(super) enum Command {
@@ -28,64 +28,65 @@ pub(super) enum Command {
     },
 }
 
-pub(super) struct Office {
+pub(super) struct Delivery {
     pub(super) smtp: Option<AsyncSmtpTransport<Tokio1Executor>>,
     pub(super) from: Mailbox,
     pub(super) host: String,
     pub(super) outbox: Outbox,
 }
 
-pub(super) fn start(office: Arc<Office>) -> mpsc::Sender<Command> {
+pub(super) fn start(delivery: Arc<Delivery>) -> mpsc::Sender<Command> {
     let (sender, mut commands) = mpsc::channel(QUEUE);
     tokio::spawn(async move {
-        let mut on_their_way = JoinSet::new();
+        let mut in_flight = JoinSet::new();
         let hurry = CancellationToken::new();
         loop {
             tokio::select! {
-                Some(_) = on_their_way.join_next() => {}
-                command = commands.recv(), if on_their_way.len() < ON_THEIR_WAY => match command {
+                Some(_) = in_flight.join_next() => {}
+                command = commands.recv(), if in_flight.len() < MAX_IN_FLIGHT => match command {
                     None => break,
                     Some(Command::Deliver(letter)) => {
-                        on_their_way.spawn(deliver(Arc::clone(&office), letter, hurry.clone()));
+                        in_flight.spawn(deliver(Arc::clone(&delivery), letter, hurry.clone()));
                     }
                     Some(Command::Flush { at_most, done }) => {
                         hurry.cancel();
-                        let all = async { while on_their_way.join_next().await.is_some() {} };
+                        let all = async { while in_flight.join_next().await.is_some() {} };
                         if tokio::time::timeout(at_most, all).await.is_err() {
-                            tracing::error!(letters = on_their_way.len(), "stopped with mail on its way");
+                            let letters = in_flight.len();
+                            tracing::error!(letters, "stopped with mail on its way");
                         }
-                        // Whoever asked may have gone.
+                        // An error means that nobody waits for the flush any more.
                         let _ = done.send(());
                     }
                 },
             }
         }
-        // The last handle is gone: what is on its way still gets its last try.
+        // The last mailer was dropped: the letters in flight still get their last try.
         hurry.cancel();
-        while on_their_way.join_next().await.is_some() {}
+        while in_flight.join_next().await.is_some() {}
     });
     sender
 }
 
-/// Sends one letter, trying again while that can help. `hurry`: the service stops, so one last try
-/// and then the outbox.
-async fn deliver(office: Arc<Office>, letter: Letter, hurry: CancellationToken) {
-    let message = match compose(&office, &letter) {
+/// Sends one letter, with retries while they can help. Once `hurry` is cancelled, because the
+/// service stops, it tries a last time and then writes the letter to the outbox.
+async fn deliver(delivery: Arc<Delivery>, letter: Letter, hurry: CancellationToken) {
+    let message = match compose(&delivery, &letter) {
         Ok(message) => message,
         Err(error) => {
-            // The address passed the form's check and still is none for the mail library: nothing
-            // can be sent to it.
+            // The form accepted the e-mail address and the mail library does not: nothing can be
+            // sent to it.
             tracing::error!(subject = letter.subject, %error, "mail cannot be written");
             return;
         }
     };
-    let Some(smtp) = &office.smtp else {
-        return keep(&office, &letter, &message).await;
+    let Some(smtp) = &delivery.smtp else {
+        return write_to_outbox(&delivery, &letter, &message).await;
     };
     let mut waits = RETRY_AFTER_S.iter();
     loop {
         let last_try = hurry.is_cancelled();
-        // Past the deadline of a stop there is no time for the server's own time-out.
+        // A stop has no time for the mail server's own time-out.
         let sent = if last_try {
             tokio::time::timeout(Duration::from_secs(3), smtp.send(message.clone()))
                 .await
@@ -114,7 +115,7 @@ async fn deliver(office: Arc<Office>, letter: Letter, hurry: CancellationToken) 
             ),
         }
         let Some(seconds) = waits.next().filter(|_| !last_try) else {
-            return keep(&office, &letter, &message).await;
+            return write_to_outbox(&delivery, &letter, &message).await;
         };
         tokio::select! {
             () = tokio::time::sleep(Duration::from_secs(*seconds)) => {}
@@ -123,33 +124,44 @@ async fn deliver(office: Arc<Office>, letter: Letter, hurry: CancellationToken) 
     }
 }
 
-async fn keep(office: &Office, letter: &Letter, message: &Message) {
-    match office.outbox.write(&message.formatted()).await {
+async fn write_to_outbox(delivery: &Delivery, letter: &Letter, message: &Message) {
+    match delivery.outbox.write(&message.formatted()).await {
         Ok(file) => {
-            tracing::info!(subject = letter.subject, file = %file.display(), "mail written to the outbox");
+            tracing::info!(
+                subject = letter.subject,
+                file = %file.display(),
+                "mail written to the outbox"
+            );
         }
         Err(error) => {
-            tracing::error!(subject = letter.subject, %error, "mail could not be written to the outbox");
+            tracing::error!(
+                subject = letter.subject, %error,
+                "mail could not be written to the outbox"
+            );
         }
     }
 }
 
 fn compose(
-    office: &Office,
+    delivery: &Delivery,
     letter: &Letter,
 ) -> Result<Message, Box<dyn std::error::Error + Send + Sync>> {
     let message = Message::builder()
-        .from(office.from.clone())
+        .from(delivery.from.clone())
         .to(Mailbox::new(None, letter.to.parse()?))
         .subject(letter.subject.clone())
-        .message_id(Some(format!("<{}@{}>", uuid::Uuid::new_v4(), office.host)))
+        .message_id(Some(format!(
+            "<{}@{}>",
+            uuid::Uuid::new_v4(),
+            delivery.host
+        )))
         .header(ContentType::TEXT_PLAIN)
         .body(encode(&letter.body))?;
     Ok(message)
 }
 
-/// Plain text stays as it is, also in lines longer than a screen: the library would fold them at 76
-/// characters, and a link out of a file in the outbox must be whole.
+/// Encodes the text. ASCII stays as it is, also in lines longer than a screen: the library would
+/// fold them at 76 characters, and a link in a file of the outbox must be whole.
 fn encode(text: &str) -> Body {
     const LONGEST_LINE: usize = 998;
     if text.is_ascii() && text.lines().all(|line| line.len() <= LONGEST_LINE) {

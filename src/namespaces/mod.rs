@@ -15,50 +15,49 @@ pub const PUBLIC: &str = "public";
 
 /// A namespace that an account can use.
 #[derive(Clone, Debug, Serialize)]
+#[expect(missing_docs, reason = "columns, which the migrations describe")]
 pub struct Namespace {
-    /// Its row.
     pub namespace_id: NamespaceId,
     /// `public`, or its owner's name for it.
     pub name: String,
-    /// Its default lease, milliseconds; none: the account's.
+    /// Its default lease, milliseconds; `None` for the account's.
     pub lease_default_ms: Option<i32>,
-    /// When it was made.
     pub created_at: DateTime<Utc>,
     /// The account's live tokens for it.
     pub tokens: i64,
 }
 
-/// What may be wrong with a namespace.
+/// An error of managing namespaces.
 #[derive(Debug, thiserror::Error)]
 pub enum NamespaceError {
     /// The name is not `[a-z0-9-]{1,63}`.
     #[error("a namespace's name is 1 to 63 of a-z, 0-9 and -")]
     InvalidName,
-    /// `public` is what all share.
+    /// `public` is the name of the namespace that all share.
     #[error("`public` is the namespace that all share: choose another name")]
     Reserved,
-    /// The account has one of this name.
+    /// The account has a namespace of this name already.
     #[error("you have a namespace of this name already")]
     Taken,
-    /// The account has none of this name or id.
+    /// The account has no namespace of this name or id.
     #[error("you have no such namespace")]
     Unknown,
-    /// The plan has none at all.
+    /// The plan has no private namespaces.
     #[error("private namespaces are not part of this plan")]
     NotInPlan,
-    /// The plan allows no more.
+    /// The account has as many as its plan allows.
     #[error("this plan allows {max} private namespaces: delete one first")]
     TooMany {
-        /// What it allows.
+        /// The plan's limit.
         max: i32,
     },
-    /// Somebody holds a lock in it.
+    /// A lock in the namespace is held.
     #[error("locks are held in this namespace: release or break them first")]
     InUse,
     /// The plan does not allow this lease.
     #[error(transparent)]
     Lease(#[from] LeaseRefused),
-    /// The database could not be asked.
+    /// The database query failed.
     #[error(transparent)]
     Database(#[from] sqlx::Error),
 }

@@ -12,14 +12,17 @@ use crate::plans::is_slug;
 /// The public namespace and the account's own, by name.
 ///
 /// # Errors
-/// Where the database cannot be asked.
+/// If the database query fails.
 pub async fn list(pool: &PgPool, account_id: AccountId) -> sqlx::Result<Vec<Namespace>> {
     sqlx::query_as!(
         Namespace,
         r#"/* namespaces.list */
-        SELECT n.namespace_id AS "namespace_id: NamespaceId", n.name, n.lease_default_ms, n.created_at,
-               (SELECT count(*) FROM api_tokens t WHERE t.namespace_id = n.namespace_id AND t.account_id = $1
-                   AND t.revoked_at IS NULL AND (t.expires_at IS NULL OR t.expires_at > clock_timestamp())) AS "tokens!"
+        SELECT n.namespace_id AS "namespace_id: NamespaceId", n.name, n.lease_default_ms,
+               n.created_at,
+               (SELECT count(*) FROM api_tokens t
+                 WHERE t.namespace_id = n.namespace_id AND t.account_id = $1
+                   AND t.revoked_at IS NULL
+                   AND (t.expires_at IS NULL OR t.expires_at > clock_timestamp())) AS "tokens!"
           FROM namespaces n
          WHERE n.account_id = $1 OR n.account_id IS NULL
          ORDER BY n.account_id NULLS FIRST, n.name"#,
@@ -32,7 +35,7 @@ pub async fn list(pool: &PgPool, account_id: AccountId) -> sqlx::Result<Vec<Name
 /// The namespace of this name: `public`, or one of the account's own.
 ///
 /// # Errors
-/// [`NamespaceError::Unknown`], or where the database cannot be asked.
+/// [`NamespaceError::Unknown`], or if the database query fails.
 pub async fn find(
     pool: &PgPool,
     account_id: AccountId,
@@ -45,10 +48,10 @@ pub async fn find(
         .ok_or(NamespaceError::Unknown)
 }
 
-/// Makes a private namespace. Of two that are made at the limit at once, one succeeds.
+/// Makes a private namespace. Of two calls at once with room for one, one succeeds.
 ///
 /// # Errors
-/// Where the name or the plan does not allow it, or the database cannot be asked.
+/// If the name or the plan does not allow it, or the database query fails.
 pub async fn create(
     pool: &PgPool,
     account: &Account,
@@ -67,7 +70,8 @@ pub async fn create(
     let mut transaction = pool.begin().await?;
     lock_account(&mut transaction, account.account_id).await?;
     let existing = sqlx::query_scalar!(
-        r#"/* namespaces.count */ SELECT count(*) AS "count!" FROM namespaces WHERE account_id = $1"#,
+        r#"/* namespaces.count */
+        SELECT count(*) AS "count!" FROM namespaces WHERE account_id = $1"#,
         account.account_id.0
     )
     .fetch_one(&mut *transaction)
@@ -77,7 +81,8 @@ pub async fn create(
     }
     let namespace_id = sqlx::query_scalar!(
         r#"/* namespaces.create */
-        INSERT INTO namespaces (account_id, name) VALUES ($1, $2) RETURNING namespace_id AS "namespace_id: NamespaceId""#,
+        INSERT INTO namespaces (account_id, name) VALUES ($1, $2)
+        RETURNING namespace_id AS "namespace_id: NamespaceId""#,
         account.account_id.0,
         name
     )
@@ -91,14 +96,15 @@ pub async fn create(
     Ok(namespace_id)
 }
 
-/// What is counted against a limit is counted under the account's row lock.
+/// Locks the account's row: everything that is counted against a limit is counted under this lock.
 async fn lock_account(
     connection: &mut PgConnection,
     account_id: AccountId,
 ) -> Result<(), NamespaceError> {
     sqlx::query!(
         r#"/* namespaces.lock_account */
-        SELECT account_id FROM accounts WHERE account_id = $1 AND deleting_since IS NULL FOR NO KEY UPDATE"#,
+        SELECT account_id FROM accounts
+         WHERE account_id = $1 AND deleting_since IS NULL FOR NO KEY UPDATE"#,
         account_id.0
     )
     .fetch_optional(connection)
@@ -107,10 +113,10 @@ async fn lock_account(
     .ok_or(NamespaceError::Unknown)
 }
 
-/// Sets the default lease of a private namespace; none: the account's.
+/// Sets the default lease of a private namespace; `None` for the account's.
 ///
 /// # Errors
-/// [`NamespaceError::Lease`], [`NamespaceError::Unknown`], or where the database cannot be asked.
+/// [`NamespaceError::Lease`], [`NamespaceError::Unknown`], or if the database query fails.
 pub async fn set_lease_default(
     pool: &PgPool,
     account: &Account,
@@ -136,23 +142,24 @@ pub async fn set_lease_default(
     }
 }
 
-/// Deletes a private namespace in which nothing is held, and its tokens with it.
+/// Deletes a private namespace without held locks, and its tokens with it.
 ///
-/// A lock that is taken at the same moment by a node that has not heard of it yet is in nobody's
-/// way: the namespace's id is never used again, and the sweeper removes the row.
+/// A node that does not know of the deletion yet may grant one more lease in it. That is harmless:
+/// the namespace's id is never used again, and the sweeper removes the row.
 ///
 /// # Errors
-/// [`NamespaceError::InUse`], [`NamespaceError::Unknown`], or where the database cannot be asked.
+/// [`NamespaceError::InUse`], [`NamespaceError::Unknown`], or if the database query fails.
 pub async fn delete(
     pool: &PgPool,
     account_id: AccountId,
     name: &str,
 ) -> Result<(), NamespaceError> {
     let mut transaction = pool.begin().await?;
-    // As those who make a token for it do, so that they find it or do not.
+    // Making a token takes the same lock, so that it finds the namespace or does not.
     lock_account(&mut transaction, account_id).await?;
     let namespace_id = sqlx::query_scalar!(
-        "/* namespaces.lock */ SELECT namespace_id FROM namespaces WHERE account_id = $1 AND name = $2 FOR UPDATE",
+        "/* namespaces.lock */
+        SELECT namespace_id FROM namespaces WHERE account_id = $1 AND name = $2 FOR UPDATE",
         account_id.0,
         name
     )

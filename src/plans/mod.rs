@@ -1,4 +1,4 @@
-//! Plans: what an account may do. Rows that administrators edit, not code.
+//! Plans: the limits of accounts. They are rows that administrators edit, not code.
 
 pub mod store;
 
@@ -17,41 +17,41 @@ pub const LEASE_CEILING_MS: i32 = 24 * 60 * 60 * 1000;
 /// client or of the network ends the lease.
 pub const LEASE_FLOOR_MS: i32 = 1000;
 
-/// What a plan allows.
+/// The limits of a plan.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Limits {
-    /// What people call it.
+    /// The plan's name.
     pub name: String,
     /// The shortest lease, milliseconds.
     pub lease_min_ms: i32,
-    /// The lease where nobody says otherwise, milliseconds.
+    /// The lease if neither request nor namespace nor account sets one, milliseconds.
     pub lease_default_ms: i32,
-    /// The longest lease, milliseconds. The same as the shortest: the lease is fixed.
+    /// The longest lease, milliseconds. If it equals the shortest, the lease is fixed.
     pub lease_max_ms: i32,
-    /// Private namespaces an account may have; 0: none, the plan is for the public one only.
+    /// The most private namespaces of an account; 0 if the plan has the public namespace only.
     pub max_private_namespaces: i32,
-    /// API tokens an account may have.
+    /// The most API tokens of an account.
     pub max_tokens: i32,
-    /// Locks an account may hold at once.
+    /// The most locks that an account holds at once.
     pub max_live_locks: i32,
-    /// Requests of an account that may wait at once.
+    /// The most requests of an account that wait at once.
     pub max_waiters: i32,
-    /// Requests a second of an account on a node, with a burst of twice as many.
+    /// The most requests a second of an account on a node, with a burst of twice as many.
     pub requests_per_second: i32,
 }
 
 impl Limits {
-    /// Whether accounts, namespaces and requests may choose a lease.
+    /// True if accounts, namespaces and requests may choose a lease.
     pub fn lease_is_configurable(&self) -> bool {
         self.lease_min_ms < self.lease_max_ms
     }
 
-    /// The lease for a request: what it asks for, else the namespace's, else the account's, else
-    /// the plan's. A stored setting that a smaller plan no longer allows is brought into its
-    /// bounds; a request's is refused.
+    /// The lease for a request, milliseconds: the request's, else the namespace's, else the
+    /// account's, else the plan's. A stored setting that a smaller plan no longer allows is brought
+    /// into its bounds; a request's is refused.
     ///
     /// # Errors
-    /// Where the request asks for a lease that the plan does not allow.
+    /// If the plan does not allow the request's lease.
     pub fn lease_ms(
         &self,
         requested_ms: Option<i64>,
@@ -67,10 +67,10 @@ impl Limits {
         Ok(lease_ms.clamp(self.lease_min_ms, self.lease_max_ms))
     }
 
-    /// Whether this plan allows somebody to choose this lease.
+    /// Checks that the plan allows choosing this lease.
     ///
     /// # Errors
-    /// Where the lease is fixed, or out of bounds.
+    /// If the plan's lease is fixed, or this one is out of its bounds.
     pub fn check_lease_ms(&self, lease_ms: i64) -> Result<i32, LeaseRefused> {
         if !self.lease_is_configurable() {
             return Err(LeaseRefused::Fixed {
@@ -86,10 +86,10 @@ impl Limits {
             })
     }
 
-    /// Finds the first rule that these limits break, as (field, what to do).
+    /// Checks these limits against the rules for all plans.
     ///
     /// # Errors
-    /// Where one is broken.
+    /// The first rule that is broken.
     pub fn validate(&self) -> Result<(), InvalidLimits> {
         let refuse = |field, problem: String| Err(InvalidLimits { field, problem });
         if self.name.trim().is_empty()
@@ -149,16 +149,16 @@ impl Limits {
     }
 }
 
-/// Why a lease was refused.
+/// The reason for which a plan refuses a lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LeaseRefused {
-    /// The plan has one lease for all.
+    /// The plan's lease is fixed.
     #[error("the lease of this plan is fixed at {lease_ms} ms")]
     Fixed {
         /// The plan's lease, milliseconds.
         lease_ms: i32,
     },
-    /// The plan allows others only.
+    /// The lease is out of the plan's bounds.
     #[error("the lease must be from {min_ms} to {max_ms} ms on this plan")]
     OutOfBounds {
         /// The plan's shortest, milliseconds.
@@ -174,25 +174,24 @@ pub enum LeaseRefused {
 pub struct InvalidLimits {
     /// The field of [`Limits`].
     pub field: &'static str,
-    /// What to do about it.
+    /// A sentence that says what to do.
     pub problem: String,
 }
 
-/// A plan as it is stored.
+/// A plan, and its use.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[expect(missing_docs, reason = "columns, which the migrations describe")]
 pub struct Plan {
-    /// Its row.
     pub plan_id: PlanId,
-    /// What commands and addresses name it by.
+    /// Its name in commands and URLs.
     pub code: String,
-    /// What it allows.
     #[serde(flatten)]
     pub limits: Limits,
-    /// How many accounts are on it.
+    /// The number of accounts on it.
     pub accounts: i64,
 }
 
-/// What may be wrong with creating or editing a plan.
+/// An error of creating or editing a plan.
 #[derive(Debug, thiserror::Error)]
 pub enum PlanError {
     /// A limit breaks a rule.
@@ -201,19 +200,18 @@ pub enum PlanError {
     /// The code is not `[a-z0-9-]{1,63}`.
     #[error("a plan's code is 1 to 63 of a-z, 0-9 and -")]
     InvalidCode,
-    /// There is one of this code.
+    /// There is a plan of this code already.
     #[error("there is a plan `{0}` already")]
     Taken(String),
-    /// There is none of this code.
+    /// There is no plan of this code.
     #[error("there is no plan `{0}`")]
     Unknown(String),
-    /// The database could not be asked.
+    /// The database query failed.
     #[error(transparent)]
     Database(#[from] sqlx::Error),
 }
 
-/// Whether a text is 1 to 63 of a-z, 0-9 and `-`: the rule for plan codes and names of private
-/// namespaces.
+/// True for 1 to 63 of a-z, 0-9 and `-`: the rule for plan codes and names of private namespaces.
 pub fn is_slug(text: &str) -> bool {
     (1..=63).contains(&text.len())
         && text

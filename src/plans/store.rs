@@ -47,13 +47,14 @@ impl From<Row> for Plan {
 /// All plans, oldest first.
 ///
 /// # Errors
-/// Where the database cannot be asked.
+/// If the database query fails.
 pub async fn list(pool: &PgPool) -> sqlx::Result<Vec<Plan>> {
     let rows = sqlx::query_as!(
         Row,
         r#"/* plans.list */
-        SELECT p.plan_id AS "plan_id: PlanId", code, name, lease_min_ms, lease_default_ms, lease_max_ms,
-               max_private_namespaces, max_tokens, max_live_locks, max_waiters, requests_per_second,
+        SELECT p.plan_id AS "plan_id: PlanId", code, name, lease_min_ms, lease_default_ms,
+               lease_max_ms, max_private_namespaces, max_tokens, max_live_locks, max_waiters,
+               requests_per_second,
                (SELECT count(*) FROM accounts a WHERE a.plan_id = p.plan_id) AS "accounts!"
           FROM plans p ORDER BY plan_id"#
     )
@@ -65,13 +66,14 @@ pub async fn list(pool: &PgPool) -> sqlx::Result<Vec<Plan>> {
 /// The plan of this code.
 ///
 /// # Errors
-/// [`PlanError::Unknown`], or where the database cannot be asked.
+/// [`PlanError::Unknown`], or if the database query fails.
 pub async fn find(pool: &PgPool, code: &str) -> Result<Plan, PlanError> {
     let row = sqlx::query_as!(
         Row,
         r#"/* plans.find */
-        SELECT p.plan_id AS "plan_id: PlanId", code, name, lease_min_ms, lease_default_ms, lease_max_ms,
-               max_private_namespaces, max_tokens, max_live_locks, max_waiters, requests_per_second,
+        SELECT p.plan_id AS "plan_id: PlanId", code, name, lease_min_ms, lease_default_ms,
+               lease_max_ms, max_private_namespaces, max_tokens, max_live_locks, max_waiters,
+               requests_per_second,
                (SELECT count(*) FROM accounts a WHERE a.plan_id = p.plan_id) AS "accounts!"
           FROM plans p WHERE code = $1"#,
         code
@@ -85,7 +87,7 @@ pub async fn find(pool: &PgPool, code: &str) -> Result<Plan, PlanError> {
 /// Makes a plan.
 ///
 /// # Errors
-/// Where a rule is broken, the code is taken, or the database cannot be asked.
+/// If a rule is broken, the code is taken, or the database query fails.
 pub async fn create(
     pool: &PgPool,
     actor: &Actor,
@@ -99,8 +101,9 @@ pub async fn create(
     let mut transaction = pool.begin().await?;
     sqlx::query!(
         "/* plans.create */
-        INSERT INTO plans (code, name, lease_min_ms, lease_default_ms, lease_max_ms, max_private_namespaces, max_tokens,
-                           max_live_locks, max_waiters, requests_per_second)
+        INSERT INTO plans (code, name, lease_min_ms, lease_default_ms, lease_max_ms,
+                           max_private_namespaces, max_tokens, max_live_locks, max_waiters,
+                           requests_per_second)
         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
         code,
         limits.name,
@@ -124,12 +127,12 @@ pub async fn create(
     Ok(())
 }
 
-/// Edits a plan: `edit` is given what it allows now. Every node follows within a second. Leases
-/// that run are kept and can be renewed by the length that they were granted with; what is over a
-/// new limit can only not grow.
+/// Edits a plan: `edit` changes its current limits. All nodes follow within a second. Leases run on
+/// and can be renewed by the length that they were granted with; an account over a new limit keeps
+/// what it has and gets no more.
 ///
 /// # Errors
-/// Where a rule would be broken, there is no such plan, or the database cannot be asked.
+/// If a rule would be broken, there is no such plan, or the database query fails.
 pub async fn update(
     pool: &PgPool,
     actor: &Actor,
@@ -137,12 +140,14 @@ pub async fn update(
     edit: impl FnOnce(&mut Limits) + Send,
 ) -> Result<Limits, PlanError> {
     let mut transaction = pool.begin().await?;
-    // Locked first: two administrators who edit different fields at once must both be heard.
+    // The row is locked first, so that two administrators who edit different fields at once both
+    // take effect.
     let row = sqlx::query_as!(
         Row,
         r#"/* plans.lock */
-        SELECT plan_id AS "plan_id: PlanId", code, name, lease_min_ms, lease_default_ms, lease_max_ms,
-               max_private_namespaces, max_tokens, max_live_locks, max_waiters, requests_per_second, 0::bigint AS "accounts!"
+        SELECT plan_id AS "plan_id: PlanId", code, name, lease_min_ms, lease_default_ms,
+               lease_max_ms, max_private_namespaces, max_tokens, max_live_locks, max_waiters,
+               requests_per_second, 0::bigint AS "accounts!"
           FROM plans WHERE code = $1 FOR NO KEY UPDATE"#,
         code
     )
@@ -155,8 +160,9 @@ pub async fn update(
     limits.validate()?;
     sqlx::query!(
         "/* plans.update */
-        UPDATE plans SET name = $2, lease_min_ms = $3, lease_default_ms = $4, lease_max_ms = $5, max_private_namespaces = $6,
-               max_tokens = $7, max_live_locks = $8, max_waiters = $9, requests_per_second = $10
+        UPDATE plans SET name = $2, lease_min_ms = $3, lease_default_ms = $4, lease_max_ms = $5,
+               max_private_namespaces = $6, max_tokens = $7, max_live_locks = $8, max_waiters = $9,
+               requests_per_second = $10
          WHERE code = $1",
         code,
         limits.name,

@@ -1,5 +1,5 @@
-//! `/healthz`: the process lives. `/readyz`: it can do its work, and a load balancer may send it
-//! some.
+//! `/healthz`: the process lives. `/readyz`: the node can serve, and a load balancer may send it
+//! requests.
 
 use std::time::Duration;
 
@@ -14,15 +14,15 @@ use tokio_util::sync::CancellationToken;
 
 use crate::db::migrate;
 
-/// Longer than this, a database has not answered.
+/// The longest wait for the database.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// What readiness depends on.
+/// The conditions of readiness.
 #[derive(Clone, Debug)]
 pub(super) struct Readiness {
     /// The database.
     pub(super) db: PgPool,
-    /// Cancelled when the service is told to stop.
+    /// Cancelled when the node begins to stop.
     pub(super) stopping: CancellationToken,
 }
 

@@ -1,4 +1,4 @@
-//! What the operating system says to the process.
+//! The signals that stop the service.
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -10,10 +10,10 @@ pub(super) struct StopSignals {
 }
 
 impl StopSignals {
-    /// From here on they no longer end the process by themselves.
+    /// Catches the signals: they no longer end the process by themselves.
     ///
     /// # Errors
-    /// Where the system does not let them be caught.
+    /// If the system does not allow it.
     pub(super) fn catch() -> std::io::Result<Self> {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
@@ -22,12 +22,12 @@ impl StopSignals {
         })
     }
 
-    /// The name of the next one.
+    /// Waits for the next signal and returns its name.
     pub(super) async fn next(&mut self) -> &'static str {
         tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "SIGINT",
-            // The terminal is gone: nobody is there any more to stop it otherwise.
+            // The terminal is gone, and with it the other way to stop the service.
             _ = self.hang_up.recv() => "SIGHUP",
         }
     }

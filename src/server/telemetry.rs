@@ -1,4 +1,4 @@
-//! Metrics: recorded by everybody, shown to Prometheus on a listener of their own.
+//! The recording of metrics, and their listener for Prometheus.
 
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -12,13 +12,14 @@ use sqlx::PgPool;
 
 use crate::transport::edge;
 
-/// The state of the pool.
+/// The gauge of the pool's connections.
 const CONNECTIONS: &str = "lockable_database_connections";
 
-/// How often what was recorded is put together, so that it does not pile up where nobody asks.
+/// The interval at which recorded samples are merged, so that they do not pile up if nobody
+/// scrapes.
 const UPKEEP: Duration = Duration::from_secs(5);
 
-/// Buckets for how many requests one statement carried.
+/// The buckets of the number of requests in one statement.
 const BATCH_SIZES: &[f64] = &[
     1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0,
 ];
@@ -26,7 +27,7 @@ const BATCH_SIZES: &[f64] = &[
 /// Starts recording, once a process.
 ///
 /// # Errors
-/// Where something else records already.
+/// If something else records already.
 pub(super) fn record() -> anyhow::Result<PrometheusHandle> {
     static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
     if let Some(handle) = HANDLE.get() {
@@ -57,7 +58,7 @@ pub(super) fn router(handle: PrometheusHandle) -> Router {
     Router::new().route("/metrics", get(show))
 }
 
-/// Puts together what was recorded, and looks at the pool, for as long as it runs.
+/// Merges recorded samples and measures the pool, without end.
 pub(super) async fn upkeep(handle: PrometheusHandle, pool: PgPool) {
     metrics::describe_gauge!(
         CONNECTIONS,

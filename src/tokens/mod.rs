@@ -1,5 +1,6 @@
-//! API tokens: what a program shows to act for an account.
+//! API tokens: the credentials of programs that act for an account.
 
+mod caller;
 pub mod store;
 pub mod verifier;
 
@@ -11,21 +12,22 @@ use serde::Serialize;
 
 use crate::id::{NamespaceId, TokenId};
 
+pub use caller::Caller;
 pub use store::{create, create_for, list, revoke, revoke_all, rotate};
-pub use verifier::{Caller, Verifier, VerifyError};
+pub use verifier::{Verifier, VerifyError};
 
-/// What a token may do.
+/// The rights of a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Scope {
-    /// Take, keep and give back locks of its own namespace.
+    /// Acquire, renew and release locks of its own namespace.
     Locks,
     /// Also manage the account's tokens, namespaces and settings, and break locks.
     Manage,
 }
 
 impl Scope {
-    /// As it is stored and shown.
+    /// Its text in the database and on pages.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Locks => "locks",
@@ -52,45 +54,40 @@ impl FromStr for Scope {
     }
 }
 
-/// What makes a token.
+/// The settings of a new token.
 #[derive(Clone, Debug)]
 pub struct NewToken<'a> {
-    /// What its owner calls it.
+    /// Its owner's name for it.
     pub label: &'a str,
     /// `public`, or one of the account's private namespaces.
     pub namespace: &'a str,
-    /// What it may do.
+    /// The rights of the token.
     pub scope: Scope,
-    /// When it stops working.
+    /// The instant at which it expires; `None` for never.
     pub expires_at: Option<DateTime<Utc>>,
 }
 
-/// A token as its owner sees it in the list: without the secret, which is not known any more.
+/// A token in its owner's list: without the secret, of which only a digest is stored.
 #[derive(Clone, Debug, Serialize)]
+#[expect(missing_docs, reason = "columns, which the migrations describe")]
 pub struct Token {
-    /// Its row.
     pub token_id: TokenId,
-    /// What its owner calls it.
     pub label: String,
-    /// The namespace whose locks it takes.
     pub namespace_id: NamespaceId,
-    /// That namespace's name.
     pub namespace: String,
-    /// What it may do: `locks` or `manage`.
+    /// `locks` or `manage`.
     pub scope: String,
-    /// Its last four characters.
+    /// The last four characters of the token.
     pub hint: String,
-    /// When it was made.
     pub created_at: DateTime<Utc>,
-    /// When it stops working.
     pub expires_at: Option<DateTime<Utc>>,
-    /// When it was last seen, up to ten seconds behind.
+    /// Up to ten seconds behind.
     pub last_used_at: Option<DateTime<Utc>>,
-    /// Whether its time is over.
+    /// True if `expires_at` is past.
     pub expired: bool,
 }
 
-/// What may be wrong with managing tokens.
+/// An error of managing tokens.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
     /// A label is 1 to 100 characters without control characters.
@@ -102,19 +99,19 @@ pub enum TokenError {
     /// The account has no such namespace.
     #[error("you have no namespace of this name")]
     UnknownNamespace,
-    /// It would be of no use.
+    /// The token would have expired already.
     #[error("choose a time in the future for the token to expire")]
     ExpiryInThePast,
-    /// The plan allows no more.
+    /// The account has as many as its plan allows.
     #[error("this plan allows {max} tokens: revoke one first")]
     TooMany {
-        /// What it allows.
+        /// The plan's limit.
         max: i32,
     },
-    /// The account has none of this id.
+    /// The account has no token of this id.
     #[error("you have no such token")]
     Unknown,
-    /// The database could not be asked.
+    /// The database query failed.
     #[error(transparent)]
     Database(#[from] sqlx::Error),
 }

@@ -7,7 +7,8 @@ use chrono::{DateTime, Utc};
 use serde_json::json;
 use sqlx::{PgConnection, PgPool};
 
-use super::{Caller, NewToken, Scope, Token, TokenError};
+use super::caller::Caller;
+use super::{NewToken, Scope, Token, TokenError};
 use crate::accounts::Account;
 use crate::audit::{self, Act, Actor};
 use crate::id::{AccountId, NamespaceId, TokenId};
@@ -18,13 +19,14 @@ use crate::secret::{Secret, Sha256Digest};
 /// owner removes them.
 ///
 /// # Errors
-/// Where the database cannot be asked.
+/// If the database query fails.
 pub async fn list(pool: &PgPool, account_id: AccountId) -> sqlx::Result<Vec<Token>> {
     sqlx::query_as!(
         Token,
         r#"/* tokens.list */
-        SELECT t.token_id AS "token_id: TokenId", t.label, t.namespace_id AS "namespace_id: NamespaceId", n.name AS namespace,
-               t.scope, t.hint, t.created_at, t.expires_at, t.last_used_at,
+        SELECT t.token_id AS "token_id: TokenId", t.label,
+               t.namespace_id AS "namespace_id: NamespaceId", n.name AS namespace, t.scope,
+               t.hint, t.created_at, t.expires_at, t.last_used_at,
                coalesce(t.expires_at <= clock_timestamp(), false) AS "expired!"
           FROM api_tokens t JOIN namespaces n USING (namespace_id)
          WHERE t.account_id = $1 AND t.revoked_at IS NULL
@@ -35,11 +37,11 @@ pub async fn list(pool: &PgPool, account_id: AccountId) -> sqlx::Result<Vec<Toke
     .await
 }
 
-/// Makes a token. The secret is returned this once; only its digest is kept. Of two that are made
-/// at the limit at once, one succeeds.
+/// Makes a token. The secret is returned this once; only its digest is stored. Of two calls at once
+/// with room for one token, one succeeds.
 ///
 /// # Errors
-/// Where a rule or the plan does not allow it, or the database cannot be asked.
+/// If a rule or the plan does not allow it, or the database query fails.
 pub async fn create(
     pool: &PgPool,
     account: &Account,
@@ -48,7 +50,7 @@ pub async fn create(
     insert_within_limits(pool, None, account, new).await
 }
 
-/// As [`create`], for an account of somebody else's: it is on record.
+/// As [`create`], by somebody else than the owner: with an entry in the audit log.
 ///
 /// # Errors
 /// As [`create`].
@@ -78,7 +80,9 @@ async fn insert_within_limits(
         return Err(TokenError::TooMany { max });
     }
     let namespace_id = sqlx::query_scalar!(
-        "/* tokens.find_namespace */ SELECT namespace_id FROM namespaces WHERE name = $2 AND (account_id = $1 OR account_id IS NULL)",
+        "/* tokens.find_namespace */
+        SELECT namespace_id FROM namespaces
+         WHERE name = $2 AND (account_id = $1 OR account_id IS NULL)",
         account.account_id.0,
         new.namespace
     )
@@ -101,8 +105,8 @@ async fn insert_within_limits(
             subject: &account.email,
             before: None,
             after: Some(
-                json!({"token_id": token.0, "label": label, "namespace": new.namespace, "scope": new.scope,
-                               "expires_at": new.expires_at}),
+                json!({"token_id": token.0, "label": label, "namespace": new.namespace,
+                       "scope": new.scope, "expires_at": new.expires_at}),
             ),
             reason: None,
         };
@@ -112,12 +116,12 @@ async fn insert_within_limits(
     Ok(token)
 }
 
-/// Gives a token another secret: a new token of the same label, namespace, scope and expiry, while
-/// the old one works for `overlap` longer (none: it stops at once), so that its users can be moved
-/// over one by one. While it does, the account may have one token more than its plan allows.
+/// Replaces a token by a new one of the same label, namespace, scope and expiry. The old one stays
+/// valid for `overlap`, so that its users can be moved over one by one; with zero it is revoked at
+/// once. Meanwhile the account may have one token more than its plan allows.
 ///
 /// # Errors
-/// [`TokenError::Unknown`], [`TokenError::TooMany`], or where the database cannot be asked.
+/// [`TokenError::Unknown`], [`TokenError::TooMany`], or if the database query fails.
 pub async fn rotate(
     pool: &PgPool,
     account: &Account,
@@ -137,9 +141,13 @@ pub async fn rotate(
         r#"/* tokens.retire */
         UPDATE api_tokens t SET
                revoked_at = CASE WHEN $3::float8 = 0 THEN clock_timestamp() END,
-               expires_at = CASE WHEN $3 = 0 THEN t.expires_at ELSE least(t.expires_at, clock_timestamp() + make_interval(secs => $3)) END
-          FROM (SELECT token_id, expires_at FROM api_tokens WHERE token_id = $2 AND account_id = $1 AND revoked_at IS NULL
-                   AND (expires_at IS NULL OR expires_at > clock_timestamp()) FOR UPDATE) o
+               expires_at = CASE WHEN $3 = 0 THEN t.expires_at
+                            ELSE least(t.expires_at, clock_timestamp() + make_interval(secs => $3))
+                            END
+          FROM (SELECT token_id, expires_at FROM api_tokens
+                 WHERE token_id = $2 AND account_id = $1 AND revoked_at IS NULL
+                   AND (expires_at IS NULL OR expires_at > clock_timestamp())
+                   FOR UPDATE) o
          WHERE t.token_id = o.token_id
         RETURNING t.label, t.namespace_id, t.scope, o.expires_at AS "expires_at?""#,
         account_id.0,
@@ -176,7 +184,8 @@ async fn insert(
     let digest = secret.sha256();
     let token_id = sqlx::query_scalar!(
         r#"/* tokens.insert */
-        INSERT INTO api_tokens (account_id, namespace_id, label, scope, token_sha256, hint, expires_at)
+        INSERT INTO api_tokens
+               (account_id, namespace_id, label, scope, token_sha256, hint, expires_at)
         SELECT $1, $2, $3, $4, $5, $6, $7 WHERE $7::timestamptz IS NULL OR $7 > clock_timestamp()
         RETURNING token_id AS "token_id: TokenId""#,
         account_id.0,
@@ -193,14 +202,15 @@ async fn insert(
     Ok((token_id, secret))
 }
 
-/// What is counted against a limit is counted under the account's row lock.
+/// Locks the account's row: everything that is counted against a limit is counted under this lock.
 async fn lock_account(
     connection: &mut PgConnection,
     account_id: AccountId,
 ) -> Result<(), TokenError> {
     sqlx::query!(
         r#"/* tokens.lock_account */
-        SELECT account_id FROM accounts WHERE account_id = $1 AND deleting_since IS NULL FOR NO KEY UPDATE"#,
+        SELECT account_id FROM accounts
+         WHERE account_id = $1 AND deleting_since IS NULL FOR NO KEY UPDATE"#,
         account_id.0
     )
     .fetch_optional(connection)
@@ -213,17 +223,18 @@ async fn count_live(connection: &mut PgConnection, account_id: AccountId) -> sql
     sqlx::query_scalar!(
         r#"/* tokens.count_live */
         SELECT count(*) AS "count!" FROM api_tokens
-         WHERE account_id = $1 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > clock_timestamp())"#,
+         WHERE account_id = $1 AND revoked_at IS NULL
+           AND (expires_at IS NULL OR expires_at > clock_timestamp())"#,
         account_id.0
     )
     .fetch_one(connection)
     .await
 }
 
-/// Revokes a token: refused on every node within a second. Its leases run on until they lapse.
+/// Revokes a token: all nodes refuse it within a second. Its leases run on until they lapse.
 ///
 /// # Errors
-/// [`TokenError::Unknown`], or where the database cannot be asked.
+/// [`TokenError::Unknown`], or if the database query fails.
 pub async fn revoke(
     pool: &PgPool,
     account_id: AccountId,
@@ -231,7 +242,8 @@ pub async fn revoke(
 ) -> Result<(), TokenError> {
     let changed = sqlx::query!(
         "/* tokens.revoke */
-        UPDATE api_tokens SET revoked_at = clock_timestamp() WHERE token_id = $2 AND account_id = $1 AND revoked_at IS NULL",
+        UPDATE api_tokens SET revoked_at = clock_timestamp()
+         WHERE token_id = $2 AND account_id = $1 AND revoked_at IS NULL",
         account_id.0,
         token_id.0
     )
@@ -247,10 +259,12 @@ pub async fn revoke(
 /// Revokes all tokens of an account: somebody else may have made them.
 ///
 /// # Errors
-/// Where the database cannot be asked.
+/// If the database query fails.
 pub async fn revoke_all(connection: &mut PgConnection, account_id: AccountId) -> sqlx::Result<u64> {
     let changed = sqlx::query!(
-        "/* tokens.revoke_all */ UPDATE api_tokens SET revoked_at = clock_timestamp() WHERE account_id = $1 AND revoked_at IS NULL",
+        "/* tokens.revoke_all */
+        UPDATE api_tokens SET revoked_at = clock_timestamp()
+         WHERE account_id = $1 AND revoked_at IS NULL",
         account_id.0
     )
     .execute(connection)
@@ -258,27 +272,33 @@ pub async fn revoke_all(connection: &mut PgConnection, account_id: AccountId) ->
     Ok(changed.rows_affected())
 }
 
-/// Whose token this is, if it works: not revoked, not expired, its account neither suspended nor
-/// being deleted.
+/// The caller of a valid token: not revoked, not expired, its account neither suspended nor being
+/// deleted. `None` for any other.
 pub(super) async fn find_caller(
     pool: &PgPool,
     digest: &Sha256Digest,
 ) -> sqlx::Result<Option<Caller>> {
-    let asked_at = Instant::now();
+    let queried_at = Instant::now();
     let row = sqlx::query!(
         r#"/* tokens.find_caller */
         SELECT t.token_id, t.account_id, t.namespace_id, t.scope, n.name AS namespace,
-               n.lease_default_ms AS namespace_lease_default_ms, a.lease_default_ms AS account_lease_default_ms, a.email, a.is_admin,
-               (extract(epoch FROM t.expires_at - clock_timestamp()) * 1000)::float8 AS expires_in_ms,
-               n.account_id IS NULL OR (SELECT count(*) FROM namespaces o WHERE o.account_id = n.account_id
-                  AND o.namespace_id <= n.namespace_id) <= p.max_private_namespaces AS "namespace_in_plan!",
-               p.name, p.lease_min_ms, p.lease_default_ms, p.lease_max_ms, p.max_private_namespaces, p.max_tokens,
-               p.max_live_locks, p.max_waiters, p.requests_per_second
+               n.lease_default_ms AS namespace_lease_default_ms,
+               a.lease_default_ms AS account_lease_default_ms, a.email, a.is_admin,
+               (extract(epoch FROM t.expires_at - clock_timestamp()) * 1000)::float8
+                   AS expires_in_ms,
+               n.account_id IS NULL
+                   OR (SELECT count(*) FROM namespaces o
+                        WHERE o.account_id = n.account_id AND o.namespace_id <= n.namespace_id
+                      ) <= p.max_private_namespaces AS "namespace_in_plan!",
+               p.name, p.lease_min_ms, p.lease_default_ms, p.lease_max_ms,
+               p.max_private_namespaces, p.max_tokens, p.max_live_locks, p.max_waiters,
+               p.requests_per_second
           FROM api_tokens t
           JOIN accounts a USING (account_id)
           JOIN plans p USING (plan_id)
           JOIN namespaces n ON n.namespace_id = t.namespace_id
-         WHERE t.token_sha256 = $1 AND t.revoked_at IS NULL AND (t.expires_at IS NULL OR t.expires_at > clock_timestamp())
+         WHERE t.token_sha256 = $1 AND t.revoked_at IS NULL
+           AND (t.expires_at IS NULL OR t.expires_at > clock_timestamp())
            AND a.suspended_at IS NULL AND a.deleting_since IS NULL"#,
         digest.as_bytes()
     )
@@ -299,9 +319,10 @@ pub(super) async fn find_caller(
         },
         namespace_lease_default_ms: row.namespace_lease_default_ms,
         account_lease_default_ms: row.account_lease_default_ms,
-        // Counted from before the question, so that it never works longer than the database says.
+        // Counted from before the query, so that the token is never valid for longer than in the
+        // database.
         expires_at: row.expires_in_ms.and_then(|ms| {
-            asked_at.checked_add(Duration::from_secs_f64((ms / 1000.0).clamp(0.0, 1e9)))
+            queried_at.checked_add(Duration::from_secs_f64((ms / 1000.0).clamp(0.0, 1e9)))
         }),
         limits: Arc::new(Limits {
             name: row.name,
@@ -314,17 +335,18 @@ pub(super) async fn find_caller(
             max_waiters: row.max_waiters,
             requests_per_second: row.requests_per_second,
         }),
-        used: std::sync::atomic::AtomicBool::new(false),
+        is_use_noted: std::sync::atomic::AtomicBool::new(false),
     }))
 }
 
-/// Notes that these tokens were used. Rows are locked in order and busy ones skipped: nodes write
-/// the same rows.
+/// Sets the time of last use of these tokens. Rows are locked in order and locked ones skipped,
+/// because all nodes write the same rows.
 pub(super) async fn touch(pool: &PgPool, token_ids: &[i64]) -> sqlx::Result<()> {
     sqlx::query!(
         "/* tokens.touch */
         UPDATE api_tokens t SET last_used_at = clock_timestamp()
-          FROM (SELECT token_id FROM api_tokens WHERE token_id = ANY ($1) ORDER BY token_id FOR NO KEY UPDATE SKIP LOCKED) o
+          FROM (SELECT token_id FROM api_tokens WHERE token_id = ANY ($1)
+                 ORDER BY token_id FOR NO KEY UPDATE SKIP LOCKED) o
          WHERE t.token_id = o.token_id",
         token_ids
     )

@@ -1,4 +1,5 @@
-//! What stands at each connection: answers some calls directly, everything else through the router.
+//! The service at each connection: every request begins and ends at the edge, and is answered by a
+//! direct call or by the router.
 //!
 //! A router looks a path up, then clones and boxes a service and a few extensions for each layer of
 //! each request. For the calls that this service exists for, that was a fifth of the instructions
@@ -17,17 +18,17 @@ use axum::http::Request;
 use axum::response::Response;
 use tower::{BoxError, Service};
 
-use super::{EdgeLayer, GuardLayer, RequestContext, Route};
+use super::{Edge, GuardLayer, RequestContext};
 
 /// Calls that are found by their path alone.
 pub trait DirectCalls: Send + Sync + 'static {
-    /// One of them.
+    /// One of the calls.
     type Call: Send;
 
     /// The call that a path stands for, and the template that it is counted under.
     fn find(&self, path: &str) -> Option<(Self::Call, &'static str)>;
 
-    /// Answers it, within a deadline of its own.
+    /// Answers the call, within a deadline of its own.
     fn answer(
         &self,
         call: Self::Call,
@@ -36,12 +37,12 @@ pub trait DirectCalls: Send + Sync + 'static {
     ) -> impl Future<Output = Response> + Send;
 }
 
-/// The whole service, before it knows whose connection it stands at.
+/// The whole service. Cheap to clone.
 pub struct Front<D>(Arc<Shared<D>>);
 
 struct Shared<D> {
     direct: D,
-    edge: EdgeLayer,
+    edge: Edge,
     guard: GuardLayer,
     router: Router,
 }
@@ -59,8 +60,9 @@ impl<D> Clone for Front<D> {
 }
 
 impl<D: DirectCalls> Front<D> {
-    /// `direct` inside `edge` and `guard`, and beside them `router`, which has its own layers.
-    pub fn new(direct: D, edge: EdgeLayer, guard: GuardLayer, router: Router) -> Self {
+    /// `edge` around all requests; `guard` around `direct`. `router` has guards of its own, and
+    /// [`note_route`](super::note_route) as its outermost layer.
+    pub fn new(direct: D, edge: Edge, guard: GuardLayer, router: Router) -> Self {
         Self(Arc::new(Shared {
             direct,
             edge,
@@ -78,7 +80,7 @@ impl<D: DirectCalls> Front<D> {
     }
 }
 
-/// Makes the service of a connection, as servers want it made.
+/// Makes the service of a connection.
 impl<D: DirectCalls> Service<SocketAddr> for Front<D> {
     type Response = Connection<D>;
     type Error = Infallible;
@@ -138,38 +140,43 @@ where
                 Body::new(body)
             }
         });
-        let shared = &self.front.0;
-        match shared.direct.find(request.uri().path()) {
-            Some((call, template)) => {
-                let passing =
-                    shared
-                        .edge
-                        .enter(self.peer.ip(), Route::Template(template), &request);
-                let shared = Arc::clone(shared);
-                Box::pin(async move {
-                    // Moved in whole: its fields by themselves would be no guard.
-                    let passing = passing;
-                    let handler = shared.direct.answer(call, request, passing.context());
-                    let response = shared.guard.catch(handler, passing.context()).await;
-                    Ok(passing.leave(response))
-                })
-            }
-            None => {
-                request.extensions_mut().insert(ConnectInfo(self.peer));
-                Box::pin(shared.router.clone().call(request))
-            }
-        }
+        let peer = self.peer;
+        let shared = Arc::clone(&self.front.0);
+        let (call, template) = shared.direct.find(request.uri().path()).unzip();
+        let in_flight = shared.edge.begin(peer.ip(), template, &request);
+        Box::pin(async move {
+            // Moved in whole: its fields by themselves would not log the request when dropped.
+            let in_flight = in_flight;
+            let response = match call {
+                Some(call) => {
+                    let handler = shared.direct.answer(call, request, in_flight.context());
+                    shared.guard.catch(handler, in_flight.context()).await
+                }
+                None => {
+                    let extensions = request.extensions_mut();
+                    extensions.insert(ConnectInfo(peer));
+                    extensions.insert(in_flight.context().clone());
+                    let Ok(response) = shared.router.clone().call(request).await;
+                    response
+                }
+            };
+            Ok(in_flight.complete(response))
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use axum::http::StatusCode;
+    use std::time::Duration;
+
+    use axum::http::{StatusCode, header};
     use axum::response::IntoResponse;
     use axum::routing::get;
+    use metrics_exporter_prometheus::PrometheusBuilder;
     use tower::ServiceExt;
+    use tower::util::MapRequestLayer;
 
-    use super::super::{Outcome, TrustedProxies};
+    use super::super::{Outcome, TrustedProxies, note_route};
     use super::*;
 
     struct Calls;
@@ -189,63 +196,131 @@ mod tests {
             context: &RequestContext,
         ) -> Response {
             assert!(!panics, "on purpose");
-            format!("{} from {}", request.uri().path(), context.client_address()).into_response()
+            format!("{} from {}", request.uri().path(), context.client_ip()).into_response()
         }
     }
 
-    async fn ask(path: &str) -> (StatusCode, String, String) {
+    fn front() -> Front<Calls> {
         let finish = |outcome, context: &RequestContext| match outcome {
             Outcome::Answer(response) => response,
             Outcome::Panicked => {
                 (StatusCode::INTERNAL_SERVER_ERROR, context.id().to_string()).into_response()
             }
-            Outcome::TimedOut => unreachable!("a direct call has its own deadlines"),
+            Outcome::TimedOut => StatusCode::SERVICE_UNAVAILABLE.into_response(),
         };
-        let edge = EdgeLayer::new(TrustedProxies::default(), false);
-        let guard = GuardLayer::new(std::time::Duration::from_secs(1), finish);
+        let guard = GuardLayer::new(Duration::from_millis(20), finish);
         let peer =
             async |ConnectInfo(peer): ConnectInfo<SocketAddr>| format!("routed from {}", peer.ip());
-        let router = Router::new().route("/page", get(peer)).layer(edge.clone());
-        let front = Front::new(Calls, edge, guard, router);
+        let router = Router::new()
+            .route("/page", get(peer))
+            .route(
+                "/cached/{x}",
+                get(async || ([(header::CACHE_CONTROL, "max-age=5")], "fine")),
+            )
+            .route(
+                "/panic",
+                get(async || -> &'static str { panic!("on purpose") }),
+            )
+            .route("/slow", get(std::future::pending::<()>))
+            .layer((MapRequestLayer::new(note_route), guard.clone()));
+        let edge = Edge::new(TrustedProxies::default(), true);
+        Front::new(Calls, edge, guard, router)
+    }
+
+    fn send(front: &Front<Calls>, path: &str) -> impl Future<Output = Response> + use<> {
         let request = Request::get(path)
             .header("x-request-id", "mine")
             .body(Body::empty())
             .unwrap();
-        let answer = front
-            .at(([192, 0, 2, 7], 50_000).into())
-            .oneshot(request)
-            .await
-            .unwrap();
-        let request_id = answer.headers()["x-request-id"]
-            .to_str()
-            .unwrap()
-            .to_owned();
+        let connection = front.at(([192, 0, 2, 7], 50_000).into());
+        async { connection.oneshot(request).await.unwrap() }
+    }
+
+    async fn status_and_body(path: &str) -> (StatusCode, String) {
+        let answer = send(&front(), path).await;
         let status = answer.status();
         let body = axum::body::to_bytes(answer.into_body(), 1000)
             .await
             .unwrap();
-        (
-            status,
-            String::from_utf8(body.to_vec()).unwrap(),
-            request_id,
-        )
+        (status, String::from_utf8(body.to_vec()).unwrap())
     }
 
     #[tokio::test]
     async fn calls_go_directly_and_everything_else_through_the_router() {
-        let mine = || "mine".to_owned();
+        for (path, status, body) in [
+            ("/call/a", StatusCode::OK, "/call/a from 192.0.2.7"),
+            ("/page", StatusCode::OK, "routed from 192.0.2.7"),
+            ("/nowhere", StatusCode::NOT_FOUND, ""),
+        ] {
+            assert_eq!(status_and_body(path).await, (status, body.to_owned()));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_panic_and_a_missed_deadline_are_answers() {
+        let panicked = (StatusCode::INTERNAL_SERVER_ERROR, "mine".to_owned());
+        assert_eq!(status_and_body("/call/panic").await, panicked);
+        assert_eq!(status_and_body("/panic").await, panicked);
         assert_eq!(
-            ask("/call/a").await,
-            (StatusCode::OK, "/call/a from 192.0.2.7".to_owned(), mine())
+            status_and_body("/slow").await.0,
+            StatusCode::SERVICE_UNAVAILABLE
         );
-        assert_eq!(
-            ask("/page").await,
-            (StatusCode::OK, "routed from 192.0.2.7".to_owned(), mine())
-        );
-        assert_eq!(ask("/nowhere").await.0, StatusCode::NOT_FOUND);
-        assert_eq!(
-            ask("/call/panic").await,
-            (StatusCode::INTERNAL_SERVER_ERROR, mine(), mine())
-        );
+    }
+
+    #[tokio::test]
+    async fn every_answer_carries_the_headers_and_a_handler_may_choose_its_caching() {
+        for path in [
+            "/call/a",
+            "/call/panic",
+            "/cached/1",
+            "/nowhere",
+            "/panic",
+            "/slow",
+        ] {
+            let answer = send(&front(), path).await;
+            let headers = answer.headers();
+            assert_eq!(headers["x-request-id"], "mine", "{path}");
+            assert_eq!(headers["x-content-type-options"], "nosniff");
+            assert_eq!(headers["referrer-policy"], "same-origin");
+            assert_eq!(headers["strict-transport-security"], "max-age=31536000");
+            let caching = if path == "/cached/1" {
+                "max-age=5"
+            } else {
+                "no-store"
+            };
+            assert_eq!(headers["cache-control"], caching);
+        }
+    }
+
+    #[test]
+    fn requests_are_counted_by_route_also_if_the_client_goes_away() {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        metrics::with_local_recorder(&recorder, || {
+            let front = front();
+            runtime.block_on(async {
+                for path in ["/call/a", "/cached/1", "/nowhere"] {
+                    send(&front, path).await;
+                }
+                let gone = tokio::time::timeout(Duration::ZERO, send(&front, "/slow")).await;
+                assert!(gone.is_err());
+            });
+        });
+        let counted = recorder.handle().render();
+        for sample in [
+            "lockable_http_requests_total{route=\"/call/{name}\",method=\"GET\",status=\"200\"} 1",
+            "lockable_http_requests_total{route=\"/cached/{x}\",method=\"GET\",status=\"200\"} 1",
+            "lockable_http_requests_total{route=\"unmatched\",method=\"GET\",status=\"404\"} 1",
+            "lockable_http_requests_total{route=\"/slow\",method=\"GET\",status=\"499\"} 1",
+            "lockable_http_requests_in_flight 0",
+        ] {
+            assert!(
+                counted.lines().any(|line| line == sample),
+                "{sample} in:\n{counted}"
+            );
+        }
     }
 }

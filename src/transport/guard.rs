@@ -1,6 +1,5 @@
-//! The inner layer: a handler that panics or takes too long becomes an answer, and each side of the
-//! house puts the last touch on its answers (the API writes problem documents, the pages their
-//! error page).
+//! The guard around handlers: turns a panic or a missed deadline into an answer, and lets each side
+//! of the house finish its answers (the API writes problem documents, the pages their error page).
 
 use std::any::Any;
 use std::convert::Infallible;
@@ -17,14 +16,14 @@ use tower::{Layer, Service};
 
 use super::{RequestContext, RequestId};
 
-/// How a handler ended.
+/// The end of a handler.
 #[derive(Debug)]
 pub enum Outcome {
-    /// With an answer, which may still lack what only the outside knows, such as the request id.
+    /// With an answer, which may still lack what the handler did not know, such as the request id.
     Answer(Response),
     /// By a panic, which is in the log already.
     Panicked,
-    /// Not within the deadline; whether what it did took effect is not known.
+    /// Not within the deadline; whether it had an effect is not known.
     TimedOut,
 }
 
@@ -52,25 +51,28 @@ impl GuardLayer {
 }
 
 impl GuardLayer {
-    /// The answer of a handler that keeps to a deadline by itself: only its panics are caught.
+    /// Runs a handler that keeps to a deadline by itself: only its panics are caught.
     pub async fn catch(
         &self,
         handler: impl Future<Output = Response>,
         context: &RequestContext,
     ) -> Response {
-        // Nothing that the handler leaves half done is looked at after a panic but through locks
-        // that know of it.
+        // Unwind safe: state that the handler left half done is behind locks that know of a panic.
         let outcome = match AssertUnwindSafe(handler).catch_unwind().await {
             Ok(response) => Outcome::Answer(response),
             Err(panic) => {
-                tracing::error!(request_id = %context.id(), panic = message(&*panic), "a handler panicked");
+                tracing::error!(
+                    request_id = %context.id(),
+                    panic = message(&*panic),
+                    "a handler panicked"
+                );
                 Outcome::Panicked
             }
         };
         (self.finish)(outcome, context)
     }
 
-    /// The answer of a handler within the deadline.
+    /// Runs a handler until the deadline.
     pub async fn run(
         &self,
         handler: impl Future<Output = Response>,
@@ -119,7 +121,7 @@ where
             .extensions()
             .get::<RequestContext>()
             .cloned()
-            .unwrap_or_else(nobody);
+            .unwrap_or_else(unknown_request);
         let layer = self.layer.clone();
         let handler = self.inner.call(request);
         Box::pin(async move {
@@ -132,8 +134,8 @@ where
     }
 }
 
-/// For a service that is called without the edge around it, as some tests do.
-fn nobody() -> RequestContext {
+/// The context of a request that did not come through the edge, as in some tests.
+fn unknown_request() -> RequestContext {
     RequestContext::new(
         RequestId::generate(),
         std::net::Ipv4Addr::UNSPECIFIED.into(),

@@ -5,19 +5,19 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use uuid::Builder;
 
-/// The header that carries the id, both ways.
+/// The header that carries the id, in requests and answers.
 pub const HEADER: HeaderName = HeaderName::from_static("x-request-id");
 
-/// The longest id of somebody else that is kept, bytes.
+/// The most bytes of an incoming id that is kept.
 const MAX_LEN: usize = 128;
 
-/// A request's id: a UUIDv7 of ours, or what a proxy in front of us has sent.
+/// A request's id: a UUIDv7, or the id that a proxy in front of the service has sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RequestId(HeaderValue);
 
 impl RequestId {
-    /// The incoming id if it is a sane one (1 to 128 characters that are harmless in logs and
-    /// headers), else a new one.
+    /// The incoming id if it is sane (1 to 128 characters that are harmless in logs and headers),
+    /// else a new id.
     pub fn from_headers(headers: &HeaderMap) -> Self {
         match headers.get(&HEADER) {
             Some(value) if is_sane(value.as_bytes()) => Self(value.clone()),
@@ -25,8 +25,8 @@ impl RequestId {
         }
     }
 
-    /// A new id. Time-ordered, so that log lines sort; its random part comes from the thread's
-    /// generator, since an id is no secret and a system call per request would be felt.
+    /// A new id. It begins with the time, so that log lines sort; its random part comes from the
+    /// thread's generator, because an id is no secret and a system call costs more.
     pub fn generate() -> Self {
         let millis = SystemTime::now()
             .duration_since(UNIX_EPOCH)

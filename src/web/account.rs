@@ -225,7 +225,7 @@ pub(super) async fn send_verification_again(
     let account = &current.account;
     if account.email_verified_at.is_none() {
         web.throttles
-            .mail(context.client_address(), &account.email.to_lowercase())?;
+            .mail(context.client_ip(), &account.email.to_lowercase())?;
         send_verification(&web, account.account_id, &account.email).await?;
         current
             .flash(Flash::ok(format!(

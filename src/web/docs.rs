@@ -12,6 +12,26 @@ use super::session::CurrentAccount;
 use super::snippet::Snippet;
 use crate::plans::{self, Limits};
 
+/// The facts about the API that the page lists; the API knows them.
+#[derive(Debug)]
+pub struct ApiReference {
+    /// Its calls.
+    pub calls: Vec<ApiCall>,
+    /// Its errors.
+    pub errors: Vec<ApiError>,
+}
+
+/// A call of the API, as the page lists it.
+#[derive(Debug)]
+pub struct ApiCall {
+    /// Its path, with `{name}` for the lock's name.
+    pub path: &'static str,
+    /// What the answer `true` says of the lock.
+    pub true_means: &'static str,
+    /// What the answer `false` says of the lock.
+    pub false_means: &'static str,
+}
+
 /// An error of the API, as the page lists it.
 #[derive(Debug, Clone)]
 pub struct ApiError {
@@ -48,7 +68,7 @@ struct Docs<'a> {
     problem: Snippet,
     plans: Vec<String>,
     limits: Vec<(&'static str, Vec<(String, String)>)>,
-    errors: &'a [ApiError],
+    api: &'a ApiReference,
 }
 
 pub(super) async fn show(
@@ -89,7 +109,7 @@ pub(super) async fn show(
         problem: Snippet::new("code-problem", "A problem document", fill(PROBLEM)),
         limits: rows(&plans.iter().map(|plan| &plan.limits).collect::<Vec<_>>()),
         plans: plans.into_iter().map(|plan| plan.limits.name).collect(),
-        errors: &web.api_errors,
+        api: &web.api,
     })
 }
 

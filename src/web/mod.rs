@@ -34,7 +34,7 @@ use axum::Router;
 use axum::extract::{DefaultBodyLimit, FromRef};
 use axum::routing::{get, post};
 
-pub use self::docs::ApiError;
+pub use self::docs::{ApiCall, ApiError, ApiReference};
 use self::error::WebError;
 use self::once::Once;
 use self::throttle::Throttles;
@@ -52,7 +52,7 @@ pub(crate) struct Web {
     pub(crate) app: App,
     pub(crate) throttles: Arc<Throttles>,
     pub(crate) once: Once,
-    pub(crate) api_errors: Arc<[ApiError]>,
+    pub(crate) api: Arc<ApiReference>,
 }
 
 impl FromRef<Web> for App {
@@ -61,13 +61,13 @@ impl FromRef<Web> for App {
     }
 }
 
-/// The pages and what they load. `api_errors`: what the documentation lists; the API knows them.
-pub fn router(app: &App, api_errors: impl IntoIterator<Item = ApiError>) -> Router {
+/// The pages and what they load. `api`: what the documentation lists.
+pub fn router(app: &App, api: ApiReference) -> Router {
     let web = Web {
         app: app.clone(),
         throttles: Arc::new(Throttles::default()),
         once: Once::default(),
-        api_errors: api_errors.into_iter().collect(),
+        api: Arc::new(api),
     };
     let pages = Router::new()
         .route("/", get(home::show))

@@ -90,7 +90,7 @@ pub(super) async fn forgot(
             &Forgot::new(&web, &form.email, false, problems),
         );
     };
-    web.throttles.mail(context.client_address(), &email.key())?;
+    web.throttles.mail(context.client_ip(), &email.key())?;
     match accounts::find_by_email(&web.app.db, &email).await {
         Ok(account) => {
             // Beside the answer, which comes as fast as for an address that nobody has.
@@ -214,7 +214,7 @@ pub(super) async fn reset(
     Form(form): Form<ResetForm>,
 ) -> Result<Response, WebError> {
     let app = &web.app;
-    web.throttles.reset(context.client_address())?;
+    web.throttles.reset(context.client_ip())?;
     let done = || Ok(Redirect::to("/login?done=password-set").into_response());
     let Some(link) = links::find(&app.db, form.link.expose(), Purpose::ResetPassword).await? else {
         return useless(Purpose::ResetPassword);

@@ -79,7 +79,7 @@ async fn show_with(
         .into_iter()
         .map(|session| SessionRow {
             browser: browser::name(session.user_agent.as_deref()),
-            address: session.address.unwrap_or_else(|| "unknown".to_owned()),
+            address: session.client_ip.unwrap_or_else(|| "unknown".to_owned()),
             created: When::new(session.created_at),
             last_seen: When::new(session.last_seen_at),
             is_current: session.hash == current.session_hash,
@@ -221,9 +221,8 @@ pub(super) async fn change_email(
         return refuse("password", "This is not your password.").await;
     }
     // As with signing up, this tells whether an address is taken; so it is as throttled.
-    web.throttles
-        .sign_up(context.client_address(), &email.key())?;
-    web.throttles.mail(context.client_address(), &email.key())?;
+    web.throttles.sign_up(context.client_ip(), &email.key())?;
+    web.throttles.mail(context.client_ip(), &email.key())?;
     match accounts::find_by_email(&app.db, &email).await {
         Ok(other) if other.account_id != account.account_id => {
             return refuse("email", "Another account has this address.").await;

@@ -74,7 +74,7 @@ impl SessionStore for Store {
                 hash: hash(&record.id),
                 account_id: signed_in.account_id,
                 data: &data,
-                address: signed_in.address,
+                client_ip: signed_in.address,
                 user_agent: signed_in.user_agent.as_deref(),
             };
             if sessions::create(&self.db, session).await.map_err(backend)? {
@@ -188,7 +188,7 @@ pub(super) async fn sign_in(
     let signed_in = SignedIn {
         account_id,
         password: fingerprint(password_hash),
-        address: Some(context.client_address()),
+        address: Some(context.client_ip()),
         user_agent,
     };
     session
@@ -268,7 +268,7 @@ impl CurrentAccount {
         Actor {
             account_id: Some(self.account.account_id),
             name: self.account.email.clone(),
-            address: Some(self.context.client_address()),
+            client_ip: Some(self.context.client_ip()),
             request_id: Some(self.context.id().to_string()),
         }
     }

@@ -95,8 +95,7 @@ pub(super) async fn signup(
             &SignUp::new(&form.email, problems),
         );
     };
-    web.throttles
-        .sign_up(context.client_address(), &email.key())?;
+    web.throttles.sign_up(context.client_ip(), &email.key())?;
     let password = match app.passwords.hash_new(&form.password, &email).await {
         Ok(password) => password,
         Err(refused) => {
@@ -130,8 +129,7 @@ pub(super) async fn signup(
         Err(AccountError::EmailTaken) => {
             // The form sent twice, or somebody who forgot that they have an account: with the right
             // password, that is signing in.
-            web.throttles
-                .sign_in(context.client_address(), &email.key())?;
+            web.throttles.sign_in(context.client_ip(), &email.key())?;
             if let Some((account, hash)) = verified(&web, &email, &form.password).await? {
                 if let Some(reason) = &account.suspended_reason {
                     return Err(suspended(reason));
@@ -306,7 +304,7 @@ pub(super) async fn login(
     let key = email
         .as_ref()
         .map_or_else(|_| form.email.trim().to_lowercase(), Email::key);
-    web.throttles.sign_in(context.client_address(), &key)?;
+    web.throttles.sign_in(context.client_ip(), &key)?;
     let found = match &email {
         Ok(email) => verified(&web, email, &form.password).await?,
         Err(_) => None,

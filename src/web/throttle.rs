@@ -14,7 +14,7 @@ use governor::state::keyed::DashMapStateStore;
 use governor::{Quota, RateLimiter};
 
 use super::error::WebError;
-use crate::transport::client_addr::throttle_key;
+use crate::transport::client_ip::throttle_key;
 
 /// Above this many keys, those that are back to normal are forgotten.
 const KEYS: usize = 20_000;

@@ -102,7 +102,7 @@ async fn administered(app: &TestApp) {
     let actor = Actor {
         account_id: Some(admin.account_id),
         name: ADMIN.to_owned(),
-        address: Some("192.0.2.44".parse().unwrap()),
+        client_ip: Some("192.0.2.44".parse().unwrap()),
         request_id: Some("0198c0de-52a1-7c3e-9b5e-5d0f3f6f2b11".to_owned()),
     };
     let mut ids = Vec::new();

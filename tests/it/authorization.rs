@@ -1,11 +1,11 @@
-//! Who may do what: every endpoint of version 1 against everybody who may not, and how soon a node
-//! hears of a change.
+//! Authorization: every call of version 1 with every kind of credentials that must be refused, and
+//! how soon a change reaches all nodes.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{TimeDelta, Utc};
+use lockable::api::calls::CALLS;
 use lockable::audit::Actor;
 use lockable::tokens::Scope;
 use lockable::{accounts, tokens};
@@ -16,10 +16,7 @@ use crate::support::client::{Answer, Client, send};
 use crate::support::prelude::*;
 use crate::support::proxy::Flow;
 
-/// Every endpoint that acts on a lock. [`no_endpoint_escapes`] holds this against the sources.
-const ENDPOINTS: [&str; 3] = ["/v1/acquire/", "/v1/heartbeat/", "/v1/release/"];
-
-/// A way to say who one is.
+/// Adds credentials to a request.
 type Credentials = Box<dyn Fn(RequestBuilder) -> RequestBuilder>;
 
 fn basic(user: &(impl ToString + ?Sized), password: Option<&'static str>) -> Credentials {
@@ -31,35 +28,30 @@ fn header(value: &'static str) -> Credentials {
     Box::new(move |request| request.header("authorization", value))
 }
 
-async fn ask(client: &Client, path: &str, method: &Method, credentials: &Credentials) -> Answer {
+async fn send_with(
+    client: &Client,
+    path: &str,
+    method: &Method,
+    credentials: &Credentials,
+) -> Answer {
     send(credentials(client.request(method.clone(), path))).await
 }
 
+/// The table has all calls: no route of the API's router acts on a lock.
 #[test]
 fn no_endpoint_escapes() {
-    let source = include_str!("../../src/api/v1.rs");
-    let templates = source
-        .split('"')
-        .filter(|text| text.starts_with('/') && text.ends_with("{name}"));
-    let calls: BTreeSet<&str> = templates
-        .filter_map(|template| template.split('{').next())
-        .collect();
-    assert_eq!(
-        calls,
-        ENDPOINTS.into_iter().collect(),
-        "give every call its place in ENDPOINTS"
-    );
     let router = include_str!("../../src/api/mod.rs");
     let all = router.matches(".route(").count();
+    assert!(all > 0);
     assert_eq!(
         all,
-        router.matches("any(no_such_address))").count(),
-        "give every route its place in ENDPOINTS"
+        router.matches("any(no_such_call))").count(),
+        "give every call its place in CALLS"
     );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_may_not_changes_nothing_at_any_endpoint() {
+async fn a_request_without_the_right_changes_nothing() {
     let app = TestApp::start().await;
     let client = app.anonymous();
     let actor = Actor::command("test");
@@ -115,11 +107,12 @@ async fn whoever_may_not_changes_nothing_at_any_endpoint() {
     let rows = "SELECT string_agg(to_jsonb(l)::text, '|' ORDER BY name) FROM locks l";
     let before: String = app.db.value(rows).await;
     for (who, credentials) in &nobody {
-        for endpoint in ENDPOINTS {
+        for call in CALLS {
+            let endpoint = call.prefix();
             for name in ["held", "free", &format!("proved?lease_id={lease_id}")] {
-                for method in [Method::GET, Method::POST] {
+                for method in call.methods {
                     let answer =
-                        ask(&client, &format!("{endpoint}{name}"), &method, credentials).await;
+                        send_with(&client, &format!("{endpoint}{name}"), method, credentials).await;
                     assert_eq!(
                         answer.status, 401,
                         "{who}: {method} {endpoint}{name}: {answer:?}"
@@ -141,7 +134,7 @@ async fn whoever_may_not_changes_nothing_at_any_endpoint() {
         "nothing changed"
     );
 
-    // Whose account it is not, or whose namespace: they get answers, about locks of their own.
+    // Tokens of other accounts and namespaces are answered, but about locks of their own.
     let other = app.account("business").await;
     let strangers = [
         ("another account", other.token().await, false),
@@ -174,7 +167,7 @@ async fn whoever_may_not_changes_nothing_at_any_endpoint() {
         .await;
     assert_eq!(held, before, "nothing changed");
 
-    // And who may, may: in the end every one of these calls does something.
+    // With the holder's token each of these calls has an effect.
     let holder = app.token(&token);
     assert!(holder.heartbeat("held").await.verdict());
     assert!(holder.release("held").await.verdict());
@@ -186,7 +179,7 @@ async fn whoever_may_not_changes_nothing_at_any_endpoint() {
     );
 }
 
-/// Both nodes have the token in their memory, and then something changes.
+/// Waits until all nodes answer a heartbeat with this status.
 async fn until_status(
     nodes: &[&TestApp],
     token: &lockable::secret::Secret,
@@ -202,7 +195,7 @@ async fn until_status(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_node_hears_of_what_changes() {
+async fn every_change_reaches_all_nodes() {
     let app = TestApp::start().await;
     let other = app.another_node().await;
     let nodes = [&app, &other];
@@ -211,7 +204,7 @@ async fn every_node_hears_of_what_changes() {
     let (token_id, token) = account.token_with("public", Scope::Locks, None).await;
     let lasting = account.token().await;
     for node in nodes {
-        eventually("the node hears", async || {
+        eventually("notices arrive", async || {
             node.app.changes.is_current().then_some(())
         })
         .await;
@@ -262,8 +255,7 @@ async fn every_node_hears_of_what_changes() {
         }
     }
 
-    // From memory, and told: with the memory's own table out of reach, known callers are answered
-    // still.
+    // With the table of tokens out of reach, cached callers are still answered.
     until_status(&nodes, &lasting, 200, "it is in their memory").await;
     app.db
         .execute("ALTER TABLE api_tokens RENAME TO api_tokens_hidden")
@@ -277,16 +269,16 @@ async fn every_node_hears_of_what_changes() {
     }
 }
 
-/// Behind a network that does not bring the news, a node does not trust its memory.
+/// A node that receives no notices does not use its cache.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_that_hears_nothing_asks_the_database() {
+async fn without_notices_a_node_looks_every_token_up() {
     for hangs in [true, false] {
         let db = Arc::new(Database::create().await);
         let proxy = Proxy::to(&db).await;
         let node = TestApp::start_through(&db, &proxy).await;
         let account = node.account("hobbyist").await;
         let (token_id, token) = account.token_with("public", Scope::Locks, None).await;
-        eventually("the node hears", async || {
+        eventually("notices arrive", async || {
             node.app.changes.is_current().then_some(())
         })
         .await;
@@ -307,12 +299,12 @@ async fn a_node_that_hears_nothing_asks_the_database() {
             !node.app.changes.is_current(),
             "and not because the news came"
         );
-        // It works on, for those who may; slower, since it asks for each.
+        // Valid tokens still work; slower, because each request looks its token up.
         let lasting = account.token().await;
         assert_eq!(node.token(&lasting).heartbeat("x").await.status, 200);
-        // What changed meanwhile is not forgotten when it hears again.
+        // The changes in between count when notices arrive again.
         proxy.mend();
-        eventually("the node hears again", async || {
+        eventually("notices arrive again", async || {
             node.app.changes.is_current().then_some(())
         })
         .await;
@@ -321,23 +313,26 @@ async fn a_node_that_hears_nothing_asks_the_database() {
     }
 }
 
-/// Nothing of a token is remembered that was read before a change and arrives after it.
+/// A look-up that read before a change and returns after it leaves nothing in the cache.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_look_at_a_token_does_not_outlive_its_revocation() {
     let node = TestApp::start().await;
     let account = node.account("hobbyist").await;
     let (token_id, token) = account.token_with("public", Scope::Locks, None).await;
-    eventually("the node hears", async || {
+    eventually("notices arrive", async || {
         node.app.changes.is_current().then_some(())
     })
     .await;
 
-    // Whoever looks at a plan now has to pass a gate, which is after the instant that the look is
-    // of.
+    // Every query of a plan now waits at a gate, after the instant of its snapshot.
     node.db
         .execute(
             "CREATE FUNCTION gate() RETURNS boolean LANGUAGE plpgsql AS $$
-               BEGIN PERFORM pg_advisory_lock_shared(1); PERFORM pg_advisory_unlock_shared(1); RETURN true; END $$;
+               BEGIN
+                 PERFORM pg_advisory_lock_shared(1);
+                 PERFORM pg_advisory_unlock_shared(1);
+                 RETURN true;
+               END $$;
              ALTER TABLE plans RENAME TO plans_behind;
              CREATE VIEW plans AS SELECT * FROM plans_behind WHERE gate()",
         )
@@ -351,9 +346,9 @@ async fn a_slow_look_at_a_token_does_not_outlive_its_revocation() {
         let client = node.token(&token);
         async move { client.heartbeat("x").await }
     });
-    let waits =
-        "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'advisory'
-                   AND query LIKE '/* tokens.find_caller %')";
+    let waits = "SELECT EXISTS (SELECT FROM pg_stat_activity
+                         WHERE datname = current_database() AND wait_event = 'advisory'
+                           AND query LIKE '/* tokens.find_caller %')";
     eventually("the look is at the gate", async || {
         node.db.value::<bool>(waits).await.then_some(())
     })
@@ -361,7 +356,8 @@ async fn a_slow_look_at_a_token_does_not_outlive_its_revocation() {
     tokens::revoke(&node.app.db, account.id, token_id)
         .await
         .unwrap();
-    // For the news to arrive; if it needs longer, it finds what it has to drop.
+    // Time for the notice to arrive. If it takes longer, the entry is there and the notice drops
+    // it.
     tokio::time::sleep(Duration::from_millis(200)).await;
     sqlx::query("SELECT pg_advisory_unlock(1)")
         .execute(&mut keeper)

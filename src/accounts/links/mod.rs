@@ -6,14 +6,14 @@ use crate::id::AccountId;
 
 pub use store::{create, find, sweep, take, void_all};
 
-/// What a link does once its button is pressed.
+/// The effect of a link once its button is pressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
-    /// Confirms the address that an account has.
+    /// Confirms the account's e-mail address.
     VerifyEmail,
     /// Sets a new password.
     ResetPassword,
-    /// Makes the address that it was sent to the account's.
+    /// Makes the e-mail address that the link was sent to the account's.
     ChangeEmail,
 }
 
@@ -27,13 +27,13 @@ impl Purpose {
     }
 }
 
-/// A link that works, or did.
+/// A link that is valid, or was used within the hour.
 #[derive(Debug, Clone)]
 pub struct Link {
-    /// Whose it is.
+    /// Its account.
     pub account_id: AccountId,
-    /// Where it was sent.
+    /// The e-mail address that it was sent to.
     pub email: String,
-    /// It was used before: only [`find`] says so, within the hour.
+    /// True if it was used before; only [`find`] returns such a link.
     pub is_used: bool,
 }

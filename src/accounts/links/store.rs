@@ -11,10 +11,10 @@ fn hash(secret: &str) -> [u8; 32] {
     Sha256::digest(secret).into()
 }
 
-/// Makes a link and returns its secret, which goes into the mail and nowhere else.
+/// Makes a link and returns its secret, which belongs into the mail and nowhere else.
 ///
 /// # Errors
-/// When the database does not answer.
+/// If the database query fails.
 pub async fn create(
     db: impl PgExecutor<'_>,
     account_id: AccountId,
@@ -36,10 +36,10 @@ pub async fn create(
     Ok(secret)
 }
 
-/// Looks at a link without using it.
+/// Finds a link without using it.
 ///
 /// # Errors
-/// When the database does not answer.
+/// If the database query fails.
 pub async fn find(
     db: &PgPool,
     secret: &str,
@@ -49,7 +49,8 @@ pub async fn find(
         Link,
         r#"/* links.find */
         SELECT account_id AS "account_id: AccountId", email, used_at IS NOT NULL AS "is_used!"
-          FROM email_links WHERE link_sha256 = $1 AND purpose = $2 AND expires_at > clock_timestamp()"#,
+          FROM email_links
+         WHERE link_sha256 = $1 AND purpose = $2 AND expires_at > clock_timestamp()"#,
         &hash(secret)[..],
         purpose.as_str(),
     )
@@ -57,10 +58,10 @@ pub async fn find(
     .await
 }
 
-/// Uses a link up. `None`: there is none, it was used, or its hour is over.
+/// Uses a link up. Returns `None` if there is none, it was used, or its hour is over.
 ///
 /// # Errors
-/// When the database does not answer.
+/// If the database query fails.
 pub async fn take(
     db: &mut PgConnection,
     secret: &str,
@@ -70,7 +71,8 @@ pub async fn take(
         Link,
         r#"/* links.take */
         UPDATE email_links SET used_at = clock_timestamp()
-         WHERE link_sha256 = $1 AND purpose = $2 AND used_at IS NULL AND expires_at > clock_timestamp()
+         WHERE link_sha256 = $1 AND purpose = $2 AND used_at IS NULL
+           AND expires_at > clock_timestamp()
         RETURNING account_id AS "account_id: AccountId", email, true AS "is_used!""#,
         &hash(secret)[..],
         purpose.as_str(),
@@ -79,10 +81,10 @@ pub async fn take(
     .await
 }
 
-/// Makes every unused link of an account useless: after its password or address has changed.
+/// Deletes the unused links of an account, after its password or e-mail address has changed.
 ///
 /// # Errors
-/// When the database does not answer.
+/// If the database query fails.
 pub async fn void_all(db: impl PgExecutor<'_>, account_id: AccountId) -> Result<(), sqlx::Error> {
     sqlx::query!(
         "/* links.void_all */ DELETE FROM email_links WHERE account_id = $1 AND used_at IS NULL",
@@ -93,10 +95,10 @@ pub async fn void_all(db: impl PgExecutor<'_>, account_id: AccountId) -> Result<
     Ok(())
 }
 
-/// Removes what has expired, and returns how many. For a job that runs now and then.
+/// Deletes expired rows and returns their number. For a job.
 ///
 /// # Errors
-/// When the database does not answer.
+/// If the database query fails.
 pub async fn sweep(db: &PgPool) -> Result<u64, sqlx::Error> {
     let done = sqlx::query!(
         "/* links.sweep */ DELETE FROM email_links WHERE expires_at < clock_timestamp()"

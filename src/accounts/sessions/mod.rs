@@ -1,8 +1,8 @@
 //! Browser sessions: one row each, found by the SHA-256 of its id, so that a stolen table signs
 //! nobody in.
 //!
-//! The database's clock decides when one ends: [`IDLE`] after it was last seen, and [`ABSOLUTE`]
-//! after it began.
+//! A session ends [`IDLE`] after it was last seen, and [`ABSOLUTE`] after it began, on the
+//! database's clock.
 
 mod store;
 
@@ -15,12 +15,12 @@ use crate::id::AccountId;
 
 pub use store::{create, delete, end, end_all_but, list, load, save, sweep};
 
-/// How long a session lasts after it was last seen.
+/// The length of a session after it was last seen.
 pub const IDLE: chrono::TimeDelta = chrono::TimeDelta::days(7);
-/// How long a session lasts at most.
+/// The most length of a session.
 pub const ABSOLUTE: chrono::TimeDelta = chrono::TimeDelta::days(30);
 
-/// What the table knows a session by. Not a secret: it signs nobody in.
+/// The hash of a session's id. Not a secret: it signs nobody in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SessionHash([u8; 32]);
 
@@ -30,12 +30,12 @@ impl SessionHash {
         Self(Sha256::digest(id).into())
     }
 
-    /// As an address names it.
+    /// Its text in URLs.
     pub fn to_hex(&self) -> String {
         hex::encode(self.0)
     }
 
-    /// From an address.
+    /// Parses the text of a URL.
     pub fn from_hex(text: &str) -> Option<Self> {
         let mut hash = [0; 32];
         hex::decode_to_slice(text, &mut hash).ok()?;
@@ -43,32 +43,27 @@ impl SessionHash {
     }
 }
 
-/// One session as its account's owner sees it.
+/// A session in its owner's list.
 #[derive(Debug, Clone)]
+#[expect(missing_docs, reason = "columns, which the migrations describe")]
 pub struct SessionInfo {
-    /// What it is ended by.
     pub hash: SessionHash,
-    /// When it began.
     pub created_at: DateTime<Utc>,
-    /// When a page was last asked for with it, a minute exact.
+    /// The time of the last request with it, to the minute.
     pub last_seen_at: DateTime<Utc>,
-    /// From which address it began, as text.
-    pub address: Option<String>,
-    /// What the browser said it was when it signed in.
+    pub client_ip: Option<String>,
     pub user_agent: Option<String>,
 }
 
-/// A session that begins.
+/// A new session.
 #[derive(Debug, Clone)]
+#[expect(missing_docs, reason = "columns, which the migrations describe")]
 pub struct NewSession<'a> {
-    /// Hash of its id.
     pub hash: SessionHash,
-    /// Whose it is.
     pub account_id: AccountId,
-    /// What pages keep in it.
+    /// The data that pages keep in it.
     pub data: &'a serde_json::Value,
-    /// Where it began.
-    pub address: Option<IpAddr>,
-    /// What the browser says it is; cut to what fits.
+    pub client_ip: Option<IpAddr>,
+    /// The browser's name for itself; cut to the column's length.
     pub user_agent: Option<&'a str>,
 }

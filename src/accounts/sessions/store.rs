@@ -5,15 +5,13 @@ use sqlx::{PgExecutor, PgPool};
 use super::{ABSOLUTE, IDLE, NewSession, SessionHash, SessionInfo};
 use crate::id::AccountId;
 
-/// Begins a session. `false`: there is one of that id, so take another.
+/// Begins a session. Returns `false` if there is one of that id already.
 ///
 /// # Errors
-/// When the database does not answer, or the account is gone.
+/// If the database query fails, or the account is deleted.
 pub async fn create(db: &PgPool, session: NewSession<'_>) -> Result<bool, sqlx::Error> {
     let user_agent = session.user_agent.map(|text| cut(text, 512));
-    let address = session
-        .address
-        .map(|address| address.to_canonical().to_string());
+    let client_ip = session.client_ip.map(|ip| ip.to_canonical().to_string());
     let done = sqlx::query!(
         r#"/* sessions.create */
         INSERT INTO sessions (session_sha256, account_id, data, address, user_agent, expires_at)
@@ -22,7 +20,7 @@ pub async fn create(db: &PgPool, session: NewSession<'_>) -> Result<bool, sqlx::
         &session.hash.0[..],
         session.account_id.0,
         session.data,
-        address,
+        client_ip,
         user_agent,
         IDLE.num_seconds() as f64,
     )
@@ -31,10 +29,11 @@ pub async fn create(db: &PgPool, session: NewSession<'_>) -> Result<bool, sqlx::
     Ok(done.rows_affected() == 1)
 }
 
-/// What pages keep in a session that has not ended. Notes that it was seen, at most once a minute.
+/// The data of a session that has not ended, else `None`. Sets the time at which it was last seen,
+/// at most once a minute.
 ///
 /// # Errors
-/// When the database does not answer.
+/// If the database query fails.
 pub async fn load(
     db: &PgPool,
     hash: SessionHash,
@@ -52,7 +51,8 @@ pub async fn load(
         sqlx::query!(
             r#"/* sessions.seen */
             UPDATE sessions SET last_seen_at = clock_timestamp(),
-              expires_at = least(created_at + make_interval(secs => $3), clock_timestamp() + make_interval(secs => $2))
+                   expires_at = least(created_at + make_interval(secs => $3),
+                                      clock_timestamp() + make_interval(secs => $2))
              WHERE session_sha256 = $1 AND expires_at > clock_timestamp()"#,
             &hash.0[..],
             IDLE.num_seconds() as f64,
@@ -64,17 +64,19 @@ pub async fn load(
     Ok(Some(found.data))
 }
 
-/// Changes what pages keep in a session. One that was ended meanwhile stays ended: `false`.
+/// Changes the data of a session. Returns `false` if it has ended meanwhile.
 ///
 /// # Errors
-/// When the database does not answer.
+/// If the database query fails.
 pub async fn save(
     db: &PgPool,
     hash: SessionHash,
     data: &serde_json::Value,
 ) -> Result<bool, sqlx::Error> {
     let done = sqlx::query!(
-        "/* sessions.save */ UPDATE sessions SET data = $2 WHERE session_sha256 = $1 AND expires_at > clock_timestamp()",
+        "/* sessions.save */
+        UPDATE sessions SET data = $2
+         WHERE session_sha256 = $1 AND expires_at > clock_timestamp()",
         &hash.0[..],
         data,
     )
@@ -83,10 +85,10 @@ pub async fn save(
     Ok(done.rows_affected() == 1)
 }
 
-/// Ends a session, whoever's it is: signing out.
+/// Ends a session of any account, for signing out.
 ///
 /// # Errors
-/// When the database does not answer.
+/// If the database query fails.
 pub async fn delete(db: &PgPool, hash: SessionHash) -> Result<(), sqlx::Error> {
     sqlx::query!(
         "/* sessions.delete */ DELETE FROM sessions WHERE session_sha256 = $1",
@@ -100,11 +102,11 @@ pub async fn delete(db: &PgPool, hash: SessionHash) -> Result<(), sqlx::Error> {
 /// The sessions of an account that have not ended, the last seen first.
 ///
 /// # Errors
-/// When the database does not answer.
+/// If the database query fails.
 pub async fn list(db: &PgPool, account_id: AccountId) -> Result<Vec<SessionInfo>, sqlx::Error> {
     let rows = sqlx::query!(
         r#"/* sessions.list */
-        SELECT session_sha256, created_at, last_seen_at, host(address) AS address, user_agent
+        SELECT session_sha256, created_at, last_seen_at, host(address) AS client_ip, user_agent
           FROM sessions WHERE account_id = $1 AND expires_at > clock_timestamp()
          ORDER BY last_seen_at DESC LIMIT 200"#,
         account_id.0,
@@ -117,17 +119,17 @@ pub async fn list(db: &PgPool, account_id: AccountId) -> Result<Vec<SessionInfo>
             hash: SessionHash(row.session_sha256.try_into().ok()?),
             created_at: row.created_at,
             last_seen_at: row.last_seen_at,
-            address: row.address,
+            client_ip: row.client_ip,
             user_agent: row.user_agent,
         })
     });
     Ok(sessions.collect())
 }
 
-/// Ends one session of an account. `false`: it has none of that hash.
+/// Ends one session of an account. Returns `false` if the account has none of that hash.
 ///
 /// # Errors
-/// When the database does not answer.
+/// If the database query fails.
 pub async fn end(
     db: &PgPool,
     account_id: AccountId,
@@ -146,14 +148,15 @@ pub async fn end(
 /// Ends every session of an account but `keep`, and returns how many. Takes a transaction too.
 ///
 /// # Errors
-/// When the database does not answer.
+/// If the database query fails.
 pub async fn end_all_but(
     db: impl PgExecutor<'_>,
     account_id: AccountId,
     keep: Option<SessionHash>,
 ) -> Result<u64, sqlx::Error> {
     let done = sqlx::query!(
-        "/* sessions.end_all_but */ DELETE FROM sessions WHERE account_id = $1 AND session_sha256 IS DISTINCT FROM $2",
+        "/* sessions.end_all_but */
+        DELETE FROM sessions WHERE account_id = $1 AND session_sha256 IS DISTINCT FROM $2",
         account_id.0,
         keep.as_ref().map(|hash| &hash.0[..]),
     )
@@ -162,10 +165,10 @@ pub async fn end_all_but(
     Ok(done.rows_affected())
 }
 
-/// Removes what has expired, and returns how many. For a job that runs now and then.
+/// Deletes expired rows and returns their number. For a job.
 ///
 /// # Errors
-/// When the database does not answer.
+/// If the database query fails.
 pub async fn sweep(db: &PgPool) -> Result<u64, sqlx::Error> {
     let done = sqlx::query!(
         "/* sessions.sweep */ DELETE FROM sessions WHERE expires_at < clock_timestamp()"
@@ -175,7 +178,7 @@ pub async fn sweep(db: &PgPool) -> Result<u64, sqlx::Error> {
     Ok(done.rows_affected())
 }
 
-/// The beginning of a text, at most so many bytes, whole characters.
+/// The beginning of a text: whole characters, at most so many bytes.
 fn cut(text: &str, bytes: usize) -> &str {
     &text[..text.floor_char_boundary(bytes)]
 }

@@ -48,7 +48,7 @@ impl From<Entry> for Line {
             at: When::new(entry.at),
             changes: changes(entry.before.as_ref(), entry.after.as_ref()),
             actor: entry.actor,
-            address: entry.address.unwrap_or_default(),
+            address: entry.client_ip.unwrap_or_default(),
             request_id: entry.request_id.unwrap_or_default(),
             action: entry.action,
             subject: entry.subject,

@@ -4,8 +4,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use lockable::clock;
 use lockable::locks::AcquireOutcome;
+use lockable::outages;
 use uuid::Uuid;
 
 use crate::support::node::{ALICE, BOB, Node, acquire, heartbeat, lost, release, renewed};
@@ -37,7 +37,7 @@ async fn refusals_write_nothing() {
     }));
     let db = Database::create_in(&cluster).await;
     let node = Node::start_ticking_every(&db.options(), Duration::from_secs(3600));
-    clock::tick(&node.pool).await.unwrap();
+    outages::tick(&node.pool).await.unwrap();
     let (held, ended) = (Uuid::new_v4(), Uuid::new_v4());
     node.grant("ended", ended, 60_000).await;
     node.release("ended", ended).await.unwrap();

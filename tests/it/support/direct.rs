@@ -36,7 +36,7 @@ impl TestApp {
     }
 
     /// `GET` with a token, answered with 200: `true` or `false`.
-    pub(crate) async fn ask(&self, token: &Secret, path_and_query: &str) -> bool {
+    pub(crate) async fn verdict(&self, token: &Secret, path_and_query: &str) -> bool {
         self.get(token, path_and_query).await.verdict()
     }
 }

@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use lockable::clock;
 use lockable::db::{Purpose, pool};
 use lockable::id::{AccountId, NamespaceId, TokenId};
 use lockable::locks::{
     Acquire, AcquireOutcome, Engine, EngineError, EngineSettings, Heartbeat, HeartbeatOutcome,
     Lease, LockKey, LockName, Lost, Release, ReleaseOutcome,
 };
+use lockable::outages;
 use sqlx::PgPool;
 use sqlx::postgres::PgConnectOptions;
 use tokio::task::JoinHandle;
@@ -37,8 +37,8 @@ impl Node {
 
     /// As [`Node::start`], with settings of the test's.
     pub(crate) async fn start_with(options: PgConnectOptions, settings: EngineSettings) -> Node {
-        let node = Node::new(&options, settings, clock::TICK_EVERY);
-        clock::tick(&node.pool).await.unwrap();
+        let node = Node::new(&options, settings, outages::TICK_EVERY);
+        outages::tick(&node.pool).await.unwrap();
         node
     }
 
@@ -57,7 +57,7 @@ impl Node {
                 loop {
                     interval.tick().await;
                     // The database may be away on purpose.
-                    clock::tick(&pool).await.ok();
+                    outages::tick(&pool).await.ok();
                 }
             }
         });

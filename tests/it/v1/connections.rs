@@ -1,4 +1,4 @@
-//! What comes in on the wire that no library would send, to the binary as it is shipped.
+//! Bytes on a connection that no HTTP library would send, to the binary as it is shipped.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -67,8 +67,8 @@ impl Wire {
         stream
     }
 
-    /// Sends these bytes on a connection of their own, and returns the status and everything that
-    /// comes back until it is closed. `None`: closed without an answer.
+    /// Sends these bytes on a new connection, and returns the status and all bytes until the
+    /// service closes it; `None` if it is closed without an answer.
     async fn raw(&self, bytes: &[u8]) -> Option<(u16, String)> {
         let (mut stream, bytes) = (self.connect(), bytes.to_vec());
         tokio::task::spawn_blocking(move || {
@@ -84,8 +84,8 @@ impl Wire {
         .unwrap()
     }
 
-    /// A whole request with these first and further lines.
-    async fn ask(&self, first: &str, more: &str) -> Option<(u16, String)> {
+    /// Sends a whole request with this request line and these headers.
+    async fn send(&self, first: &str, more: &str) -> Option<(u16, String)> {
         let head = format!(
             "{first}\r\nHost: x\r\nConnection: close\r\n{}\r\n{more}\r\n",
             self.authorization()
@@ -94,7 +94,7 @@ impl Wire {
     }
 
     async fn status(&self, first: &str, more: &str) -> u16 {
-        self.ask(first, more)
+        self.send(first, more)
             .await
             .unwrap_or_else(|| panic!("no answer to {first}"))
             .0
@@ -138,7 +138,7 @@ async fn hostile_bytes_are_answered_and_change_nothing() {
             "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n",
             &[400],
         ),
-        // Announced and never sent: not waited for.
+        // The service does not wait for a body that is announced and never sent.
         (
             "POST /v1/acquire/job HTTP/1.1",
             "Content-Length: 1000000000\r\n",
@@ -150,7 +150,7 @@ async fn hostile_bytes_are_answered_and_change_nothing() {
         let status = wire.status(first, more).await;
         assert!(expected.contains(&status), "{first:?} {more:?}: {status}");
     }
-    // Longer than a name or a URL may be, and more headers than anybody needs.
+    // A name and a URL that are too long, and too many headers.
     let status = wire
         .status(
             &format!("GET /v1/acquire/{} HTTP/1.1", "a".repeat(1000)),
@@ -172,8 +172,8 @@ async fn hostile_bytes_are_answered_and_change_nothing() {
             (0..1000).map(|n| format!("X-{n}: x\r\n")).collect(),
         ),
     ] {
-        // The answer may be lost where the connection is closed while much is still on its way.
-        if let Some((status, _)) = wire.ask(&format!("GET {path} HTTP/1.1"), &more).await {
+        // The answer may be lost if the connection is closed while many bytes are still in flight.
+        if let Some((status, _)) = wire.send(&format!("GET {path} HTTP/1.1"), &more).await {
             assert!([400, 414, 431].contains(&status), "{status}");
         }
     }
@@ -190,7 +190,7 @@ async fn hostile_bytes_are_answered_and_change_nothing() {
         ),
         ("POST /v1/acquire/none HTTP/1.1", "Content-Length: 0\r\n"),
     ] {
-        let (status, answer) = wire.ask(first, body).await.unwrap();
+        let (status, answer) = wire.send(first, body).await.unwrap();
         assert!(
             status == 200 && answer.ends_with("{\"response\": true}"),
             "{first}: {answer}"
@@ -232,7 +232,8 @@ async fn the_log_has_a_line_a_request_and_no_secret() {
     );
     let wrong = "Basic c2VjcmV0LXNlY3JldDo=";
     let unknown = format!(
-        "GET /v1/release/x HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: {wrong}\r\n\r\n"
+        "GET /v1/release/x HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: \
+         {wrong}\r\n\r\n"
     );
     assert_eq!(wire.raw(unknown.as_bytes()).await.unwrap().0, 401);
     let line = |id: &'static str| {

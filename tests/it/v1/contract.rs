@@ -12,18 +12,18 @@ use crate::support::prelude::*;
 async fn a_lock_is_taken_kept_and_given_back() {
     let node = start().await;
     let ada = node.account("hobbyist").await.token().await;
-    assert!(!node.ask(&ada, "/v1/heartbeat/job").await);
-    assert!(!node.ask(&ada, "/v1/release/job").await);
-    assert!(node.ask(&ada, "/v1/acquire/job").await);
+    assert!(!node.verdict(&ada, "/v1/heartbeat/job").await);
+    assert!(!node.verdict(&ada, "/v1/release/job").await);
+    assert!(node.verdict(&ada, "/v1/acquire/job").await);
     assert!(
-        !node.ask(&ada, "/v1/acquire/job").await,
+        !node.verdict(&ada, "/v1/acquire/job").await,
         "also for the account that holds it"
     );
-    assert!(node.ask(&ada, "/v1/heartbeat/job").await);
-    assert!(node.ask(&ada, "/v1/release/job").await);
-    assert!(!node.ask(&ada, "/v1/release/job").await);
-    assert!(!node.ask(&ada, "/v1/heartbeat/job").await);
-    assert!(node.ask(&ada, "/v1/acquire/job").await);
+    assert!(node.verdict(&ada, "/v1/heartbeat/job").await);
+    assert!(node.verdict(&ada, "/v1/release/job").await);
+    assert!(!node.verdict(&ada, "/v1/release/job").await);
+    assert!(!node.verdict(&ada, "/v1/heartbeat/job").await);
+    assert!(node.verdict(&ada, "/v1/acquire/job").await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -31,16 +31,16 @@ async fn in_the_public_namespace_accounts_exclude_each_other() {
     let node = start().await;
     let ada = node.account("hobbyist").await.token().await;
     let bob = node.account("business").await.token().await;
-    assert!(node.ask(&ada, "/v1/acquire/job").await);
-    assert!(!node.ask(&bob, "/v1/acquire/job").await);
-    assert!(!node.ask(&bob, "/v1/heartbeat/job").await);
-    assert!(!node.ask(&bob, "/v1/release/job").await);
+    assert!(node.verdict(&ada, "/v1/acquire/job").await);
+    assert!(!node.verdict(&bob, "/v1/acquire/job").await);
+    assert!(!node.verdict(&bob, "/v1/heartbeat/job").await);
+    assert!(!node.verdict(&bob, "/v1/release/job").await);
     assert!(
-        node.ask(&ada, "/v1/heartbeat/job").await,
+        node.verdict(&ada, "/v1/heartbeat/job").await,
         "what the other tried had no effect"
     );
-    assert!(node.ask(&ada, "/v1/release/job").await);
-    assert!(node.ask(&bob, "/v1/acquire/job").await);
+    assert!(node.verdict(&ada, "/v1/release/job").await);
+    assert!(node.verdict(&bob, "/v1/acquire/job").await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -140,7 +140,7 @@ async fn post_is_as_good_as_get() {
     assert!(!post("/v1/acquire/job").await.verdict());
     assert!(post("/v1/heartbeat/job").await.verdict());
     assert!(post("/v1/release/job").await.verdict());
-    // An empty body is one, however it is announced.
+    // An empty body is accepted, however it is announced.
     let mut chunked = request(Method::POST, "/v1/acquire/job", &ada);
     *chunked.body_mut() =
         Body::from_stream(futures_util::stream::empty::<Result<String, std::io::Error>>());
@@ -158,21 +158,24 @@ async fn a_lease_with_an_id_needs_it_and_can_be_asked_for_again() {
     assert!(granted.verdict());
     assert_eq!(granted.required("lockable-lease-id"), mine.to_string());
 
-    assert!(!node.ask(&ada, "/v1/heartbeat/job").await, "needs its id");
-    assert!(!node.ask(&ada, "/v1/release/job").await, "needs its id");
+    assert!(
+        !node.verdict(&ada, "/v1/heartbeat/job").await,
+        "needs its id"
+    );
+    assert!(!node.verdict(&ada, "/v1/release/job").await, "needs its id");
     assert!(
         !node
-            .ask(&ada, &format!("/v1/heartbeat/job?lease_id={other}"))
+            .verdict(&ada, &format!("/v1/heartbeat/job?lease_id={other}"))
             .await
     );
     assert!(
         !node
-            .ask(&ada, &format!("/v1/release/job?lease_id={other}"))
+            .verdict(&ada, &format!("/v1/release/job?lease_id={other}"))
             .await
     );
     assert!(
         !node
-            .ask(&ada, &format!("/v1/acquire/job?lease_id={other}"))
+            .verdict(&ada, &format!("/v1/acquire/job?lease_id={other}"))
             .await
     );
 
@@ -190,31 +193,31 @@ async fn a_lease_with_an_id_needs_it_and_can_be_asked_for_again() {
         "a full lease"
     );
     assert!(
-        node.ask(&ada, &format!("/v1/heartbeat/job?lease_id={mine}"))
+        node.verdict(&ada, &format!("/v1/heartbeat/job?lease_id={mine}"))
             .await
     );
     assert!(
-        node.ask(&ada, &format!("/v1/release/job?lease_id={mine}"))
+        node.verdict(&ada, &format!("/v1/release/job?lease_id={mine}"))
             .await
     );
     assert!(
-        node.ask(&ada, &format!("/v1/release/job?lease_id={mine}"))
+        node.verdict(&ada, &format!("/v1/release/job?lease_id={mine}"))
             .await,
         "answers as the first did"
     );
     assert!(
         !node
-            .ask(&ada, &format!("/v1/heartbeat/job?lease_id={mine}"))
+            .verdict(&ada, &format!("/v1/heartbeat/job?lease_id={mine}"))
             .await
     );
     assert!(
         !node
-            .ask(&ada, &format!("/v1/acquire/job?lease_id={mine}"))
+            .verdict(&ada, &format!("/v1/acquire/job?lease_id={mine}"))
             .await,
         "an id serves one lease"
     );
     assert!(
-        node.ask(&ada, "/v1/acquire/job").await,
+        node.verdict(&ada, "/v1/acquire/job").await,
         "and the lock is free for another"
     );
 }
@@ -233,9 +236,9 @@ async fn an_idempotency_key_does_what_a_lease_id_does() {
         assert!(answer.verdict());
         assert_eq!(answer.required("lockable-lease-id"), key.to_string());
     }
-    assert!(!node.ask(&ada, "/v1/release/job").await);
+    assert!(!node.verdict(&ada, "/v1/release/job").await);
     assert!(
-        node.ask(&ada, &format!("/v1/release/job?lease_id={key}"))
+        node.verdict(&ada, &format!("/v1/release/job?lease_id={key}"))
             .await
     );
 }
@@ -250,12 +253,12 @@ async fn a_token_acts_in_its_own_namespace() {
     let public = ada.token().await;
     let (adas, bobs) = (ada.private("builds").await, bob.private("builds").await);
     for holder in [&public, &adas, &bobs] {
-        assert!(node.ask(holder, "/v1/acquire/job").await);
+        assert!(node.verdict(holder, "/v1/acquire/job").await);
     }
-    assert!(node.ask(&adas, "/v1/release/job").await);
-    assert!(node.ask(&public, "/v1/heartbeat/job").await);
-    assert!(node.ask(&bobs, "/v1/heartbeat/job").await);
-    assert!(!node.ask(&adas, "/v1/heartbeat/job").await);
+    assert!(node.verdict(&adas, "/v1/release/job").await);
+    assert!(node.verdict(&public, "/v1/heartbeat/job").await);
+    assert!(node.verdict(&bobs, "/v1/heartbeat/job").await);
+    assert!(!node.verdict(&adas, "/v1/heartbeat/job").await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -304,7 +307,7 @@ async fn the_nearest_setting_decides_the_lease() {
     .await;
     assert_eq!(lease(&builds, "/v1/acquire/g").await, 50_000);
     assert!(
-        node.ask(&builds, "/v1/heartbeat/c").await,
+        node.verdict(&builds, "/v1/heartbeat/c").await,
         "what is held runs on"
     );
 }
@@ -338,7 +341,7 @@ async fn after_a_downgrade_what_is_held_in_private_namespaces_can_be_kept_and_gi
     let ada = node.account("business").await;
     let (first, second) = (ada.private("first").await, ada.private("second").await);
     for token in [&first, &second] {
-        assert!(node.ask(token, "/v1/acquire/job").await);
+        assert!(node.verdict(token, "/v1/acquire/job").await);
     }
     plans::update(&node.db.pool, &administrator(), "business", |limits| {
         limits.max_private_namespaces = 1;
@@ -347,16 +350,16 @@ async fn after_a_downgrade_what_is_held_in_private_namespaces_can_be_kept_and_gi
     .unwrap();
     until_code(&node, &second, "/v1/acquire/more", "plan-does-not-allow").await;
     assert!(
-        node.ask(&first, "/v1/acquire/more").await,
+        node.verdict(&first, "/v1/acquire/more").await,
         "the older one still fits"
     );
-    assert!(node.ask(&second, "/v1/heartbeat/job").await);
-    assert!(node.ask(&second, "/v1/release/job").await);
+    assert!(node.verdict(&second, "/v1/heartbeat/job").await);
+    assert!(node.verdict(&second, "/v1/release/job").await);
     accounts::set_plan(&node.db.pool, &administrator(), ada.id, "hobbyist")
         .await
         .unwrap();
     until_code(&node, &first, "/v1/acquire/yet-more", "plan-does-not-allow").await;
-    assert!(node.ask(&first, "/v1/heartbeat/job").await);
+    assert!(node.verdict(&first, "/v1/heartbeat/job").await);
     accounts::set_plan(&node.db.pool, &administrator(), ada.id, "business")
         .await
         .unwrap();

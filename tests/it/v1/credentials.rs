@@ -1,6 +1,7 @@
-//! Who may ask: every call with every kind of credentials.
+//! Credentials: every call with every kind of them.
 
 use axum::http::{HeaderValue, Method, header};
+use lockable::api::calls::CALLS;
 use lockable::secret::Secret;
 use lockable::tokens::Scope;
 use lockable::{accounts, tokens};
@@ -8,20 +9,18 @@ use lockable::{accounts, tokens};
 use super::node::*;
 use crate::support::prelude::*;
 
-const CALLS: [&str; 3] = ["acquire", "heartbeat", "release"];
-
-/// The status and code of each call, which must all be the same.
+/// The status and code of the three calls, which must be the same.
 async fn each_call(node: &TestApp, authorization: &[HeaderValue]) -> (u16, String) {
     let mut answers = Vec::new();
-    for call in CALLS {
-        let mut asked = request(Method::GET, &format!("/v1/{call}/job"), &Secret::random());
-        asked.headers_mut().remove(header::AUTHORIZATION);
+    for call in CALLS.map(|call| call.name) {
+        let mut request = request(Method::GET, &format!("/v1/{call}/job"), &Secret::random());
+        request.headers_mut().remove(header::AUTHORIZATION);
         for value in authorization {
-            asked
+            request
                 .headers_mut()
                 .append(header::AUTHORIZATION, value.clone());
         }
-        answers.push(node.send(asked).await.problem());
+        answers.push(node.send(request).await.problem());
     }
     answers.dedup();
     assert_eq!(answers.len(), 1, "{answers:?}");
@@ -62,7 +61,7 @@ async fn malformed_credentials_are_refused_by_their_mistake() {
         assert_eq!(each_call(&node, &values).await, malformed, "{values:?}");
     }
     assert_eq!(rows(&node).await, 0);
-    // What clients may do differently and still mean the same.
+    // Spellings of valid credentials.
     let encoded = good
         .to_str()
         .unwrap()
@@ -74,14 +73,14 @@ async fn malformed_credentials_are_refused_by_their_mistake() {
         format!("BASIC  {encoded}"),
         format!("Basic {}", encoded.trim_end_matches('=')),
     ] {
-        let mut asked = request(Method::GET, "/v1/heartbeat/job", &token);
-        asked
+        let mut request = request(Method::GET, "/v1/heartbeat/job", &token);
+        request
             .headers_mut()
             .insert(header::AUTHORIZATION, raw(&value));
-        assert!(!node.send(asked).await.verdict());
+        assert!(!node.send(request).await.verdict());
     }
     let upper = Secret::new(token.expose().to_uppercase());
-    assert!(!node.ask(&upper, "/v1/heartbeat/job").await);
+    assert!(!node.verdict(&upper, "/v1/heartbeat/job").await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -89,7 +88,7 @@ async fn tokens_that_do_not_work_get_one_answer() {
     let node = start().await;
     let account = node.account("business").await;
     let refused = (401, "token-refused".to_owned());
-    let asks = async |token: &Secret| each_call(&node, &[basic(token.expose(), "")]).await;
+    let each = async |token: &Secret| each_call(&node, &[basic(token.expose(), "")]).await;
     let works = async |token: &Secret| {
         node.get(token, "/v1/heartbeat/job")
             .await
@@ -101,10 +100,10 @@ async fn tokens_that_do_not_work_get_one_answer() {
             (!works(token).await).then_some(())
         })
         .await;
-        assert_eq!(asks(token).await, refused);
+        assert_eq!(each(token).await, refused);
     };
 
-    assert_eq!(asks(&Secret::random()).await, refused, "unknown");
+    assert_eq!(each(&Secret::random()).await, refused, "unknown");
 
     let (token_id, revoked) = account.token_with("public", Scope::Locks, None).await;
     assert!(works(&revoked).await);
@@ -115,16 +114,17 @@ async fn tokens_that_do_not_work_get_one_answer() {
 
     let (token_id, expiring) = account.token_with("public", Scope::Locks, None).await;
     assert!(works(&expiring).await);
-    // Nobody says anything when it then expires.
+    // No notice announces the expiry.
     let soon = format!(
-        "UPDATE api_tokens SET expires_at = clock_timestamp() + interval '1 s' WHERE token_id = {token_id}"
+        "UPDATE api_tokens SET expires_at = clock_timestamp() + interval '1 s'
+          WHERE token_id = {token_id}"
     );
     node.db.execute(&soon).await;
     until_refused(&expiring).await;
 
     let suspended = node.account("business").await;
     let token = suspended.token().await;
-    assert!(node.ask(&token, "/v1/acquire/held").await);
+    assert!(node.verdict(&token, "/v1/acquire/held").await);
     accounts::suspend(&node.db.pool, &administrator(), suspended.id, "a test")
         .await
         .unwrap();
@@ -134,7 +134,7 @@ async fn tokens_that_do_not_work_get_one_answer() {
         .unwrap();
     eventually("it works again", async || works(&token).await.then_some(())).await;
     assert!(
-        node.ask(&token, "/v1/heartbeat/held").await,
+        node.verdict(&token, "/v1/heartbeat/held").await,
         "its leases ran on"
     );
     assert_eq!(rows(&node).await, 1);
@@ -164,9 +164,9 @@ async fn a_token_that_may_manage_may_also_lock() {
         .await
         .token_with("public", Scope::Manage, None)
         .await;
-    assert!(node.ask(&token, "/v1/acquire/job").await);
-    assert!(node.ask(&token, "/v1/heartbeat/job").await);
-    assert!(node.ask(&token, "/v1/release/job").await);
+    assert!(node.verdict(&token, "/v1/acquire/job").await);
+    assert!(node.verdict(&token, "/v1/heartbeat/job").await);
+    assert!(node.verdict(&token, "/v1/release/job").await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -187,20 +187,20 @@ async fn another_tenant_gets_no_further_than_false() {
     for (at, (holder, other)) in pairs.into_iter().enumerate() {
         let id = uuid::Uuid::now_v7();
         assert!(
-            node.ask(holder, &format!("/v1/acquire/job-{at}?lease_id={id}"))
+            node.verdict(holder, &format!("/v1/acquire/job-{at}?lease_id={id}"))
                 .await
         );
         for call in ["heartbeat", "release"] {
             assert!(
                 !node
-                    .ask(other, &format!("/v1/{call}/job-{at}?lease_id={id}"))
+                    .verdict(other, &format!("/v1/{call}/job-{at}?lease_id={id}"))
                     .await,
                 "not even with the right id"
             );
-            assert!(!node.ask(other, &format!("/v1/{call}/job-{at}")).await);
+            assert!(!node.verdict(other, &format!("/v1/{call}/job-{at}")).await);
         }
         assert!(
-            node.ask(holder, &format!("/v1/heartbeat/job-{at}?lease_id={id}"))
+            node.verdict(holder, &format!("/v1/heartbeat/job-{at}?lease_id={id}"))
                 .await
         );
     }

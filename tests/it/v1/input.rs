@@ -1,7 +1,8 @@
-//! What bad input gets: a problem document that says what to do, and nothing changed.
+//! Bad input is answered with a problem document that says what to do, and changes nothing.
 
 use axum::body::Body;
 use axum::http::{HeaderName, HeaderValue, Method, Request, Uri};
+use lockable::api::calls::CALLS;
 use lockable::secret::Secret;
 
 use super::node::*;
@@ -9,7 +10,7 @@ use crate::support::prelude::*;
 
 const ID: &str = "0194d3a5-7c1e-7b7e-9d3f-2f1f6c0a4b11";
 
-/// A node, and a token that may everything.
+/// A node, and a valid token on the Business plan.
 async fn node() -> (TestApp, Secret) {
     let node = start().await;
     let token = node.account("business").await.token().await;
@@ -30,7 +31,7 @@ async fn names_that_are_none_are_refused() {
     let at_the_limit = "a".repeat(255);
     let over = "a".repeat(256);
     let two_byte = "%C3%A4".repeat(128);
-    for call in ["acquire", "heartbeat", "release"] {
+    for call in CALLS.map(|call| call.name) {
         for name in [
             "",
             "/",
@@ -75,7 +76,7 @@ async fn names_that_are_none_are_refused() {
     }
     nothing_changed(&node).await;
     assert!(
-        node.ask(&token, &format!("/v1/acquire/{at_the_limit}"))
+        node.verdict(&token, &format!("/v1/acquire/{at_the_limit}"))
             .await
     );
 }
@@ -100,12 +101,12 @@ async fn names_are_decoded_once_and_compared_byte_for_byte() {
     ] {
         for (at, name) in names.iter().enumerate() {
             assert_eq!(
-                node.ask(&token, &format!("/v1/acquire/{name}")).await,
+                node.verdict(&token, &format!("/v1/acquire/{name}")).await,
                 at == 0,
                 "{name}"
             );
             assert!(
-                node.ask(&token, &format!("/v1/heartbeat/{name}")).await,
+                node.verdict(&token, &format!("/v1/heartbeat/{name}")).await,
                 "{name}"
             );
         }
@@ -181,7 +182,7 @@ async fn parameters_are_taken_strictly() {
     );
     nothing_changed(&node).await;
     assert!(
-        node.ask(&token, "/v1/acquire/job?wait_ms=0&&lease%5Fms=1000")
+        node.verdict(&token, "/v1/acquire/job?wait_ms=0&&lease%5Fms=1000")
             .await
     );
 }
@@ -228,7 +229,7 @@ async fn idempotency_keys_are_uuids() {
 #[tokio::test(flavor = "multi_thread")]
 async fn only_get_and_post_do_anything() {
     let (node, token) = node().await;
-    for call in ["acquire", "heartbeat", "release"] {
+    for call in CALLS.map(|call| call.name) {
         for method in [
             "HEAD", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT", "PROPFIND", "get",
         ] {
@@ -273,7 +274,7 @@ async fn bodies_are_refused() {
             );
         }
     }
-    // Without a length it is looked at, but not read to an end that never comes.
+    // A body without a length is read, but not to an end that never comes.
     let chunks = [Ok(""), Ok("x")]
         .into_iter()
         .chain(std::iter::repeat_with(|| Ok::<_, std::io::Error>("more")));
@@ -316,14 +317,14 @@ async fn browsers_on_errands_of_their_own_are_refused() {
         ("Purpose", "Prefetch", "prefetch-refused"),
         ("sec-fetch-site", "cross-site", "cross-site-refused"),
     ] {
-        for call in ["acquire", "heartbeat", "release"] {
-            let mut asked = request(Method::GET, &format!("/v1/{call}/job"), &token);
+        for call in CALLS.map(|call| call.name) {
+            let mut request = request(Method::GET, &format!("/v1/{call}/job"), &token);
             let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
-            asked
+            request
                 .headers_mut()
                 .insert(name, HeaderValue::from_static(value));
             assert_eq!(
-                node.send(asked).await.problem(),
+                node.send(request).await.problem(),
                 (403, code.into()),
                 "{value} {call}"
             );
@@ -331,11 +332,11 @@ async fn browsers_on_errands_of_their_own_are_refused() {
     }
     nothing_changed(&node).await;
     for site in ["none", "same-origin", "same-site"] {
-        let mut asked = request(Method::GET, &format!("/v1/acquire/{site}"), &token);
-        asked
+        let mut request = request(Method::GET, &format!("/v1/acquire/{site}"), &token);
+        request
             .headers_mut()
             .insert("sec-fetch-site", HeaderValue::from_static(site));
-        assert!(node.send(asked).await.verdict());
+        assert!(node.send(request).await.verdict());
     }
 }
 
@@ -365,23 +366,23 @@ async fn addresses_that_are_none_are_problems_too() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_id_is_kept_if_it_is_sane() {
     let (node, token) = node().await;
-    let ask = async |id: &str| {
-        let mut asked = request(Method::GET, "/v1/acquire/%", &token);
-        asked
+    let id_of_answer_to = async |id: &str| {
+        let mut request = request(Method::GET, "/v1/acquire/%", &token);
+        request
             .headers_mut()
             .insert("x-request-id", HeaderValue::from_str(id).unwrap());
-        let answer = node.send(asked).await;
+        let answer = node.send(request).await;
         answer.problem();
         answer.required("x-request-id").to_owned()
     };
-    assert_eq!(ask("abc-123").await, "abc-123");
+    assert_eq!(id_of_answer_to("abc-123").await, "abc-123");
     for insane in ["", "a b", "\"><script>", &"a".repeat(129)] {
-        let id: uuid::Uuid = ask(insane).await.parse().unwrap();
+        let id: uuid::Uuid = id_of_answer_to(insane).await.parse().unwrap();
         assert_eq!(id.get_version_num(), 7);
     }
 }
 
-/// What the documents look like, whole.
+/// The documents, whole.
 #[tokio::test(flavor = "multi_thread")]
 async fn documents() {
     let (node, token) = node().await;
@@ -408,7 +409,7 @@ async fn documents() {
     insta::assert_snapshot!(looks);
 }
 
-/// Whatever is sent, the answer is one of the contract's, and never a 500.
+/// The answer to any path is one of the contract's, and never a 500.
 #[tokio::test(flavor = "multi_thread")]
 async fn noise_is_answered_in_order() {
     let (node, token) = node().await;
@@ -459,9 +460,9 @@ async fn noise_is_answered_in_order() {
         let Ok(uri) = format!("/v1/{call}/{noise}").parse::<Uri>() else {
             continue;
         };
-        let mut asked: Request<Body> = request(Method::GET, "/", &token);
-        *asked.uri_mut() = uri.clone();
-        let answer = node.send(asked).await;
+        let mut request: Request<Body> = request(Method::GET, "/", &token);
+        *request.uri_mut() = uri.clone();
+        let answer = node.send(request).await;
         match answer.status.as_u16() {
             200 => _ = answer.verdict(),
             400 | 404 | 501 => _ = answer.problem(),

@@ -1,4 +1,4 @@
-//! Limits: of an account's plan, and of an address that tries tokens.
+//! Limits: those of an account's plan, and the one on a client IP that tries tokens.
 
 use std::net::IpAddr;
 
@@ -40,10 +40,10 @@ async fn requests_a_second_are_limited_per_account_and_a_plans_edit_counts_at_on
         format!("\"requests\";r=0;t={wait}")
     );
     assert!(
-        !node.ask(&bob.token().await, "/v1/heartbeat/job").await,
+        !node.verdict(&bob.token().await, "/v1/heartbeat/job").await,
         "another account is not"
     );
-    // The limit is about accounts: bad credentials are still told what is wrong with them.
+    // The limit is one of accounts: malformed credentials still get their own answer.
     assert_eq!(
         node.get(&Secret::new("no token"), "/v1/heartbeat/job")
             .await
@@ -65,7 +65,7 @@ async fn requests_a_second_are_limited_per_account_and_a_plans_edit_counts_at_on
     })
     .await;
     for _ in 0..20 {
-        assert!(!node.ask(&token, "/v1/heartbeat/job").await);
+        assert!(!node.verdict(&token, "/v1/heartbeat/job").await);
     }
 }
 
@@ -81,7 +81,7 @@ async fn live_locks_are_limited_and_those_that_are_held_can_be_kept() {
     .unwrap();
     let id = uuid::Uuid::now_v7();
     let mine = format!("/v1/acquire/mine?lease_id={id}");
-    assert!(node.ask(&token, &mine).await);
+    assert!(node.verdict(&token, &mine).await);
     let mut held = Vec::new();
     let refused = eventually("the limit", async || {
         let name = format!("job-{}", held.len());
@@ -95,19 +95,19 @@ async fn live_locks_are_limited_and_those_that_are_held_can_be_kept() {
     assert_eq!(refused.problem(), (403, "live-locks-limit".into()));
     assert!(!refused.headers.contains_key("retry-after"));
     assert!(
-        node.ask(&token, &mine).await,
-        "asked again, it is the lease that it has"
+        node.verdict(&token, &mine).await,
+        "request again, it is the lease that it has"
     );
-    assert!(node.ask(&token, "/v1/heartbeat/job-0").await);
+    assert!(node.verdict(&token, "/v1/heartbeat/job-0").await);
     assert!(
-        node.ask(
+        node.verdict(
             &node.account("business").await.token().await,
             "/v1/acquire/other"
         )
         .await
     );
     for name in &held {
-        assert!(node.ask(&token, &format!("/v1/release/{name}")).await);
+        assert!(node.verdict(&token, &format!("/v1/release/{name}")).await);
     }
     eventually("room again", async || {
         node.get(&token, "/v1/acquire/next")
@@ -120,21 +120,21 @@ async fn live_locks_are_limited_and_those_that_are_held_can_be_kept() {
 }
 
 async fn from(node: &TestApp, peer: &str, forwarded: &str, token: &Secret) -> Answer {
-    let mut asked = request(Method::GET, "/v1/heartbeat/job", token);
-    asked
+    let mut request = request(Method::GET, "/v1/heartbeat/job", token);
+    request
         .extensions_mut()
         .insert(peer.parse::<IpAddr>().unwrap());
     if !forwarded.is_empty() {
-        asked
+        request
             .headers_mut()
             .insert("x-forwarded-for", forwarded.parse().unwrap());
     }
-    node.send(asked).await
+    node.send(request).await
 }
 
-/// Tries tokens until that is stopped. A `*` in `forwarded` is another number each time.
+/// Tries tokens until the client IP is throttled. A `*` in `forwarded` is another number each time.
 async fn until_throttled(node: &TestApp, peer: &str, forwarded: &str) {
-    // As fast as it goes: the limit grows back with time.
+    // Without a pause, because the limit grows back with time.
     for n in 0..2000 {
         let forwarded = forwarded.replace('*', &(n % 250).to_string());
         let answer = from(node, peer, &forwarded, &Secret::random()).await;
@@ -175,7 +175,7 @@ async fn behind_a_trusted_proxy_the_clients_address_counts() {
     let node =
         start_with(|settings| settings.trusted_proxies = vec!["10.0.0.0/8".parse().unwrap()]).await;
     until_throttled(&node, "10.0.0.1", "198.51.100.1").await;
-    // Whatever it claims further left.
+    // The entries further left have no effect.
     until_throttled(&node, "10.0.0.1", "203.0.113.*, 198.51.100.4").await;
     assert_eq!(
         from(&node, "10.0.0.1", "198.51.100.2", &Secret::random())

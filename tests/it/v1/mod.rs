@@ -1,4 +1,4 @@
-//! Version 1 of the API, to the letter.
+//! Version 1 of the API.
 
 mod connections;
 mod contract;

@@ -1,4 +1,4 @@
-//! What the tests of version 1 share.
+//! Helpers of the tests of version 1.
 
 use lockable::audit::Actor;
 use lockable::config::Settings;

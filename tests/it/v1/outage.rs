@@ -1,8 +1,9 @@
-//! While the database is away, nobody is told anything but that.
+//! While the database is unreachable, every answer that needs it is a 503.
 
 use std::sync::Arc;
 
 use axum::http::Method;
+use lockable::api::calls::CALLS;
 use lockable::secret::Secret;
 use uuid::Uuid;
 
@@ -10,12 +11,10 @@ use super::node::*;
 use crate::support::prelude::*;
 use crate::support::proxy::Flow;
 
-const CALLS: [&str; 3] = ["acquire", "heartbeat", "release"];
-
 async fn node(db: &Arc<Database>, proxy: &Proxy) -> (TestApp, Secret) {
     let node = TestApp::start_through(db, proxy).await;
     let token = node.account("hobbyist").await.token().await;
-    assert!(node.ask(&token, "/v1/acquire/held").await);
+    assert!(node.verdict(&token, "/v1/acquire/held").await);
     (node, token)
 }
 
@@ -40,12 +39,12 @@ async fn a_database_that_is_away_is_a_503_with_retry_after() {
     let proxy = Proxy::to(&db).await;
     let (node, token) = node(&db, &proxy).await;
     proxy.sever();
-    for call in CALLS {
+    for call in CALLS.map(|call| call.name) {
         for token in [&token, &Secret::random()] {
             let answer = node.get(token, &format!("/v1/{call}/held")).await;
             assert_eq!(answer.problem(), (503, "unavailable".into()), "{call}");
         }
-        // What needs no database is still told as it is.
+        // Refusals that need no database are as always.
         let mut head = request(Method::HEAD, &format!("/v1/{call}/held"), &token);
         assert_eq!(node.send(head).await.status, 405);
         head = request(
@@ -64,12 +63,12 @@ async fn a_database_that_hangs_is_a_503_within_the_deadline() {
     let db = Arc::new(Database::create().await);
     let proxy = Proxy::to(&db).await;
     let (node, token) = node(&db, &proxy).await;
-    // One that is remembered, and one that the database has to be asked about.
+    // One token that is cached, and one that needs a look-up in the database.
     let unheard = Secret::new(Uuid::new_v4().to_string());
     proxy.answers(Flow::Freeze);
-    let asked = CALLS
+    let requests = CALLS
         .iter()
-        .flat_map(|call| [(call, &token), (call, &unheard)])
+        .flat_map(|call| [(call.name, &token), (call.name, &unheard)])
         .map(|(call, token)| {
             let node = &node;
             async move {
@@ -78,7 +77,7 @@ async fn a_database_that_hangs_is_a_503_within_the_deadline() {
                     .problem()
             }
         });
-    for (status, code) in futures_util::future::join_all(asked).await {
+    for (status, code) in futures_util::future::join_all(requests).await {
         assert_eq!(status, 503);
         assert!(["unavailable", "timed-out"].contains(&&*code), "{code}");
     }
@@ -90,9 +89,9 @@ async fn a_database_that_hangs_is_a_503_within_the_deadline() {
 async fn a_node_that_stops_sends_its_callers_elsewhere() {
     let node = start().await;
     let token = node.account("hobbyist").await.token().await;
-    assert!(node.ask(&token, "/v1/acquire/held").await);
+    assert!(node.verdict(&token, "/v1/acquire/held").await);
     node.locks.shut_down().await;
-    for call in CALLS {
+    for call in CALLS.map(|call| call.name) {
         let answer = node.get(&token, &format!("/v1/{call}/held")).await;
         assert_eq!(answer.problem(), (503, "shutting-down".into()), "{call}");
         assert_eq!(answer.required("retry-after"), "0");

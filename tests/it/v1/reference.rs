@@ -1,5 +1,6 @@
-//! The reference says what the program does.
+//! The reference, docs/api-v1.md, says what the program does.
 
+use lockable::api::calls::CALLS;
 use lockable::api::problem::Code;
 use lockable::api::v1;
 
@@ -25,6 +26,25 @@ fn the_reference_has_every_code_with_its_status_and_meaning() {
         Code::ALL.len(),
         "docs/api-v1.md has a code that is none"
     );
+}
+
+#[test]
+fn the_reference_has_every_call_with_its_parameters() {
+    for call in CALLS {
+        let row = format!("| `{}` | ", call.template);
+        assert!(REFERENCE.contains(&row), "docs/api-v1.md lacks:\n{row}");
+        for parameter in call.parameters {
+            let row = REFERENCE
+                .lines()
+                .find(|line| line.starts_with(&format!("| `{parameter}` | ")))
+                .unwrap_or_else(|| panic!("docs/api-v1.md lacks {parameter}"));
+            assert!(
+                row.contains(call.name) || row.contains("all three"),
+                "{parameter} goes with {} too:\n{row}",
+                call.name
+            );
+        }
+    }
 }
 
 #[test]

@@ -1,0 +1,135 @@
+//! The codes of problem documents: all there are, with status, title and meaning.
+
+use axum::http::StatusCode;
+
+macro_rules! codes {
+    ($(
+        $(#[doc = $doc:literal])+
+        $variant:ident = ($code:literal, $status:ident, $title:literal);
+    )+) => {
+        /// The stable `code` of a problem document, which programs decide by. A code never changes
+        /// its meaning.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Code {
+            $($(#[doc = $doc])+ $variant,)+
+        }
+
+        impl Code {
+            /// Every code, in the order of their statuses.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
+
+            /// Its text in the document.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $code,)+ }
+            }
+
+            /// The status of its answers.
+            pub fn status(self) -> StatusCode {
+                match self { $(Self::$variant => StatusCode::$status,)+ }
+            }
+
+            /// A few words, the same for every occurrence.
+            pub fn title(self) -> &'static str {
+                match self { $(Self::$variant => $title,)+ }
+            }
+
+            /// When it happens and what to do, for the documentation.
+            pub fn meaning(self) -> &'static str {
+                match self { $(Self::$variant => concat!($($doc),+).trim_ascii(),)+ }
+            }
+        }
+    };
+}
+
+codes! {
+    /// The lock's name in the path is not one: empty, longer than 255 bytes, `.` or `..`, with a
+    /// control character, with a bare `/`, or not percent-encoded UTF-8.
+    InvalidName = ("invalid-name", BAD_REQUEST, "Not a lock's name");
+    /// A query parameter has a value that it cannot have, stands twice, or does not go with this
+    /// call or with another parameter.
+    InvalidParameter = ("invalid-parameter", BAD_REQUEST, "Invalid parameter");
+    /// There is no query parameter of that name.
+    UnknownParameter = ("unknown-parameter", BAD_REQUEST, "Unknown parameter");
+    /// The `Idempotency-Key` header is not a UUID, stands twice, or is another one than `lease_id`.
+    InvalidIdempotencyKey = ("invalid-idempotency-key", BAD_REQUEST, "Invalid Idempotency-Key");
+    /// The request has a body. Version 1 takes its parameters in the query, with POST too.
+    UnexpectedBody = ("unexpected-body", BAD_REQUEST, "A body was not expected");
+    /// There is no `Authorization` header. Send the API token as the user name of HTTP basic
+    /// authentication.
+    CredentialsMissing = ("credentials-missing", UNAUTHORIZED, "No API token");
+    /// The `Authorization` header is not what it has to be: `Basic` and base64 of the token and a
+    /// colon.
+    CredentialsMalformed = ("credentials-malformed", UNAUTHORIZED, "Malformed credentials");
+    /// The API token is unknown, revoked or expired, or its account is suspended. Which of them is
+    /// never said.
+    TokenRefused = ("token-refused", UNAUTHORIZED, "API token refused");
+    /// The account's plan does not include what was asked for; `upgrade_url` says where to get it,
+    /// if the operator has set one.
+    PlanDoesNotAllow = ("plan-does-not-allow", FORBIDDEN, "Not in the plan");
+    /// The account holds as many live locks as its plan allows: release some or let them lapse.
+    /// Renewing and releasing go on working. `upgrade_url` says where to get a larger plan, if the
+    /// operator has set one. A 403 and not a 429: the same request sent again soon meets the same
+    /// limit.
+    LiveLocksLimit = ("live-locks-limit", FORBIDDEN, "Too many live locks");
+    /// A browser announced this request as a prefetch (`Sec-Purpose`, `Purpose`): nobody asked for
+    /// the lock yet.
+    PrefetchRefused = ("prefetch-refused", FORBIDDEN, "Prefetch refused");
+    /// A browser sent this request on behalf of a page of another site (`Sec-Fetch-Site`).
+    CrossSiteRefused = ("cross-site-refused", FORBIDDEN, "Cross-site request refused");
+    /// There is no such address in the API.
+    NotFound = ("not-found", NOT_FOUND, "No such address");
+    /// The address exists, the method does not; `Allow` names those that do.
+    MethodNotAllowed = ("method-not-allowed", METHOD_NOT_ALLOWED, "Method not allowed");
+    /// More requests a second than the account's plan allows, on this node. Nothing was done; ask
+    /// again after `Retry-After`.
+    TooManyRequests = ("too-many-requests", TOO_MANY_REQUESTS, "Too many requests");
+    /// Too many requests with unknown tokens came from this address. Nothing was done; ask again
+    /// after `Retry-After`.
+    TooManyUnknownTokens =
+        ("too-many-unknown-tokens", TOO_MANY_REQUESTS, "Too many unknown tokens");
+    /// Something went wrong inside the service. Its log has the cause under the request's id.
+    InternalError = ("internal-error", INTERNAL_SERVER_ERROR, "Internal error");
+    /// A later version will do this; this one does not.
+    NotImplemented = ("not-implemented", NOT_IMPLEMENTED, "Not implemented yet");
+    /// The database cannot be reached, or could not say in time whether it was done. Not an answer:
+    /// ask again with the same `lease_id`.
+    Unavailable = ("unavailable", SERVICE_UNAVAILABLE, "Service unavailable");
+    /// More work than the service can carry is waiting. Nothing was done; ask again after
+    /// `Retry-After`.
+    Overloaded = ("overloaded", SERVICE_UNAVAILABLE, "Service overloaded");
+    /// This node is stopping. Nothing was done; ask again at once, another or the next one answers.
+    ShuttingDown = ("shutting-down", SERVICE_UNAVAILABLE, "Shutting down");
+    /// No answer within the request's deadline; whether it was done is not known. Ask again with
+    /// the same `lease_id`.
+    TimedOut = ("timed-out", SERVICE_UNAVAILABLE, "Timed out");
+}
+
+impl Code {
+    /// True if a larger plan would have allowed the request.
+    pub(super) fn is_about_the_plan(self) -> bool {
+        matches!(self, Self::PlanDoesNotAllow | Self::LiveLocksLimit)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_distinct_documented_and_in_order() {
+        let mut seen = std::collections::HashSet::new();
+        for code in Code::ALL {
+            assert!(seen.insert(code.as_str()), "{code:?}");
+            assert!(
+                code.as_str()
+                    .bytes()
+                    .all(|b| b.is_ascii_lowercase() || b == b'-')
+            );
+            assert!(
+                code.meaning().ends_with('.') && !code.title().is_empty(),
+                "{code:?}"
+            );
+        }
+        assert!(Code::ALL.is_sorted_by_key(|code| code.status()));
+    }
+}

@@ -1,0 +1,55 @@
+//! The holder of a token, as requests act for it.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
+
+use super::Scope;
+use crate::id::{AccountId, NamespaceId, TokenId};
+use crate::plans::{LeaseRefused, Limits};
+
+/// The account that a request acts for, with the limits of its plan.
+#[derive(Debug)]
+pub struct Caller {
+    /// The token.
+    pub token_id: TokenId,
+    /// Its account.
+    pub account_id: AccountId,
+    /// The account's e-mail address, for the audit log.
+    pub email: String,
+    /// True if the account manages plans and accounts.
+    pub is_admin: bool,
+    /// The namespace whose locks the token takes.
+    pub namespace_id: NamespaceId,
+    /// That namespace's name.
+    pub namespace: String,
+    /// False if the plan no longer covers this private namespace: its leases can be renewed and
+    /// released, and no new ones granted.
+    pub namespace_in_plan: bool,
+    /// The rights of the token.
+    pub scope: Scope,
+    /// The namespace's default lease, milliseconds.
+    pub namespace_lease_default_ms: Option<i32>,
+    /// The account's default lease, milliseconds.
+    pub account_lease_default_ms: Option<i32>,
+    /// The instant at which the token expires, on this node's monotonic clock.
+    pub expires_at: Option<Instant>,
+    /// The limits of the plan.
+    pub limits: Arc<Limits>,
+    /// True if its use is already noted for the next write of `last_used_at`.
+    pub(super) is_use_noted: AtomicBool,
+}
+
+impl Caller {
+    /// The length of a lease for a request of this caller, milliseconds.
+    ///
+    /// # Errors
+    /// If the request has a length that the plan does not allow.
+    pub fn lease_ms(&self, requested_ms: Option<i64>) -> Result<i32, LeaseRefused> {
+        self.limits.lease_ms(
+            requested_ms,
+            self.namespace_lease_default_ms,
+            self.account_lease_default_ms,
+        )
+    }
+}

@@ -6,8 +6,9 @@ use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::PgConnection;
 use sqlx::postgres::PgConnectOptions;
 
-use super::request::Pending;
-use super::statements::{self, BatchStatement, Outcomes};
+use super::batch_statement::BatchStatement;
+use super::request::{Outcomes, Pending};
+use super::statements;
 use crate::db;
 
 /// The time after which a statement's connection is given up and its outcome is unknown. The

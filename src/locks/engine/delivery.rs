@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
+use super::batch_statement::BatchStatement;
 use super::connection::{SendError, StatementResults};
 use super::request::{AnyRequest, LockRequest, LockedRelease, Pending, release_of_grant};
-use super::statements::BatchStatement;
 use crate::locks::usage::Usage;
 use crate::locks::{
     Acquire, AcquireOutcome, EngineError, Heartbeat, HeartbeatOutcome, LockKey, Lost, Release,

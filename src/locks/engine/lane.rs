@@ -17,6 +17,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::task::TaskTracker;
 
+use super::batch_statement::{BatchStatement, InsertIfAbsent};
 use super::connection::{Backoff, LaneConnection, LaneConnections, SendError, StatementResults};
 use super::delivery::{
     Settlement, deliver_acquire, deliver_heartbeat, deliver_locked_release, deliver_release,
@@ -24,7 +25,6 @@ use super::delivery::{
 use super::prediction::InsertPredictor;
 use super::queue::{Batch, Queue};
 use super::request::{AnyRequest, LockRequest, LockedRelease, Pending};
-use super::statements::{BatchStatement, InsertIfAbsent};
 use crate::locks::usage::Usage;
 use crate::locks::{Acquire, Heartbeat, LockKey, Release};
 

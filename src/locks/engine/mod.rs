@@ -10,9 +10,11 @@
 //! * `lane`: the loop that sends batches, delivers outcomes and settles with the queue;
 //! * `prediction`: which acquires are most likely of locks that have no row;
 //! * `connection`: the lane's connections, and how a statement can fail;
+//! * `batch_statement`: the kinds of statements, and their names in logs and metrics;
 //! * [`statements`]: the statements that decide, each about many locks at once;
 //! * `delivery`: outcome to reply, counters, retry.
 
+mod batch_statement;
 mod connection;
 mod delivery;
 mod lane;

@@ -149,6 +149,9 @@ pub(super) fn release_of_grant(acquire: &Acquire, lease_id: Uuid) -> AnyRequest 
     AnyRequest::LockedRelease(Pending::new(release, None, deadline))
 }
 
+/// The outcomes of requests, in their order; `None` for one that has to be retried.
+pub(super) type Outcomes<R> = Vec<Option<<R as LockRequest>::Outcome>>;
+
 /// The sender of a request's outcome.
 pub(super) type Reply<R> = oneshot::Sender<Result<<R as LockRequest>::Outcome, EngineError>>;
 

@@ -48,108 +48,10 @@ use serde_json::Value;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::request::{LockRequest, LockedRelease};
+use super::request::{LockRequest, LockedRelease, Outcomes};
 use crate::locks::{
     Acquire, AcquireOutcome, Heartbeat, HeartbeatOutcome, Lease, Lost, Release, ReleaseOutcome,
 };
-
-/// How requests of one kind are sent to the database together.
-pub(super) trait BatchStatement {
-    type Request: LockRequest;
-    /// The name in logs and in the label `statement` of `lockable_database_seconds`.
-    const NAME: &'static str;
-    /// The counter of its requests' outcomes.
-    const COUNTER: &'static str;
-    /// The label `outcome` under which a request without a verdict is counted.
-    const NO_VERDICT: &'static str = "lost_race";
-
-    /// Executes the requests in one transaction, which writes nothing after `latest_at` on the
-    /// database's clock. Outcomes are in the order of the requests; `None` where there is no verdict.
-    fn send(
-        connection: &mut PgConnection,
-        requests: &[&Self::Request],
-        latest_at: DateTime<Utc>,
-    ) -> impl Future<Output = sqlx::Result<Outcomes<Self::Request>>> + Send;
-}
-
-/// The outcomes of requests, in their order; `None` for one that has to be retried.
-pub(super) type Outcomes<R> = Vec<Option<<R as LockRequest>::Outcome>>;
-
-impl BatchStatement for Acquire {
-    type Request = Self;
-    const NAME: &'static str = "acquire";
-    const COUNTER: &'static str = "lockable_acquires_total";
-
-    async fn send(
-        connection: &mut PgConnection,
-        requests: &[&Self],
-        latest_at: DateTime<Utc>,
-    ) -> sqlx::Result<Outcomes<Self>> {
-        acquire(connection, requests, latest_at).await
-    }
-}
-
-/// Acquires of locks that most likely have no row. Those of locks that have one get no verdict, and
-/// are retried by [`Acquire`]'s statement.
-pub(super) struct InsertIfAbsent;
-
-impl BatchStatement for InsertIfAbsent {
-    type Request = Acquire;
-    // Dashboards know these labels by their first names.
-    const NAME: &'static str = "acquire_new";
-    const COUNTER: &'static str = <Acquire as BatchStatement>::COUNTER;
-    const NO_VERDICT: &'static str = "not_new";
-
-    async fn send(
-        connection: &mut PgConnection,
-        requests: &[&Acquire],
-        latest_at: DateTime<Utc>,
-    ) -> sqlx::Result<Outcomes<Acquire>> {
-        insert_if_absent(connection, requests, latest_at).await
-    }
-}
-
-impl BatchStatement for Heartbeat {
-    type Request = Self;
-    const NAME: &'static str = "heartbeat";
-    const COUNTER: &'static str = "lockable_heartbeats_total";
-
-    async fn send(
-        connection: &mut PgConnection,
-        requests: &[&Self],
-        latest_at: DateTime<Utc>,
-    ) -> sqlx::Result<Outcomes<Self>> {
-        heartbeat(connection, requests, latest_at).await
-    }
-}
-
-impl BatchStatement for Release {
-    type Request = Self;
-    const NAME: &'static str = "release";
-    const COUNTER: &'static str = "lockable_releases_total";
-
-    async fn send(
-        connection: &mut PgConnection,
-        requests: &[&Self],
-        latest_at: DateTime<Utc>,
-    ) -> sqlx::Result<Outcomes<Self>> {
-        release(connection, requests, latest_at).await
-    }
-}
-
-impl BatchStatement for LockedRelease {
-    type Request = Self;
-    const NAME: &'static str = "release_under_lock";
-    const COUNTER: &'static str = <Release as BatchStatement>::COUNTER;
-
-    async fn send(
-        connection: &mut PgConnection,
-        requests: &[&Self],
-        latest_at: DateTime<Utc>,
-    ) -> sqlx::Result<Outcomes<Self>> {
-        release_under_lock(connection, requests, latest_at).await
-    }
-}
 
 /// A grant that waited for another transaction on a new row was written before the wait, not after
 /// it. It is retried (and so renewed) if it is short by more than this, milliseconds.
@@ -452,7 +354,7 @@ pub async fn release(
 
 /// Ends each lease by its id, or marks the id so that it is never granted: decided under the row's
 /// lock alone. Outcomes are in the order of the requests; `None`: it came too late, retry it.
-async fn release_under_lock(
+pub(super) async fn release_under_lock(
     connection: &mut PgConnection,
     requests: &[&LockedRelease],
     latest_at: DateTime<Utc>,

@@ -11,7 +11,6 @@ mod ops;
 mod promises;
 mod python_client;
 mod support;
-#[path = "support/self_test.rs"]
 mod support_self_test;
 mod v1;
 mod web;

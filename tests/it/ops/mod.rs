@@ -25,6 +25,7 @@ struct DataDir(TempDir);
 
 impl DataDir {
     fn new() -> Self {
+        crate::support::cluster::may_start_cluster();
         Self(
             tempfile::Builder::new()
                 .prefix("lkt-data-")

@@ -57,6 +57,14 @@ impl Process {
             "127.0.0.1:0",
         ]);
         settings(&mut command);
+        let has_database = command.get_envs().any(|(name, _)| name == "DATABASE_URL")
+            || command
+                .get_args()
+                .any(|argument| argument == "--database-url");
+        if !has_database {
+            // It runs the embedded one.
+            super::cluster::may_start_cluster();
+        }
         let scheme = if command.get_args().any(|argument| argument == "--tls-cert") {
             "https"
         } else {

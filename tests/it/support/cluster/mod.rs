@@ -26,6 +26,8 @@ use processes::{children_of, eventually_gone};
 /// The name of the database superuser in every test cluster.
 pub(crate) const SUPERUSER: &str = "postgres";
 const PORT: u16 = 5432;
+/// Set by `script/test --fast`: no cluster but the shared one may be started.
+pub(crate) const SHARED_ONLY: &str = "LOCKABLE_TEST_SHARED_CLUSTER_ONLY";
 
 /// What the watchdog runs: `sh -c WATCHDOG sh FOLDER postgres …`. A line on its input names a
 /// signal for the postmaster, after which the folder stays; the end of its input means that the
@@ -43,6 +45,17 @@ else
   wait $postmaster; rm -rf "$folder"
 fi
 "#;
+
+/// Panics in a run of `script/test --fast`, which leaves out the tests that start a cluster of their
+/// own. It finds their files by the words `Cluster::durable` and `DataDir::new`: a helper that hides
+/// them fails here.
+#[track_caller]
+pub(crate) fn may_start_cluster() {
+    assert!(
+        std::env::var_os(SHARED_ONLY).is_none(),
+        "this test starts a cluster of its own, and script/test --fast did not find its file"
+    );
+}
 
 /// A PostgreSQL cluster on a Unix socket. Stopped and removed when dropped.
 #[derive(Debug)]
@@ -85,6 +98,7 @@ impl Cluster {
 
     /// As [`Cluster::durable`], with settings of the test's, each `name=value`.
     pub(crate) fn durable_with(settings: &[&str]) -> Cluster {
+        may_start_cluster();
         let mut all = vec!["max_connections=200"];
         all.extend(settings);
         Cluster::create(&all)

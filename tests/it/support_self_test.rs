@@ -1,10 +1,13 @@
 //! The tools are tested too: a proxy that cuts nothing would let every test pass.
 
+use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::{Connection as _, Executor as _, PgConnection};
 
+use crate::support::cluster::SHARED_ONLY;
 use crate::support::prelude::*;
 use crate::support::proxy::Flow;
 
@@ -54,6 +57,43 @@ async fn a_durable_cluster_survives_stop_crash_and_freeze() {
         .expect_err("frozen");
     cluster.resume();
     assert_eq!(grace().await, 1);
+}
+
+/// `script/test --fast` leaves out the tests that start a cluster of their own. Where it misses
+/// one, that one fails.
+#[test]
+fn a_fast_run_starts_no_cluster_of_a_tests_own() {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("script/test");
+    let output = Command::new(script)
+        .arg("--list-own-cluster")
+        .output()
+        .unwrap();
+    let listed = String::from_utf8(output.stdout).unwrap();
+    let listed: Vec<_> = listed.lines().collect();
+    let own = "support_self_test::a_durable_cluster_survives_stop_crash_and_freeze";
+    assert!(listed.iter().any(|module| own.starts_with(module)));
+    // Each is a module with tests.
+    let all = Command::new(std::env::current_exe().unwrap())
+        .arg("--list")
+        .output()
+        .unwrap();
+    let all = String::from_utf8(all.stdout).unwrap();
+    for module in &listed {
+        assert!(
+            all.lines().any(|test| test.starts_with(module)),
+            "{module} has no tests"
+        );
+    }
+    let missed = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", own])
+        .env(SHARED_ONLY, "1")
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&missed.stdout);
+    assert!(
+        !missed.status.success() && said.contains("script/test --fast did not find"),
+        "{said}"
+    );
 }
 
 /// The pool may still hold sessions of before the restart, and finds out one by one.

@@ -140,7 +140,7 @@ impl TestApp {
         }
     }
 
-    /// Its address as a URL, without a slash at the end.
+    /// Its URL, without a slash at the end.
     pub(crate) fn url(&self) -> String {
         format!("http://{}", self.address)
     }

@@ -1,5 +1,6 @@
 //! A database for each test, made from a migrated template.
 
+use std::io::Write as _;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock, mpsc};
 
@@ -94,7 +95,7 @@ impl Database {
         self.cluster().options(&self.name)
     }
 
-    /// The same as an address, for `DATABASE_URL`.
+    /// The same as a URL, for `DATABASE_URL`.
     pub(crate) fn url(&self) -> String {
         self.cluster().url(&self.name)
     }
@@ -124,8 +125,25 @@ impl Database {
     }
 }
 
+/// With this variable set, the database of a test that fails stays until Enter is pressed.
+const KEEP: &str = "LOCKABLE_TEST_KEEP";
+
 impl Drop for Database {
     fn drop(&mut self) {
+        if std::thread::panicking() && std::env::var_os(KEEP).is_some() {
+            // Not by a macro: the test's output is captured.
+            let command = format!(
+                "{} '{}'",
+                super::cluster::program("psql").display(),
+                self.url()
+            );
+            writeln!(
+                std::io::stderr(),
+                "\nThe test fails. Its database: {command}\nEnter ends it."
+            )
+            .ok();
+            std::io::stdin().lines().next();
+        }
         if let Home::Shared(_) = self.home {
             janitor().send(std::mem::take(&mut self.name)).ok();
         }

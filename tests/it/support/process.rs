@@ -137,7 +137,7 @@ impl Process {
         self.log.lines.lock().unwrap().join("\n")
     }
 
-    /// Its address as a URL, without a slash at the end.
+    /// Its URL, without a slash at the end.
     pub(crate) fn url(&self) -> String {
         format!("{}://{}", self.scheme, self.address)
     }

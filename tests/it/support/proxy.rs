@@ -103,7 +103,7 @@ impl Proxy {
             .ssl_mode(PgSslMode::Disable)
     }
 
-    /// The same as an address, for `DATABASE_URL`.
+    /// The same as a URL, for `DATABASE_URL`.
     pub(crate) fn url(&self, database: &Database) -> String {
         format!(
             "postgres://{}@127.0.0.1:{}/{}?sslmode=disable",

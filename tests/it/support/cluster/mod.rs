@@ -316,7 +316,7 @@ impl Cluster {
             .ssl_mode(PgSslMode::Disable)
     }
 
-    /// The same as an address, for `DATABASE_URL`.
+    /// The same as a URL, for `DATABASE_URL`.
     pub(crate) fn url(&self, database: &str) -> String {
         format!(
             "postgres:///{database}?host={}&port={PORT}&user={SUPERUSER}",

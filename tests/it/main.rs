@@ -7,6 +7,7 @@
 mod architecture;
 mod authorization;
 mod locks;
+mod markdown;
 mod ops;
 mod promises;
 mod python_client;

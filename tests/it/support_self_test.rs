@@ -59,8 +59,8 @@ async fn a_durable_cluster_survives_stop_crash_and_freeze() {
     assert_eq!(grace().await, 1);
 }
 
-/// `script/test --fast` leaves out the tests that start a cluster of their own. Where it misses
-/// one, that one fails.
+/// `script/test --fast` leaves out the tests that start a cluster of their own. One that it
+/// misses fails.
 #[test]
 fn a_fast_run_starts_no_cluster_of_a_tests_own() {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("script/test");

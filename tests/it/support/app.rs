@@ -35,11 +35,11 @@ pub(crate) const PASSWORD: &str = "correct horse battery";
 /// A running node, in this process.
 #[derive(Debug)]
 pub(crate) struct TestApp {
-    /// What its handlers see.
+    /// The state of its handlers.
     pub(crate) app: App,
     /// Its database.
     pub(crate) db: Arc<Database>,
-    /// Where it listens.
+    /// The socket address on which it listens.
     pub(crate) address: SocketAddr,
     /// Mail without a mail server lands in `outbox` in here.
     pub(crate) data_dir: Arc<TempDir>,
@@ -145,7 +145,7 @@ impl TestApp {
         format!("http://{}", self.address)
     }
 
-    /// Ends the node as a crash would, as far as others can see: it answers nobody and does no jobs
+    /// Ends the node as a crash would, as seen from outside: it answers no request and does no jobs
     /// any more.
     pub(crate) fn kill(&self) {
         self.connections.shutdown();
@@ -154,12 +154,12 @@ impl TestApp {
         self.app.drained.cancel();
     }
 
-    /// Somebody without a token.
+    /// A client without a token.
     pub(crate) fn anonymous(&self) -> Client {
         Client::new(self.url())
     }
 
-    /// Somebody with a token, or with anything else in its place.
+    /// A client with a token, or with another string in its place.
     pub(crate) fn token(&self, token: &Secret) -> TokenClient {
         TokenClient::new(self.anonymous(), token.expose().to_owned())
     }

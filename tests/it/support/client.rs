@@ -1,4 +1,4 @@
-//! Callers: anybody, somebody with a token, a browser.
+//! Clients: without a token, with a token, a browser.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -8,7 +8,7 @@ use reqwest::{Method, RequestBuilder};
 
 pub(crate) use super::answer::Answer;
 
-/// Somebody whom the service does not know.
+/// A client without a token.
 #[derive(Debug, Clone)]
 pub(crate) struct Client {
     http: reqwest::Client,
@@ -17,7 +17,7 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) fn new(url: String) -> Client {
-        // Somebody else may have installed it: all that matters is that there is one.
+        // Another test may have installed it already.
         rustls::crypto::ring::default_provider()
             .install_default()
             .ok();
@@ -39,12 +39,12 @@ impl Client {
     }
 }
 
-/// Sends it, and reads the answer. Panics where there is none.
+/// Sends a request and reads the answer. Panics if there is none.
 pub(crate) async fn send(request: RequestBuilder) -> Answer {
     try_send(request).await.unwrap()
 }
 
-/// Sends it, and reads the answer, if there is one.
+/// Sends a request and reads the answer.
 pub(crate) async fn try_send(request: RequestBuilder) -> reqwest::Result<Answer> {
     let response = request.send().await?;
     let (status, headers) = (response.status(), response.headers().clone());
@@ -55,7 +55,7 @@ pub(crate) async fn try_send(request: RequestBuilder) -> reqwest::Result<Answer>
     })
 }
 
-/// Somebody with an API token.
+/// A client with an API token.
 #[derive(Debug, Clone)]
 pub(crate) struct TokenClient {
     client: Client,
@@ -78,7 +78,7 @@ impl TokenClient {
         send(self.request(Method::GET, path)).await
     }
 
-    /// `GET /v1/acquire/{name}`, where the name may carry a query.
+    /// `GET /v1/acquire/{name}`. A query may follow the name.
     pub(crate) async fn acquire(&self, name: &str) -> Answer {
         self.get(&format!("/v1/acquire/{name}")).await
     }
@@ -92,8 +92,8 @@ impl TokenClient {
     }
 }
 
-/// Somebody with a browser, as far as the service can tell: sends its cookies back, and says where
-/// its requests come from.
+/// A browser, as far as the service can tell: it sends cookies back, and the headers that say which
+/// page a request comes from.
 #[derive(Debug)]
 pub(crate) struct Browser {
     client: Client,
@@ -159,7 +159,7 @@ impl Browser {
         answer
     }
 
-    /// What it would send as its cookies.
+    /// The value of its `Cookie` header.
     pub(crate) fn cookies(&self) -> String {
         let cookies = self.cookies.lock().unwrap();
         cookies

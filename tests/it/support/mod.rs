@@ -1,4 +1,4 @@
-//! What every test stands on. A test:
+//! The tools of all tests. A test:
 //!
 //! ```ignore
 //! use crate::support::prelude::*;
@@ -42,7 +42,7 @@ pub(crate) mod process;
 pub(crate) mod proxy;
 pub(crate) mod wait;
 
-/// What nearly every test wants in scope.
+/// The names that nearly every test needs.
 pub(crate) mod prelude {
     pub(crate) use super::app::TestApp;
     pub(crate) use super::cluster::Cluster;

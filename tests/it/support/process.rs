@@ -30,7 +30,7 @@ pub(crate) fn lockable() -> Command {
 pub(crate) struct Process {
     child: Mutex<Child>,
     pid: Pid,
-    /// Where it listens.
+    /// The socket address on which it listens.
     pub(crate) address: SocketAddr,
     scheme: &'static str,
     log: Arc<Log>,
@@ -44,7 +44,7 @@ struct Log {
 
 impl Process {
     /// Starts it, on ports that the system chooses, and waits until it listens. The caller adds
-    /// settings: where the data is at least.
+    /// settings: at least the place of the data.
     pub(crate) fn start(settings: impl FnOnce(&mut Command)) -> Process {
         let mut command = lockable();
         command.args([
@@ -106,7 +106,7 @@ impl Process {
         process
     }
 
-    /// Waits until its log has a line from which the answer is read.
+    /// Waits until `read` finds a value in a line of its log. Panics with `what` if none comes.
     pub(crate) fn wait_for_line<T>(&self, what: &str, read: impl Fn(&str) -> Option<T>) -> T {
         let started = Instant::now();
         let mut lines = self.log.lines.lock().unwrap();
@@ -142,12 +142,12 @@ impl Process {
         format!("{}://{}", self.scheme, self.address)
     }
 
-    /// Somebody without a token.
+    /// A client without a token.
     pub(crate) fn anonymous(&self) -> Client {
         Client::new(self.url())
     }
 
-    /// Somebody with a token.
+    /// A client with a token.
     pub(crate) fn token(&self, token: &str) -> TokenClient {
         TokenClient::new(self.anonymous(), token.to_owned())
     }

@@ -13,19 +13,18 @@ use tokio::task::JoinHandle;
 
 use super::database::Database;
 
-/// What happens to bytes of one direction.
+/// The fate of the bytes of one direction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Flow {
     /// They arrive.
     Pass,
-    /// They arrive so much later.
+    /// They arrive later by this.
     Delay(Duration),
     /// They are kept back until the flow is set to something else: a network that hangs.
     Freeze,
     /// They are lost.
     Drop,
-    /// The connection that they are on is closed instead: an answer that was on its way, and a
-    /// client that will never know.
+    /// Their connection is closed instead: an answer that was on its way is lost.
     Cut,
 }
 
@@ -45,9 +44,9 @@ struct Network {
     /// Counts the cuts: each connection ends when it changes.
     cuts: watch::Sender<u64>,
     refuses: AtomicBool,
-    /// Counts who was refused.
+    /// Counts refused connections.
     refused: AtomicU64,
-    /// Whose connections the test may break; all of them if empty.
+    /// The `application_name` of the connections that the test may break; empty for all.
     only: Mutex<String>,
     passed_to_server: AtomicU64,
     passed_to_client: AtomicU64,
@@ -73,10 +72,10 @@ impl Proxy {
             let network = network.clone();
             async move {
                 while let Ok((client, _)) = socket.accept().await {
-                    // Before it is asked whether to refuse: whoever severs the network does it the
-                    // other way round, so that no connection slips through in between.
+                    // Subscribes before it looks at `refuses`: `sever` sets them in the other order,
+                    // so that no connection slips through in between.
                     let cuts = network.cuts.subscribe();
-                    // Dropping the socket is how a refused client learns of it.
+                    // A refused client notices that its socket is dropped.
                     if network.refuses.load(Ordering::SeqCst) {
                         network.refused.fetch_add(1, Ordering::SeqCst);
                     } else {
@@ -119,12 +118,12 @@ impl Proxy {
         application_name.clone_into(&mut self.network.only.lock().unwrap());
     }
 
-    /// What happens from now on to what the service sends.
+    /// Sets the fate of the bytes that the service sends.
     pub(crate) fn requests(&self, flow: Flow) {
         self.network.to_server.send_replace(flow);
     }
 
-    /// What happens from now on to what PostgreSQL answers.
+    /// Sets the fate of the bytes that PostgreSQL sends.
     pub(crate) fn answers(&self, flow: Flow) {
         self.network.to_client.send_replace(flow);
     }
@@ -173,7 +172,8 @@ impl Drop for Proxy {
 impl Network {
     async fn carry(self: Arc<Self>, mut client: TcpStream, mut cuts: watch::Receiver<u64>) {
         client.set_nodelay(true).ok();
-        // Without TLS, the first message says who connects: pairs of strings, each ended by a zero.
+        // Without TLS, the first message has the settings of the session: pairs of strings, each
+        // ended by a zero.
         let mut startup = vec![0; 4096];
         let Ok(length @ 1..) = client.read(&mut startup).await else {
             return;

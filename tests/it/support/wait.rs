@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 /// measure speed.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 
-/// Asks until the answer is `Some`, and returns it. Panics with `what` after [`DEADLINE`].
+/// Calls `ask` until it returns `Some`, and returns that. Panics with `what` after [`DEADLINE`].
 pub(crate) async fn eventually<T>(what: &str, ask: impl AsyncFnMut() -> Option<T>) -> T {
     eventually_within(DEADLINE, what, ask).await
 }

@@ -13,8 +13,8 @@ use nix::unistd::{Pid, Uid, User};
 
 const FOLDER_PREFIX: &str = "lkt-";
 
-/// Where PostgreSQL's programs are: `$PG_BIN`, the newest of Debian's or Homebrew's folders,
-/// `PATH`.
+/// The path of one of PostgreSQL's programs: in `$PG_BIN`, in the newest of Debian's or Homebrew's
+/// folders, or in `PATH`.
 pub(crate) fn program(name: &str) -> PathBuf {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     FOLDER.get_or_init(find_programs).join(name)

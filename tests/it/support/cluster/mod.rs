@@ -29,7 +29,7 @@ const PORT: u16 = 5432;
 /// Set by `script/test --fast`: no cluster but the shared one may be started.
 pub(crate) const SHARED_ONLY: &str = "LOCKABLE_TEST_SHARED_CLUSTER_ONLY";
 
-/// What the watchdog runs: `sh -c WATCHDOG sh FOLDER postgres …`. A line on its input names a
+/// The watchdog's script: `sh -c WATCHDOG sh FOLDER postgres …`. A line on its input names a
 /// signal for the postmaster, after which the folder stays; the end of its input means that the
 /// tests are gone.
 const WATCHDOG: &str = r#"
@@ -329,7 +329,8 @@ impl Cluster {
         self.socket_folder().join(format!(".s.PGSQL.{PORT}"))
     }
 
-    /// One of PostgreSQL's client programs (`pg_dump`, `psql`, …), told where this cluster is.
+    /// One of PostgreSQL's client programs (`pg_dump`, `psql`, …), set up to connect to this
+    /// cluster.
     pub(crate) fn client(&self, name: &str) -> Command {
         let mut command = Command::new(program(name));
         command
@@ -339,7 +340,7 @@ impl Cluster {
         command
     }
 
-    /// What PostgreSQL has logged.
+    /// PostgreSQL's log.
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.folder.join("log")).unwrap_or_default()
     }

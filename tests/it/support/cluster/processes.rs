@@ -24,7 +24,7 @@ struct Process {
     zombie: bool,
 }
 
-/// All processes of the machine: from `/proc` where there is one, else from `ps`.
+/// All processes of the machine: from `/proc` if there is one, otherwise from `ps`.
 fn process_table() -> Vec<Process> {
     let line_of = |text: &str| {
         let mut words = text.split_whitespace();

@@ -1,4 +1,4 @@
-//! The checker sees what is wrong, and only that.
+//! The checker finds contradictions, and only those.
 
 use super::*;
 

@@ -1,4 +1,5 @@
 """Many threads on few locks: contend.py FOLDER LOCKS THREADS ROUNDS. Says in JSON what happened."""
+
 import datetime
 import json
 import os
@@ -16,7 +17,8 @@ tally = threading.Lock()
 
 
 def critical_section(lock):
-    """Reads, dawdles, writes: loses counts, and sees the other, if somebody else is in here, of any process."""
+    """Reads, dawdles, writes: loses counts, and sees the other, if a thread of any process is
+    in here at the same time."""
     inside = os.path.join(folder, f"{lock}.inside")
     try:
         os.close(os.open(inside, os.O_CREAT | os.O_EXCL))
@@ -39,7 +41,8 @@ def critical_section(lock):
 def work():
     for _ in range(rounds):
         lock = random.randrange(locks)
-        # Its heartbeat thread ends with an AttributeError after the first heartbeat (a bug of 0.1.2); the lease outlasts this.
+        # Its heartbeat thread ends with an AttributeError after the first heartbeat (a bug of
+        # 0.1.2); the lease outlasts this.
         with Lock(f"contended-{lock}", acquire_sleep_period=datetime.timedelta(milliseconds=20)):
             critical_section(lock)
 

@@ -1,4 +1,5 @@
 """What the package's documentation promises, and what its low-level calls answer."""
+
 import os
 
 import redirect  # noqa: F401

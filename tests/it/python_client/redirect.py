@@ -1,4 +1,6 @@
-"""Sends the name of the public service to the test's port, and checks that the package is as it was published."""
+"""Sends the name of the public service to the test's port, and checks that the package is as it
+was published."""
+
 import base64
 import hashlib
 import os
@@ -23,6 +25,8 @@ checked = 0
 for file in metadata.distribution("lockable.dev").files:
     if file.hash is not None:
         digest = hashlib.new(file.hash.mode, file.read_binary()).digest()
-        assert base64.urlsafe_b64encode(digest).rstrip(b"=").decode() == file.hash.value, f"{file} was changed"
+        assert (
+            base64.urlsafe_b64encode(digest).rstrip(b"=").decode() == file.hash.value
+        ), f"{file} was changed"
         checked += 1
 assert checked >= 5, "the package lists its files"

@@ -196,7 +196,7 @@ def statements(results):
                       f"{median(ones, lambda one: one['backend_us']):.1f}"]
         rows.append([str(size), *cells])
     head = ["locks in a batch", "acquire, new names", "µs",
-            "the same by the statement that looks first", "µs", "heartbeat", "µs", "release", "µs"]
+            "the same by the general statement", "µs", "heartbeat", "µs", "release", "µs"]
     return ("### The statements alone\n\n"
             + prose("One connection, one batch after the other, durable; locks a second, and "
                     "microseconds of the backend's processor for each lock.")
@@ -218,7 +218,7 @@ def memory(results):
     ones = results["memory"]
     middle, least, most = spread_of([one["bytes_each"] for one in ones])
     return "### Memory\n\n" + prose(
-        f"{ones[0]['connections']:,} kept connections that have asked once and are quiet: "
+        f"{ones[0]['connections']:,} kept connections that have sent one request and are quiet: "
         f"{middle:,.0f} bytes of the service's memory each ({least:,.0f} to {most:,.0f}; resident "
         "set, without the kernel's socket buffers).")
 
@@ -227,7 +227,7 @@ def overload(results):
     parts = ["### Overload\n", prose(
         "Requests due at a fixed rate, whatever becomes of the earlier ones, on 12,000 connections "
         "of four accounts: more than the engine lets wait. The load generator runs at a lower "
-        "priority (nice 10) here, so that what it offers pushes nobody aside. An answer's latency "
+        "priority (nice 10) here, so that what it offers pushes nobody aside. A response's latency "
         "counts from the instant that its request was due, a refusal's from when it was sent.")]
     for limit, where in [
         ("database", "**The database is the limit**: every commit takes 5 ms longer, as with a "

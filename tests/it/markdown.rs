@@ -1,4 +1,5 @@
-//! The documentation's links lead somewhere, and its lines are wrapped.
+//! The documentation's links lead somewhere, the files that it names exist, and its lines are
+//! wrapped.
 
 use std::path::{Path, PathBuf};
 
@@ -93,6 +94,43 @@ fn every_link_leads_somewhere() {
     assert!(dead.is_empty(), "{dead:#?}");
 }
 
+/// The paths of the project's files that a text has in backticks. A placeholder (`<`, `NNNN`) is
+/// none.
+fn named_files(text: &str) -> Vec<&str> {
+    let folders = [
+        "src/",
+        "tests/",
+        "migrations/",
+        "templates/",
+        "benches/",
+        "script/",
+    ];
+    let quoted = text.split('`').skip(1).step_by(2);
+    quoted
+        .filter(|name| folders.iter().any(|folder| name.starts_with(folder)))
+        .filter(|name| !name.contains(['<', ' ', '*', '\n']) && !name.contains("NNNN"))
+        .collect()
+}
+
+#[test]
+fn every_file_that_is_named_exists() {
+    let mut count = 0;
+    let mut missing = Vec::new();
+    for (page, text) in pages() {
+        if page.ends_with("CHANGELOG.md") {
+            continue;
+        }
+        for name in named_files(&text.replace("```", "")) {
+            count += 1;
+            if !root().join(name).exists() {
+                missing.push(format!("{}: {name}", page.display()));
+            }
+        }
+    }
+    assert!(count > 40, "{count} files");
+    assert!(missing.is_empty(), "{missing:#?}");
+}
+
 #[test]
 fn prose_is_wrapped_at_100_columns() {
     let mut long = Vec::new();
@@ -116,5 +154,9 @@ fn a_dead_link_is_seen() {
     assert!(leads_somewhere(&page, "#p1-exclusion"));
     assert!(!leads_somewhere(&page, "adr/0000-nothing.md"));
     assert!(!leads_somewhere(&page, "operations.md#nothing"));
+    assert_eq!(
+        named_files("`src/a.rs` and `x`, `tests/<b>.rs`"),
+        ["src/a.rs"]
+    );
     assert_eq!(links("[a\nb](c.md) and\n\n    [d](e)\n"), ["c.md"]);
 }

@@ -33,6 +33,9 @@ async fn only_locks_without_a_row_are_granted_and_rows_stay_as_they_are() {
     // The lease of this id has ended, and its lock's row was swept since.
     node.grant("f-swept", used, 60_000).await;
     node.release("f-swept", used).await.unwrap();
+    let since = Uuid::new_v4();
+    node.grant("f-swept", since, 60_000).await;
+    node.release("f-swept", since).await.unwrap();
     db.execute("DELETE FROM locks WHERE name = 'f-swept'").await;
     let rows = "SELECT json_agg(l ORDER BY name)::text
                   FROM (SELECT ctid, xmin, xmax, * FROM locks WHERE name BETWEEN 'b' AND 'dz') l";

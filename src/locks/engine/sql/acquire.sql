@@ -85,10 +85,12 @@ WITH clock AS MATERIALIZED (
   RETURNING l.namespace_id, l.name, l.lease_id, l.fencing_token, l.acquired_at, l.expires_at,
             l.lease_ms, l.end_reason, clock_timestamp() AS written_at
 ), ended_leases AS (
+  -- The row forgets the lease before: its id is remembered here.
   INSERT INTO lease_ends (account_id, lease_id, namespace_id, name, ended_at, reason)
-  SELECT seen_account_id, seen_lease_id, namespace_id, name, clock_timestamp(), 3
+  SELECT seen_account_id, seen_lease_id, namespace_id, name, clock_timestamp(),
+         CASE seen_end_reason WHEN 0 THEN 3 ELSE seen_end_reason END
     FROM verdicts
-   WHERE verdict = 'try' AND seen_end_reason IN (0, 3) AND seen_needs_proof AND NOT is_own
+   WHERE verdict = 'try' AND seen_needs_proof AND NOT is_own
      AND CASE WHEN (namespace_id, name) IN (SELECT namespace_id, name FROM written_rows) THEN true END
    ORDER BY 1, 2
   ON CONFLICT DO NOTHING

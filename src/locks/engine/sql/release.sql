@@ -31,10 +31,12 @@ WITH clock AS MATERIALIZED (
   INSERT INTO locks AS l (namespace_id, name, account_id, token_id, fencing_token, acquired_at,
                           expires_at, lease_id, lease_ms, end_reason, needs_proof)
   SELECT namespace_id, name, account_id, token_id, fencing_token, 'epoch', 'epoch', lease_id,
-         lease_ms, 3, needs_proof
+         lease_ms, 3, needs_proof OR proof IS NOT NULL
     FROM verdicts WHERE verdict = 'try' ORDER BY namespace_id, name COLLATE "C"
   ON CONFLICT (namespace_id, name) DO UPDATE SET
-    expires_at = least(l.expires_at, clock_timestamp()),
+    expires_at = clock_timestamp(),
+    -- The row remembers the lease until another takes it over, and an id that was sent with it.
+    needs_proof = excluded.needs_proof,
     end_reason = CASE WHEN lease_is_live(l.expires_at, l.end_reason,
                              greatest(l.lease_ms, l.renewed_ms),
                              (SELECT recent_until FROM clock), (SELECT open_start FROM clock),
@@ -44,15 +46,6 @@ WITH clock AS MATERIALIZED (
   WHERE l.fencing_token = excluded.fencing_token AND l.end_reason = 0
     AND clock_timestamp() <= $5::timestamptz
   RETURNING l.namespace_id, l.name, l.lease_id, l.expires_at, l.end_reason
-), ended_leases AS (
-  INSERT INTO lease_ends (account_id, lease_id, namespace_id, name, ended_at, reason)
-  SELECT account_id, lease_id, namespace_id, name, clock_timestamp(), 1
-    FROM verdicts
-   WHERE verdict = 'try' AND (needs_proof OR proof IS NOT NULL)
-     AND CASE WHEN (namespace_id, name) IN
-                   (SELECT namespace_id, name FROM written_rows WHERE end_reason = 1) THEN true END
-   ORDER BY 1, 2
-  ON CONFLICT DO NOTHING
 )
 SELECT namespace_id AS "namespace_id!", name AS "name!",
        CASE end_reason WHEN 1 THEN 'done' ELSE 'expired' END AS "verdict!", lease_id,

@@ -41,23 +41,22 @@ WITH clock AS MATERIALIZED (
                            OR l.account_id IS DISTINCT FROM excluded.account_id
                            OR NOT excluded.needs_proof AND l.renewed_ms IS NOT NULL THEN 0
                       ELSE 1 END,
+    needs_proof = l.needs_proof OR excluded.needs_proof
+                  AND l.lease_id = excluded.lease_id AND l.account_id = excluded.account_id,
     mark_token = CASE WHEN l.lease_id = excluded.lease_id AND l.account_id = excluded.account_id
                       THEN l.mark_token ELSE nextval('lock_fence') END
   WHERE clock_timestamp() <= $6::timestamptz
   RETURNING l.namespace_id, l.name, l.account_id, l.lease_id, l.end_reason
 ), ended_leases AS (
+  -- Marks. A lease that the row still has is remembered there.
   INSERT INTO lease_ends (account_id, lease_id, namespace_id, name, ended_at, reason)
-  SELECT account_id, lease_id, namespace_id, name, clock_timestamp(),
-         CASE WHEN (namespace_id, name, account_id, lease_id) IN
-                   (SELECT namespace_id, name, account_id, lease_id FROM written_rows
-                     WHERE end_reason IN (0, 1, 2, 3))
-              THEN CASE WHEN (namespace_id, name) IN
-                             (SELECT namespace_id, name FROM written_rows WHERE end_reason = 1)
-                        THEN 1 ELSE 3 END
-              ELSE 4 END
+  SELECT account_id, lease_id, namespace_id, name, clock_timestamp(), 4
     FROM input
    WHERE is_clients
-     AND CASE WHEN (namespace_id, name) IN (SELECT namespace_id, name FROM written_rows) THEN true END
+     AND CASE WHEN (namespace_id, name) IN (SELECT namespace_id, name FROM written_rows)
+              THEN (namespace_id, name, account_id, lease_id) NOT IN
+                   (SELECT namespace_id, name, account_id, lease_id FROM written_rows
+                     WHERE end_reason <> 4) END
    ORDER BY 1, 2
   ON CONFLICT DO NOTHING
 )

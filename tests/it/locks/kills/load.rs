@@ -320,7 +320,10 @@ impl Load {
         .await
         .unwrap();
         let rows: HashMap<&str, &Row> = rows.iter().map(|row| (row.name.as_str(), row)).collect();
-        let remembered = sqlx::query_scalar("SELECT lease_id FROM lease_ends WHERE reason = 1");
+        let remembered = sqlx::query_scalar(
+            "SELECT lease_id FROM lease_ends WHERE reason = 1
+              UNION SELECT lease_id FROM locks WHERE end_reason = 1 AND needs_proof",
+        );
         let remembered: HashSet<Uuid> = remembered
             .fetch_all(&db.pool)
             .await

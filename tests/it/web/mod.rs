@@ -5,6 +5,7 @@ mod admin;
 mod docs;
 mod locks;
 mod mail;
+mod main_elements;
 mod namespaces;
 mod outage;
 mod pages;

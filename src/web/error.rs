@@ -8,8 +8,8 @@ use askama::Template;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Redirect, Response};
 
-use super::page::{Page, Tab, render_as};
-use super::{security, session};
+use super::ui::page::{Page, Tab, render_as};
+use super::{headers, session};
 use crate::accounts::AccountError;
 use crate::db;
 use crate::namespaces::NamespaceError;
@@ -19,7 +19,7 @@ use crate::transport::{Outcome, RequestContext};
 
 /// Why a page cannot be shown or an act not be done, other than what a form says next to its field.
 #[derive(Debug, thiserror::Error)]
-pub enum WebError {
+pub(crate) enum WebError {
     /// Not signed in: to the sign-in page, and back to this address after it.
     #[error("not signed in")]
     SignIn {
@@ -145,7 +145,7 @@ impl From<PlanError> for WebError {
 
 impl WebError {
     /// What only a plan with more in it allows.
-    pub fn needs_plan(what: &str, upgrade_url: Option<&url::Url>) -> Self {
+    pub(crate) fn needs_plan(what: &str, upgrade_url: Option<&url::Url>) -> Self {
         let sentence = match upgrade_url {
             Some(_) => format!("{what} come with the Business plan."),
             None => {
@@ -264,7 +264,7 @@ pub(super) fn finish(outcome: Outcome, context: &RequestContext) -> Response {
         ),
         Outcome::TimedOut => page_of(&WebError::TookTooLong, context),
     };
-    security::headers(response.headers_mut());
+    headers::headers(response.headers_mut());
     session::secure_removals(response.headers_mut());
     response
 }
@@ -301,7 +301,7 @@ fn dress(mut response: Response, context: &RequestContext) -> Response {
 }
 
 #[derive(Template)]
-#[template(path = "pages/error.html")]
+#[template(path = "error.html")]
 struct ErrorPage {
     page: Page,
     heading: &'static str,

@@ -1,31 +1,20 @@
 //! The browser's side: pages, forms, the session. A thin adapter over the nouns.
 //!
 //! A page is a struct with a template; a handler is a parse, one call and a render. What several
-//! pages need: [`page`] (what stands around the content), [`fields`] (forms), [`session`] (who is
-//! signed in), [`error`] (what goes wrong), [`when`] and [`snippet`] (instants and code).
+//! pages need: [`ui`]; [`session`] (who is signed in), [`error`] (what goes wrong).
 
 mod account;
 mod admin;
 mod assets;
-mod browser;
-mod docs;
-pub mod error;
-pub mod fields;
-mod home;
-mod letters;
-mod locks;
-mod namespaces;
-mod once;
-pub mod page;
-mod recovery;
-mod security;
-mod security_page;
-pub mod session;
-mod sign;
-pub mod snippet;
+mod emails;
+mod error;
+mod form_dedup;
+mod headers;
+mod public;
+mod session;
+mod sign_in;
 mod throttle;
-mod tokens;
-pub mod when;
+mod ui;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,9 +23,13 @@ use axum::Router;
 use axum::extract::{DefaultBodyLimit, FromRef};
 use axum::routing::{get, post};
 
-pub use self::docs::{ApiCall, ApiError, ApiReference};
+use self::account::{locks, namespaces, overview, security, tokens};
+use self::public::{docs, home};
+use self::sign_in::{log_in, recovery};
+
 use self::error::WebError;
-use self::once::Once;
+use self::form_dedup::Once;
+pub use self::public::docs::{ApiCall, ApiError, ApiReference};
 use self::throttle::Throttles;
 use crate::app::App;
 use crate::transport::GuardLayer;
@@ -72,46 +65,46 @@ pub fn router(app: &App, api: ApiReference) -> Router {
     let pages = Router::new()
         .route("/", get(home::show))
         .route("/docs", get(docs::show))
-        .route("/signup", get(sign::signup_form).post(sign::signup))
-        .route("/login", get(sign::login_form).post(sign::login))
-        .route("/logout", post(sign::logout))
+        .route("/signup", get(log_in::signup_form).post(log_in::signup))
+        .route("/login", get(log_in::login_form).post(log_in::login))
+        .route("/logout", post(log_in::logout))
         .route(
-            letters::FORGOT,
+            emails::FORGOT,
             get(recovery::forgot_form).post(recovery::forgot),
         )
         .route(
-            letters::RESET,
+            emails::RESET,
             get(recovery::reset_form).post(recovery::reset),
         )
         .route(
-            letters::VERIFY,
+            emails::VERIFY,
             get(recovery::verify_form).post(recovery::verify),
         )
         .route(
-            letters::CHANGE_EMAIL,
+            emails::CHANGE_EMAIL,
             get(recovery::change_email_form).post(recovery::change_email),
         )
-        .route("/account", get(account::show))
-        .route("/account/lease", post(account::set_lease))
-        .route("/account/verify", post(account::send_verification_again))
+        .route("/account", get(overview::show))
+        .route("/account/lease", post(overview::set_lease))
+        .route("/account/verify", post(overview::send_verification_again))
         .route("/account/tokens", post(tokens::create))
         .route("/account/tokens/{token_id}", get(tokens::show))
         .route("/account/tokens/{token_id}/rotate", post(tokens::rotate))
         .route("/account/tokens/{token_id}/revoke", post(tokens::revoke))
-        .route("/account/security", get(security_page::show))
-        .route("/account/password", post(security_page::change_password))
-        .route("/account/email", post(security_page::change_email))
+        .route("/account/security", get(security::show))
+        .route("/account/password", post(security::change_password))
+        .route("/account/email", post(security::change_email))
         .route(
             "/account/sessions/end-others",
-            post(security_page::end_other_sessions),
+            post(security::end_other_sessions),
         )
         .route(
             "/account/sessions/{session}/end",
-            post(security_page::end_session),
+            post(security::end_session),
         )
         .route(
             "/account/delete",
-            get(security_page::delete_form).post(security_page::delete),
+            get(security::delete_form).post(security::delete),
         )
         .route(
             "/account/namespaces",
@@ -134,7 +127,7 @@ pub fn router(app: &App, api: ApiReference) -> Router {
         .merge(admin::routes())
         .layer(DefaultBodyLimit::max(FORM_BYTES))
         .layer(session::layer(app.db.clone(), &app.public_url))
-        .layer(security::same_site(&app.public_url))
+        .layer(headers::same_site(&app.public_url))
         .with_state(web);
     Router::new()
         .route("/assets/{version}/{name}", get(assets::get))
@@ -142,5 +135,5 @@ pub fn router(app: &App, api: ApiReference) -> Router {
         .merge(pages)
         .fallback(async || WebError::NotFound)
         .layer(GuardLayer::new(DEADLINE, error::finish))
-        .layer(axum::middleware::from_fn(security::keep_links))
+        .layer(axum::middleware::from_fn(headers::keep_links))
 }

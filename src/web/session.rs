@@ -15,7 +15,7 @@ use tower_sessions::{Expiry, Session, SessionManagerLayer, SessionStore, cookie,
 use url::Url;
 
 use super::error::WebError;
-use super::page::{Flash, Page, Tab, Viewer};
+use super::ui::page::{Flash, Page, Tab, Viewer};
 use crate::accounts::sessions::{self, NewSession, SessionHash};
 use crate::accounts::{self, Account, AccountError};
 use crate::app::App;
@@ -210,11 +210,11 @@ pub(super) async fn end(session: &Session) -> Result<(), WebError> {
 /// The account that is signed in. As an argument of a handler it sends everybody else to the
 /// sign-in page.
 #[derive(Debug, Clone)]
-pub struct CurrentAccount {
+pub(crate) struct CurrentAccount {
     /// The account, as it stands now.
-    pub account: Account,
+    pub(crate) account: Account,
     /// Hash of this session.
-    pub session_hash: SessionHash,
+    pub(crate) session_hash: SessionHash,
     session: Session,
     context: RequestContext,
 }
@@ -224,7 +224,7 @@ impl CurrentAccount {
     ///
     /// # Errors
     /// When the database does not answer.
-    pub async fn page(&self, title: impl Into<String>, tab: Tab) -> Result<Page, WebError> {
+    pub(crate) async fn page(&self, title: impl Into<String>, tab: Tab) -> Result<Page, WebError> {
         let flash = match self
             .session
             .get::<Flash>(FLASH)
@@ -251,12 +251,12 @@ impl CurrentAccount {
     ///
     /// # Errors
     /// When the database does not answer.
-    pub async fn flash(&self, flash: Flash) -> Result<(), WebError> {
+    pub(crate) async fn flash(&self, flash: Flash) -> Result<(), WebError> {
         self.session.insert(FLASH, flash).await.map_err(unavailable)
     }
 
     /// As pages show it.
-    pub fn viewer(&self) -> Viewer {
+    pub(crate) fn viewer(&self) -> Viewer {
         Viewer {
             email: self.account.email.clone(),
             is_admin: self.account.is_admin,
@@ -264,7 +264,7 @@ impl CurrentAccount {
     }
 
     /// As the audit log names it.
-    pub fn actor(&self) -> Actor {
+    pub(crate) fn actor(&self) -> Actor {
         Actor {
             account_id: Some(self.account.account_id),
             name: self.account.email.clone(),
@@ -391,7 +391,7 @@ where
 
 /// An administrator who is signed in. For every other account there is no such page.
 #[derive(Debug, Clone)]
-pub struct RequireAdmin(pub CurrentAccount);
+pub(crate) struct RequireAdmin(pub(crate) CurrentAccount);
 
 impl<S> FromRequestParts<S> for RequireAdmin
 where

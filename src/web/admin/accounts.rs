@@ -17,13 +17,13 @@ use crate::namespaces;
 use crate::plans::{self, Plan};
 use crate::tokens;
 use crate::web::Web;
+use crate::web::account::locks::address;
 use crate::web::error::WebError;
-use crate::web::fields::{Choice, Field, Problems};
-use crate::web::locks::address;
-use crate::web::page::{Flash, Page, Tab, grouped, render, render_as};
 use crate::web::session::{CurrentAccount, RequireAdmin};
-use crate::web::sign::sentence;
-use crate::web::when::When;
+use crate::web::sign_in::log_in::sentence;
+use crate::web::ui::field::{Choice, Field, Problems};
+use crate::web::ui::page::{Flash, Page, Tab, grouped, render, render_as};
+use crate::web::ui::time::When;
 
 /// Accounts on a page.
 const PAGE: usize = 50;
@@ -69,7 +69,7 @@ struct AccountsPage {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-pub(in crate::web) struct Asked {
+pub(crate) struct Asked {
     q: String,
     plan: String,
     before: String,
@@ -81,7 +81,7 @@ fn plan_choices(plans: &[Plan]) -> impl Iterator<Item = Choice> + '_ {
         .map(|plan| Choice::new(&plan.code, &plan.limits.name))
 }
 
-pub(in crate::web) async fn list(
+pub(crate) async fn list(
     State(web): State<Web>,
     RequireAdmin(current): RequireAdmin,
     Query(asked): Query<Asked>,
@@ -240,7 +240,7 @@ async fn show_with(
     render_as(back.status, &page)
 }
 
-pub(in crate::web) async fn show(
+pub(crate) async fn show(
     State(web): State<Web>,
     RequireAdmin(current): RequireAdmin,
     Path(account_id): Path<String>,
@@ -293,11 +293,11 @@ async fn refused(
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-pub(in crate::web) struct PlanForm {
+pub(crate) struct PlanForm {
     plan: String,
 }
 
-pub(in crate::web) async fn set_plan(
+pub(crate) async fn set_plan(
     State(web): State<Web>,
     RequireAdmin(current): RequireAdmin,
     Path(account_id): Path<String>,
@@ -340,11 +340,11 @@ pub(in crate::web) async fn set_plan(
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-pub(in crate::web) struct SuspendForm {
+pub(crate) struct SuspendForm {
     reason: String,
 }
 
-pub(in crate::web) async fn suspend(
+pub(crate) async fn suspend(
     State(web): State<Web>,
     RequireAdmin(current): RequireAdmin,
     Path(account_id): Path<String>,
@@ -379,7 +379,7 @@ pub(in crate::web) async fn suspend(
     done(&current, &account, outcome, sentence).await
 }
 
-pub(in crate::web) async fn restore(
+pub(crate) async fn restore(
     State(web): State<Web>,
     RequireAdmin(current): RequireAdmin,
     Path(account_id): Path<String>,
@@ -397,11 +397,11 @@ pub(in crate::web) async fn restore(
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-pub(in crate::web) struct PromoteForm {
+pub(crate) struct PromoteForm {
     sure: String,
 }
 
-pub(in crate::web) async fn promote(
+pub(crate) async fn promote(
     State(web): State<Web>,
     RequireAdmin(current): RequireAdmin,
     Path(account_id): Path<String>,

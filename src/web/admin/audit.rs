@@ -12,12 +12,12 @@ use super::searched;
 use crate::audit::{self, Entry, store::Filter};
 use crate::id::AccountId;
 use crate::web::Web;
+use crate::web::account::locks::address;
 use crate::web::error::WebError;
-use crate::web::fields::Field;
-use crate::web::locks::address;
-use crate::web::page::{Page, Tab, grouped, render};
 use crate::web::session::RequireAdmin;
-use crate::web::when::When;
+use crate::web::ui::field::Field;
+use crate::web::ui::page::{Page, Tab, grouped, render};
+use crate::web::ui::time::When;
 
 /// Lines on a page.
 const PAGE: usize = 50;
@@ -123,13 +123,13 @@ struct AuditPage {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-pub(in crate::web) struct Asked {
+pub(crate) struct Asked {
     q: String,
     account: String,
     before: String,
 }
 
-pub(in crate::web) async fn list(
+pub(crate) async fn list(
     State(web): State<Web>,
     RequireAdmin(current): RequireAdmin,
     Query(asked): Query<Asked>,

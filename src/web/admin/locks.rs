@@ -13,12 +13,12 @@ use crate::locks::LockName;
 use crate::locks::store::{self, Seen};
 use crate::namespaces::PUBLIC;
 use crate::web::Web;
+use crate::web::account::locks::reason_field;
 use crate::web::error::WebError;
-use crate::web::fields::{Field, Problems};
-use crate::web::locks::reason_field;
-use crate::web::page::{Flash, Page, Tab, render_as};
 use crate::web::session::{CurrentAccount, RequireAdmin};
-use crate::web::sign::sentence;
+use crate::web::sign_in::log_in::sentence;
+use crate::web::ui::field::{Field, Problems};
+use crate::web::ui::page::{Flash, Page, Tab, render_as};
 
 #[derive(Template)]
 #[template(path = "admin/locks.html")]
@@ -32,7 +32,7 @@ struct LocksPage {
 /// What the form sends.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-pub(in crate::web) struct BreakForm {
+pub(crate) struct BreakForm {
     name: String,
     reason: String,
 }
@@ -60,9 +60,7 @@ async fn page(
     render_as(status, &page)
 }
 
-pub(in crate::web) async fn form(
-    RequireAdmin(current): RequireAdmin,
-) -> Result<Response, WebError> {
+pub(crate) async fn form(RequireAdmin(current): RequireAdmin) -> Result<Response, WebError> {
     page(
         &current,
         StatusCode::OK,
@@ -72,7 +70,7 @@ pub(in crate::web) async fn form(
     .await
 }
 
-pub(in crate::web) async fn break_lock(
+pub(crate) async fn break_lock(
     State(web): State<Web>,
     RequireAdmin(current): RequireAdmin,
     Form(form): Form<BreakForm>,

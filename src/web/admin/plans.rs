@@ -11,10 +11,10 @@ use axum::response::{IntoResponse, Redirect, Response};
 use crate::plans::{self, LEASE_CEILING_MS, LEASE_FLOOR_MS, Limits, Plan, PlanError};
 use crate::web::Web;
 use crate::web::error::WebError;
-use crate::web::fields::{Field, Problems};
-use crate::web::page::{Flash, Page, Tab, duration, grouped, render, render_as};
 use crate::web::session::{CurrentAccount, RequireAdmin};
-use crate::web::sign::sentence;
+use crate::web::sign_in::log_in::sentence;
+use crate::web::ui::field::{Field, Problems};
+use crate::web::ui::page::{Flash, Page, Tab, duration, grouped, render, render_as};
 
 /// What a form on a plan sends, by field.
 type Sent = HashMap<String, String>;
@@ -64,7 +64,7 @@ struct PlansPage {
     plans: Vec<Row>,
 }
 
-pub(in crate::web) async fn list(
+pub(crate) async fn list(
     State(web): State<Web>,
     RequireAdmin(current): RequireAdmin,
 ) -> Result<Response, WebError> {
@@ -259,9 +259,7 @@ fn plan_page(
     }
 }
 
-pub(in crate::web) async fn new_form(
-    RequireAdmin(current): RequireAdmin,
-) -> Result<Response, WebError> {
+pub(crate) async fn new_form(RequireAdmin(current): RequireAdmin) -> Result<Response, WebError> {
     let page = current.page("New plan", Tab::AdminPlans).await?;
     render(&plan_page(
         page,
@@ -304,7 +302,7 @@ fn note(error: PlanError, problems: &mut Problems) -> Result<(), WebError> {
     Ok(())
 }
 
-pub(in crate::web) async fn create(
+pub(crate) async fn create(
     State(web): State<Web>,
     RequireAdmin(current): RequireAdmin,
     Form(sent): Form<Sent>,
@@ -333,7 +331,7 @@ async fn find(web: &Web, code: &str) -> Result<Plan, WebError> {
     Ok(plans::find(&web.app.db, code).await?)
 }
 
-pub(in crate::web) async fn edit_form(
+pub(crate) async fn edit_form(
     State(web): State<Web>,
     RequireAdmin(current): RequireAdmin,
     Path(code): Path<String>,
@@ -352,7 +350,7 @@ pub(in crate::web) async fn edit_form(
     ))
 }
 
-pub(in crate::web) async fn edit(
+pub(crate) async fn edit(
     State(web): State<Web>,
     RequireAdmin(current): RequireAdmin,
     Path(code): Path<String>,

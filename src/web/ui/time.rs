@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 
 /// An instant that writes itself: `{{ token.created }}` in a template.
 #[derive(Debug, Clone, Copy)]
-pub struct When {
+pub(crate) struct When {
     at: DateTime<Utc>,
     now: DateTime<Utc>,
 }
@@ -14,7 +14,7 @@ impl askama::filters::HtmlSafe for When {}
 
 impl When {
     /// As seen from now. For reading only: no clock but the database's decides anything.
-    pub fn new(at: DateTime<Utc>) -> Self {
+    pub(crate) fn new(at: DateTime<Utc>) -> Self {
         Self {
             at,
             now: Utc::now(),

@@ -8,20 +8,20 @@ use axum::response::{IntoResponse, Redirect, Response};
 use axum::{Extension, Form};
 use serde::Deserialize;
 
-use super::error::WebError;
-use super::fields::{Field, Problems};
-use super::page::{Flash, Page, Tab, render, render_as};
-use super::session::CurrentAccount;
-use super::sign::{new_password_field, nothing, post, sentence};
-use super::{Web, letters};
 use crate::accounts::links::{self, Link, Purpose};
 use crate::accounts::{self, AccountError, Email, sessions};
 use crate::secret::Secret;
 use crate::tokens;
 use crate::transport::RequestContext;
+use crate::web::error::WebError;
+use crate::web::session::CurrentAccount;
+use crate::web::sign_in::log_in::{new_password_field, nothing, post, sentence};
+use crate::web::ui::field::{Field, Problems};
+use crate::web::ui::page::{Flash, Page, Tab, render, render_as};
+use crate::web::{Web, emails as letters};
 
 #[derive(Template)]
-#[template(path = "pages/forgot.html")]
+#[template(path = "sign_in/forgot.html")]
 struct Forgot {
     page: Page,
     problems: Problems,
@@ -51,12 +51,12 @@ impl Forgot {
 }
 
 #[derive(Debug, Deserialize)]
-pub(super) struct ForgotQuery {
+pub(crate) struct ForgotQuery {
     #[serde(default)]
     done: String,
 }
 
-pub(super) async fn forgot_form(
+pub(crate) async fn forgot_form(
     State(web): State<Web>,
     Query(query): Query<ForgotQuery>,
 ) -> Result<Response, WebError> {
@@ -69,12 +69,12 @@ pub(super) async fn forgot_form(
 }
 
 #[derive(Debug, Deserialize)]
-pub(super) struct ForgotForm {
+pub(crate) struct ForgotForm {
     #[serde(default)]
     email: String,
 }
 
-pub(super) async fn forgot(
+pub(crate) async fn forgot(
     State(web): State<Web>,
     Extension(context): Extension<RequestContext>,
     Form(form): Form<ForgotForm>,
@@ -121,13 +121,13 @@ pub(super) async fn forgot(
 
 /// What a link in a mail, and the form behind it, send.
 #[derive(Debug, Deserialize)]
-pub(super) struct LinkQuery {
+pub(crate) struct LinkQuery {
     #[serde(default = "nothing")]
     link: Secret,
 }
 
 #[derive(Debug, Deserialize)]
-pub(super) struct ResetForm {
+pub(crate) struct ResetForm {
     #[serde(default = "nothing")]
     link: Secret,
     #[serde(default = "nothing")]
@@ -135,7 +135,7 @@ pub(super) struct ResetForm {
 }
 
 #[derive(Template)]
-#[template(path = "pages/reset.html")]
+#[template(path = "sign_in/reset.html")]
 struct Reset<'a> {
     page: Page,
     problems: Problems,
@@ -155,7 +155,7 @@ impl<'a> Reset<'a> {
 }
 
 #[derive(Template)]
-#[template(path = "pages/confirm.html")]
+#[template(path = "sign_in/confirm.html")]
 struct Confirm<'a> {
     page: Page,
     heading: &'static str,
@@ -166,7 +166,7 @@ struct Confirm<'a> {
 }
 
 #[derive(Template)]
-#[template(path = "pages/notice.html")]
+#[template(path = "sign_in/notice.html")]
 struct Notice {
     page: Page,
     heading: &'static str,
@@ -198,7 +198,7 @@ async fn usable(web: &Web, link: &Secret, purpose: Purpose) -> Result<Option<Lin
         .filter(|link| !link.is_used))
 }
 
-pub(super) async fn reset_form(
+pub(crate) async fn reset_form(
     State(web): State<Web>,
     Query(query): Query<LinkQuery>,
 ) -> Result<Response, WebError> {
@@ -208,7 +208,7 @@ pub(super) async fn reset_form(
     }
 }
 
-pub(super) async fn reset(
+pub(crate) async fn reset(
     State(web): State<Web>,
     Extension(context): Extension<RequestContext>,
     Form(form): Form<ResetForm>,
@@ -273,7 +273,7 @@ pub(super) async fn reset(
     done()
 }
 
-pub(super) async fn verify_form(
+pub(crate) async fn verify_form(
     State(web): State<Web>,
     Query(query): Query<LinkQuery>,
 ) -> Result<Response, WebError> {
@@ -290,7 +290,7 @@ pub(super) async fn verify_form(
     })
 }
 
-pub(super) async fn verify(
+pub(crate) async fn verify(
     State(web): State<Web>,
     current: Option<CurrentAccount>,
     Form(form): Form<LinkQuery>,
@@ -321,7 +321,7 @@ pub(super) async fn verify(
     }
 }
 
-pub(super) async fn change_email_form(
+pub(crate) async fn change_email_form(
     State(web): State<Web>,
     Query(query): Query<LinkQuery>,
 ) -> Result<Response, WebError> {
@@ -341,7 +341,7 @@ pub(super) async fn change_email_form(
     })
 }
 
-pub(super) async fn change_email(
+pub(crate) async fn change_email(
     State(web): State<Web>,
     current: Option<CurrentAccount>,
     Form(form): Form<LinkQuery>,

@@ -7,18 +7,18 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Redirect, Response};
 use serde::Deserialize;
 
-use super::Web;
-use super::error::WebError;
-use super::fields::{Choice, Field, Problems};
-use super::page::{Flash, Page, Tab, grouped, render, render_as};
-use super::session::CurrentAccount;
-use super::sign::sentence;
-use super::when::When;
 use crate::accounts::check_reason;
 use crate::id::NamespaceId;
 use crate::locks::LockName;
 use crate::locks::store::{self, LiveLock, Seen};
 use crate::namespaces;
+use crate::web::Web;
+use crate::web::error::WebError;
+use crate::web::session::CurrentAccount;
+use crate::web::sign_in::log_in::sentence;
+use crate::web::ui::field::{Choice, Field, Problems};
+use crate::web::ui::page::{Flash, Page, Tab, grouped, render, render_as};
+use crate::web::ui::time::When;
 
 /// Locks on a page.
 const PAGE: usize = 50;
@@ -57,7 +57,7 @@ impl From<LiveLock> for Row {
     }
 }
 
-pub(super) fn address(path: &str, parameters: &[(String, String)]) -> String {
+pub(crate) fn address(path: &str, parameters: &[(String, String)]) -> String {
     let query = url::form_urlencoded::Serializer::new(String::new())
         .extend_pairs(parameters)
         .finish();
@@ -81,7 +81,7 @@ fn remaining(ms: i64) -> String {
 }
 
 #[derive(Template)]
-#[template(path = "pages/locks.html")]
+#[template(path = "account/locks.html")]
 struct LocksPage {
     page: Page,
     locks: Vec<Row>,
@@ -95,13 +95,13 @@ struct LocksPage {
 /// Which locks to show.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-pub(super) struct Filter {
+pub(crate) struct Filter {
     namespace: String,
     after_namespace: String,
     after_name: String,
 }
 
-pub(super) async fn list(
+pub(crate) async fn list(
     State(web): State<Web>,
     current: CurrentAccount,
     Query(filter): Query<Filter>,
@@ -160,7 +160,7 @@ pub(super) async fn list(
 /// A lease as it was seen in the list.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-pub(super) struct BreakForm {
+pub(crate) struct BreakForm {
     namespace: String,
     name: String,
     fencing_token: String,
@@ -168,7 +168,7 @@ pub(super) struct BreakForm {
 }
 
 #[derive(Template)]
-#[template(path = "pages/lock_break.html")]
+#[template(path = "account/lock_break.html")]
 struct BreakPage {
     page: Page,
     namespace: String,
@@ -179,7 +179,7 @@ struct BreakPage {
     reason: Field,
 }
 
-pub(super) fn reason_field(typed: &str, problems: &Problems) -> Field {
+pub(crate) fn reason_field(typed: &str, problems: &Problems) -> Field {
     Field::lines("reason", "Reason")
         .value(typed)
         .hint("Stands in the audit log.")
@@ -224,7 +224,7 @@ async fn break_page(
     })
 }
 
-pub(super) async fn break_form(
+pub(crate) async fn break_form(
     State(web): State<Web>,
     current: CurrentAccount,
     Query(form): Query<BreakForm>,
@@ -243,7 +243,7 @@ pub(super) async fn break_form(
     )
 }
 
-pub(super) async fn break_lock(
+pub(crate) async fn break_lock(
     State(web): State<Web>,
     current: CurrentAccount,
     Form(form): Form<BreakForm>,

@@ -7,17 +7,17 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Redirect, Response};
 use serde::Deserialize;
 
-use super::Web;
-use super::account::milliseconds;
-use super::error::WebError;
-use super::fields::{Field, Problems};
-use super::page::{Flash, Page, Tab, duration, grouped, render, render_as};
-use super::session::CurrentAccount;
-use super::sign::sentence;
-use super::when::When;
 use crate::accounts::Account;
 use crate::namespaces::{self, Namespace, NamespaceError, PUBLIC};
 use crate::plans::is_slug;
+use crate::web::Web;
+use crate::web::account::overview::milliseconds;
+use crate::web::error::WebError;
+use crate::web::session::CurrentAccount;
+use crate::web::sign_in::log_in::sentence;
+use crate::web::ui::field::{Field, Problems};
+use crate::web::ui::page::{Flash, Page, Tab, duration, grouped, render, render_as};
+use crate::web::ui::time::When;
 
 /// What a plan without private namespaces is told that it lacks.
 const WHAT: &str = "Private namespaces";
@@ -53,7 +53,7 @@ fn lease(namespace: &Namespace, account: &Account) -> String {
 }
 
 #[derive(Template)]
-#[template(path = "pages/namespaces.html")]
+#[template(path = "account/namespaces.html")]
 struct NamespacesPage {
     page: Page,
     plan: String,
@@ -72,7 +72,7 @@ struct NamespacesPage {
 /// What the form sends.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-pub(super) struct NamespaceForm {
+pub(crate) struct NamespaceForm {
     name: String,
     lease_ms: String,
 }
@@ -158,7 +158,7 @@ async fn list_page(
     render_as(status, &page)
 }
 
-pub(super) async fn list(
+pub(crate) async fn list(
     State(web): State<Web>,
     current: CurrentAccount,
 ) -> Result<Response, WebError> {
@@ -184,7 +184,7 @@ fn read_lease(account: &Account, text: &str) -> Result<Option<i64>, String> {
     Ok(lease_ms)
 }
 
-pub(super) async fn create(
+pub(crate) async fn create(
     State(web): State<Web>,
     current: CurrentAccount,
     Form(form): Form<NamespaceForm>,
@@ -242,7 +242,7 @@ pub(super) async fn create(
 }
 
 #[derive(Template)]
-#[template(path = "pages/namespace.html")]
+#[template(path = "account/namespace.html")]
 struct NamespacePage {
     page: Page,
     namespace: Row,
@@ -286,7 +286,7 @@ async fn namespace_page(
     })
 }
 
-pub(super) async fn show(
+pub(crate) async fn show(
     State(web): State<Web>,
     current: CurrentAccount,
     Path(name): Path<String>,
@@ -297,11 +297,11 @@ pub(super) async fn show(
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-pub(super) struct LeaseForm {
+pub(crate) struct LeaseForm {
     lease_ms: String,
 }
 
-pub(super) async fn set_lease(
+pub(crate) async fn set_lease(
     State(web): State<Web>,
     current: CurrentAccount,
     Path(name): Path<String>,
@@ -337,7 +337,7 @@ pub(super) async fn set_lease(
     render_as(StatusCode::UNPROCESSABLE_ENTITY, &page)
 }
 
-pub(super) async fn delete(
+pub(crate) async fn delete(
     State(web): State<Web>,
     current: CurrentAccount,
     Path(name): Path<String>,

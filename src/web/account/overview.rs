@@ -7,20 +7,20 @@ use axum::response::{IntoResponse, Redirect, Response};
 use axum::{Extension, Form};
 use serde::Deserialize;
 
-use super::error::WebError;
-use super::fields::{Field, Problems};
-use super::page::{Flash, Page, Tab, duration, grouped, render_as};
-use super::session::CurrentAccount;
-use super::sign::{send_verification, sentence};
-use super::tokens::{NewTokenForm, TokenForm, TokenRow};
-use super::{Web, once};
 use crate::accounts::{self, Account, AccountError};
 use crate::namespaces;
 use crate::tokens;
 use crate::transport::RequestContext;
+use crate::web::account::tokens::{NewTokenForm, TokenForm, TokenRow};
+use crate::web::error::WebError;
+use crate::web::session::CurrentAccount;
+use crate::web::sign_in::log_in::{send_verification, sentence};
+use crate::web::ui::field::{Field, Problems};
+use crate::web::ui::page::{Flash, Page, Tab, duration, grouped, render_as};
+use crate::web::{Web, form_dedup as once};
 
 #[derive(Template)]
-#[template(path = "pages/account.html")]
+#[template(path = "account/overview.html")]
 struct AccountPage {
     page: Page,
     account: AccountFacts,
@@ -83,22 +83,22 @@ impl PlanFacts {
 
 /// What a form on this page was sent with, when it comes back.
 #[derive(Default)]
-pub(super) struct CameBack {
-    pub(super) status: StatusCode,
-    pub(super) token: TokenForm,
-    pub(super) token_problems: Option<Problems>,
-    pub(super) lease: Option<String>,
-    pub(super) lease_problems: Option<Problems>,
+pub(crate) struct CameBack {
+    pub(crate) status: StatusCode,
+    pub(crate) token: TokenForm,
+    pub(crate) token_problems: Option<Problems>,
+    pub(crate) lease: Option<String>,
+    pub(crate) lease_problems: Option<Problems>,
 }
 
-pub(super) async fn show(
+pub(crate) async fn show(
     State(web): State<Web>,
     current: CurrentAccount,
 ) -> Result<Response, WebError> {
     show_with(&web, &current, CameBack::default()).await
 }
 
-pub(super) async fn show_with(
+pub(crate) async fn show_with(
     web: &Web,
     current: &CurrentAccount,
     back: CameBack,
@@ -162,13 +162,13 @@ pub(super) async fn show_with(
 }
 
 #[derive(Debug, Deserialize)]
-pub(super) struct LeaseForm {
+pub(crate) struct LeaseForm {
     #[serde(default)]
     lease_ms: String,
 }
 
 /// Reads a length in milliseconds from a form. Empty: none.
-pub(super) fn milliseconds(text: &str) -> Result<Option<i64>, &'static str> {
+pub(crate) fn milliseconds(text: &str) -> Result<Option<i64>, &'static str> {
     let text: String = text
         .chars()
         .filter(|c| !matches!(c, ',' | ' ' | '\u{a0}'))
@@ -181,7 +181,7 @@ pub(super) fn milliseconds(text: &str) -> Result<Option<i64>, &'static str> {
         .map_err(|_| "Enter a whole number of milliseconds, or nothing.")
 }
 
-pub(super) async fn set_lease(
+pub(crate) async fn set_lease(
     State(web): State<Web>,
     current: CurrentAccount,
     Form(form): Form<LeaseForm>,
@@ -217,7 +217,7 @@ pub(super) async fn set_lease(
 }
 
 /// Sends the link that confirms the address once more.
-pub(super) async fn send_verification_again(
+pub(crate) async fn send_verification_again(
     State(web): State<Web>,
     Extension(context): Extension<RequestContext>,
     current: CurrentAccount,

@@ -5,12 +5,12 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 
-use super::assets;
-use super::error::WebError;
+use crate::web::assets;
+use crate::web::error::WebError;
 
 /// Which entry of the navigation a page stands under.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Tab {
+pub(crate) enum Tab {
     /// None of them.
     None,
     /// The documentation.
@@ -37,7 +37,7 @@ pub enum Tab {
 
 impl Tab {
     /// The account's pages, in their order.
-    pub const ACCOUNT: &[(Tab, &str, &str)] = &[
+    pub(crate) const ACCOUNT: &[(Tab, &str, &str)] = &[
         (Tab::Account, "/account", "Overview"),
         (Tab::Namespaces, "/account/namespaces", "Namespaces"),
         (Tab::Locks, "/account/locks", "Locks"),
@@ -45,7 +45,7 @@ impl Tab {
     ];
 
     /// The administrator's pages, in their order.
-    pub const ADMIN: &[(Tab, &str, &str)] = &[
+    pub(crate) const ADMIN: &[(Tab, &str, &str)] = &[
         (Tab::AdminAccounts, "/admin/accounts", "Accounts"),
         (Tab::AdminPlans, "/admin/plans", "Plans"),
         (Tab::AdminLocks, "/admin/locks", "Locks"),
@@ -57,29 +57,29 @@ impl Tab {
     }
 
     /// Whether it is one of the account's pages.
-    pub fn is_account(self) -> bool {
+    pub(crate) fn is_account(self) -> bool {
         self.stands_in(Self::ACCOUNT)
     }
 
     /// Whether it is one of the administrator's pages.
-    pub fn is_admin(self) -> bool {
+    pub(crate) fn is_admin(self) -> bool {
         self.stands_in(Self::ADMIN)
     }
 }
 
 /// Who looks at the page.
 #[derive(Debug, Clone)]
-pub struct Viewer {
+pub(crate) struct Viewer {
     /// As they typed it.
-    pub email: String,
+    pub(crate) email: String,
     /// Whether the way to the administration is shown.
-    pub is_admin: bool,
+    pub(crate) is_admin: bool,
 }
 
 /// How a flash message looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum FlashKind {
+pub(crate) enum FlashKind {
     /// It worked.
     Ok,
     /// Mind this.
@@ -90,7 +90,7 @@ pub enum FlashKind {
 
 impl FlashKind {
     /// Its class in the style sheet.
-    pub fn class(self) -> &'static str {
+    pub(crate) fn class(self) -> &'static str {
         match self {
             Self::Ok => "ok",
             Self::Warn => "warn",
@@ -101,16 +101,16 @@ impl FlashKind {
 
 /// A sentence about what was just done, shown on the next page once.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Flash {
+pub(crate) struct Flash {
     /// How it looks.
-    pub kind: FlashKind,
+    pub(crate) kind: FlashKind,
     /// The sentence.
-    pub text: String,
+    pub(crate) text: String,
 }
 
 impl Flash {
     /// It worked.
-    pub fn ok(text: impl Into<String>) -> Self {
+    pub(crate) fn ok(text: impl Into<String>) -> Self {
         Self {
             kind: FlashKind::Ok,
             text: text.into(),
@@ -118,7 +118,7 @@ impl Flash {
     }
 
     /// Mind this.
-    pub fn warn(text: impl Into<String>) -> Self {
+    pub(crate) fn warn(text: impl Into<String>) -> Self {
         Self {
             kind: FlashKind::Warn,
             text: text.into(),
@@ -126,7 +126,7 @@ impl Flash {
     }
 
     /// It did not work.
-    pub fn error(text: impl Into<String>) -> Self {
+    pub(crate) fn error(text: impl Into<String>) -> Self {
         Self {
             kind: FlashKind::Error,
             text: text.into(),
@@ -136,22 +136,22 @@ impl Flash {
 
 /// What every template has as its `page`.
 #[derive(Debug, Clone)]
-pub struct Page {
+pub(crate) struct Page {
     /// The title, without the product's name.
-    pub title: String,
+    pub(crate) title: String,
     /// Where it stands.
-    pub tab: Tab,
+    pub(crate) tab: Tab,
     /// Who is signed in.
-    pub viewer: Option<Viewer>,
+    pub(crate) viewer: Option<Viewer>,
     /// Nothing is known about who looks: neither signing in nor signing out is offered.
-    pub neutral: bool,
+    pub(crate) neutral: bool,
     /// What was just done.
-    pub flash: Option<Flash>,
+    pub(crate) flash: Option<Flash>,
 }
 
 impl Page {
     /// A page for somebody who is not signed in.
-    pub fn visitor(title: impl Into<String>, tab: Tab) -> Self {
+    pub(crate) fn visitor(title: impl Into<String>, tab: Tab) -> Self {
         Self {
             title: title.into(),
             tab,
@@ -162,27 +162,20 @@ impl Page {
     }
 
     /// A page that is shown where it is not known who asks.
-    pub fn neutral(title: impl Into<String>) -> Self {
+    pub(crate) fn neutral(title: impl Into<String>) -> Self {
         Self {
             neutral: true,
             ..Self::visitor(title, Tab::None)
         }
     }
 
-    /// With a sentence about what was just done.
-    #[must_use]
-    pub fn flash(mut self, flash: impl Into<Option<Flash>>) -> Self {
-        self.flash = flash.into();
-        self
-    }
-
     /// The address of an asset.
-    pub fn asset(&self, name: &str) -> String {
+    pub(crate) fn asset(&self, name: &str) -> String {
         assets::address(name)
     }
 
     /// This program's version.
-    pub fn version(&self) -> &'static str {
+    pub(crate) fn version(&self) -> &'static str {
         env!("CARGO_PKG_VERSION")
     }
 }
@@ -191,7 +184,7 @@ impl Page {
 ///
 /// # Errors
 /// Where the template fails, which only a bug can do.
-pub fn render(template: &impl Template) -> Result<Response, WebError> {
+pub(crate) fn render(template: &impl Template) -> Result<Response, WebError> {
     render_as(StatusCode::OK, template)
 }
 
@@ -199,7 +192,10 @@ pub fn render(template: &impl Template) -> Result<Response, WebError> {
 ///
 /// # Errors
 /// Where the template fails, which only a bug can do.
-pub fn render_as(status: StatusCode, template: &impl Template) -> Result<Response, WebError> {
+pub(crate) fn render_as(
+    status: StatusCode,
+    template: &impl Template,
+) -> Result<Response, WebError> {
     let html = template
         .render()
         .map_err(|error| WebError::Bug(error.into()))?;
@@ -212,7 +208,7 @@ pub fn render_as(status: StatusCode, template: &impl Template) -> Result<Respons
 }
 
 /// A number with thin groups of three: 1,000,000.
-pub fn grouped(number: impl Into<i64>) -> String {
+pub(crate) fn grouped(number: impl Into<i64>) -> String {
     let number: i64 = number.into();
     let digits = number.unsigned_abs().to_string();
     let mut text = String::new();
@@ -226,7 +222,7 @@ pub fn grouped(number: impl Into<i64>) -> String {
 }
 
 /// A length of time for people: `60 s`, `5 min`, `24 h`, `1.5 s`.
-pub fn duration(ms: impl Into<i64>) -> String {
+pub(crate) fn duration(ms: impl Into<i64>) -> String {
     let ms: i64 = ms.into();
     match ms {
         ms if ms % 1000 != 0 => format!("{} s", ms as f64 / 1000.0),

@@ -22,7 +22,7 @@ fn link(public_url: &Url, path: &str, secret: &Secret) -> String {
 }
 
 #[derive(Template)]
-#[template(path = "mail/verify_email.txt")]
+#[template(path = "emails/verify_email.txt")]
 struct VerifyEmail<'a> {
     service: &'a str,
     link: String,
@@ -30,28 +30,28 @@ struct VerifyEmail<'a> {
 }
 
 #[derive(Template)]
-#[template(path = "mail/reset_password.txt")]
+#[template(path = "emails/reset_password.txt")]
 struct ResetPassword<'a> {
     service: &'a str,
     link: String,
 }
 
 #[derive(Template)]
-#[template(path = "mail/change_email.txt")]
+#[template(path = "emails/change_email.txt")]
 struct ChangeEmail<'a> {
     service: &'a str,
     link: String,
 }
 
 #[derive(Template)]
-#[template(path = "mail/email_changed.txt")]
+#[template(path = "emails/email_changed.txt")]
 struct EmailChanged<'a> {
     service: &'a str,
     new_email: &'a str,
 }
 
 #[derive(Template)]
-#[template(path = "mail/password_changed.txt")]
+#[template(path = "emails/password_changed.txt")]
 struct PasswordChanged<'a> {
     service: &'a str,
     forgot: String,

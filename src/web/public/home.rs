@@ -4,15 +4,15 @@ use askama::Template;
 use axum::extract::State;
 use axum::response::Response;
 
-use super::Web;
-use super::error::WebError;
-use super::page::{Page, Tab, duration, render};
-use super::session::CurrentAccount;
-use super::snippet::Snippet;
 use crate::plans::DEFAULT_PLAN;
+use crate::web::Web;
+use crate::web::error::WebError;
+use crate::web::session::CurrentAccount;
+use crate::web::ui::page::{Page, Tab, duration, render};
+use crate::web::ui::snippet::Snippet;
 
 #[derive(Template)]
-#[template(path = "pages/home.html")]
+#[template(path = "public/home.html")]
 struct Home {
     page: Page,
     example: Snippet,
@@ -23,11 +23,11 @@ struct Home {
 }
 
 /// The service's address without the slash at the end: for commands to copy.
-pub(super) fn base(web: &Web) -> String {
+pub(crate) fn base(web: &Web) -> String {
     web.app.public_url.as_str().trim_end_matches('/').to_owned()
 }
 
-pub(super) async fn show(
+pub(crate) async fn show(
     State(web): State<Web>,
     current: Option<CurrentAccount>,
 ) -> Result<Response, WebError> {

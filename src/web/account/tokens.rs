@@ -11,22 +11,22 @@ use axum::response::{IntoResponse, Redirect, Response};
 use chrono::{TimeDelta, Utc};
 use serde::Deserialize;
 
-use super::Web;
-use super::account::{CameBack, show_with};
-use super::error::WebError;
-use super::fields::{Choice, Field, Problems};
-use super::home::base;
-use super::once::{self, Asked};
-use super::page::{Flash, Page, Tab, render, render_as};
-use super::session::CurrentAccount;
-use super::sign::{nothing, sentence};
-use super::snippet::Snippet;
-use super::when::When;
 use crate::accounts;
 use crate::id::TokenId;
 use crate::namespaces::Namespace;
 use crate::secret::Secret;
 use crate::tokens::{self, NewToken, Scope, Token, TokenError};
+use crate::web::Web;
+use crate::web::account::overview::{CameBack, show_with};
+use crate::web::error::WebError;
+use crate::web::form_dedup::{self as once, Asked};
+use crate::web::public::home::base;
+use crate::web::session::CurrentAccount;
+use crate::web::sign_in::log_in::{nothing, sentence};
+use crate::web::ui::field::{Choice, Field, Problems};
+use crate::web::ui::page::{Flash, Page, Tab, render, render_as};
+use crate::web::ui::snippet::Snippet;
+use crate::web::ui::time::When;
 
 /// How long a token may be made to last, days.
 const EXPIRIES: [(i64, &str); 6] = [
@@ -46,16 +46,16 @@ const OVERLAPS: [(u64, &str); 3] = [
 ];
 
 /// A token as a row of the list.
-pub(super) struct TokenRow {
-    pub(super) id: TokenId,
-    pub(super) label: String,
-    pub(super) hint: String,
-    pub(super) namespace: String,
-    pub(super) scope: String,
-    pub(super) created: When,
-    pub(super) last_used: Option<When>,
-    pub(super) expires: Option<When>,
-    pub(super) is_expired: bool,
+pub(crate) struct TokenRow {
+    pub(crate) id: TokenId,
+    pub(crate) label: String,
+    pub(crate) hint: String,
+    pub(crate) namespace: String,
+    pub(crate) scope: String,
+    pub(crate) created: When,
+    pub(crate) last_used: Option<When>,
+    pub(crate) expires: Option<When>,
+    pub(crate) is_expired: bool,
 }
 
 impl From<Token> for TokenRow {
@@ -77,7 +77,7 @@ impl From<Token> for TokenRow {
 /// What the form sends.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-pub(super) struct TokenForm {
+pub(crate) struct TokenForm {
     once: String,
     label: String,
     namespace: String,
@@ -87,16 +87,16 @@ pub(super) struct TokenForm {
 }
 
 /// The form's fields.
-pub(super) struct NewTokenForm {
-    pub(super) label: Field,
-    pub(super) namespace: Field,
-    pub(super) expires: Field,
-    pub(super) scope: Field,
-    pub(super) password: Field,
+pub(crate) struct NewTokenForm {
+    pub(crate) label: Field,
+    pub(crate) namespace: Field,
+    pub(crate) expires: Field,
+    pub(crate) scope: Field,
+    pub(crate) password: Field,
 }
 
 impl NewTokenForm {
-    pub(super) fn new(form: &TokenForm, namespaces: &[Namespace], problems: &Problems) -> Self {
+    pub(crate) fn new(form: &TokenForm, namespaces: &[Namespace], problems: &Problems) -> Self {
         let namespaces = namespaces
             .iter()
             .map(|namespace| Choice::new(&namespace.name, &namespace.name))
@@ -144,7 +144,7 @@ impl NewTokenForm {
 }
 
 #[derive(Template)]
-#[template(path = "pages/token_created.html")]
+#[template(path = "account/token_created.html")]
 struct TokenCreated {
     page: Page,
     heading: &'static str,
@@ -175,7 +175,7 @@ async fn created(
     render_as(StatusCode::CREATED, &page)
 }
 
-pub(super) async fn create(
+pub(crate) async fn create(
     State(web): State<Web>,
     current: CurrentAccount,
     Form(mut form): Form<TokenForm>,
@@ -286,7 +286,7 @@ async fn try_create(
 
 /// Whether this is the password of who is signed in. Throttled: a session alone must not be enough
 /// to find it out.
-pub(super) async fn password_is_right(
+pub(crate) async fn password_is_right(
     web: &Web,
     current: &CurrentAccount,
     password: Option<Secret>,
@@ -302,7 +302,7 @@ pub(super) async fn password_is_right(
 }
 
 #[derive(Template)]
-#[template(path = "pages/token.html")]
+#[template(path = "account/token.html")]
 struct TokenPage {
     page: Page,
     token: TokenRow,
@@ -351,7 +351,7 @@ async fn find(web: &Web, current: &CurrentAccount, token_id: &str) -> Result<Tok
         .ok_or(WebError::NotFound)
 }
 
-pub(super) async fn show(
+pub(crate) async fn show(
     State(web): State<Web>,
     current: CurrentAccount,
     Path(token_id): Path<String>,
@@ -362,13 +362,13 @@ pub(super) async fn show(
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-pub(super) struct RotateForm {
+pub(crate) struct RotateForm {
     once: String,
     keep_old: String,
     password: Option<Secret>,
 }
 
-pub(super) async fn rotate(
+pub(crate) async fn rotate(
     State(web): State<Web>,
     current: CurrentAccount,
     Path(token_id): Path<String>,
@@ -444,7 +444,7 @@ pub(super) async fn rotate(
     .await
 }
 
-pub(super) async fn revoke(
+pub(crate) async fn revoke(
     State(web): State<Web>,
     current: CurrentAccount,
     Path(token_id): Path<String>,

@@ -9,20 +9,20 @@ use axum::response::{IntoResponse, Redirect, Response};
 use serde::Deserialize;
 use tower_sessions::Session;
 
-use super::error::WebError;
-use super::fields::{Field, Problems};
-use super::page::{Flash, Page, Tab, render_as};
-use super::session::{CurrentAccount, end, sign_in, suspended, user_agent};
-use super::{Web, letters};
 use crate::accounts::links::{self, Purpose};
 use crate::accounts::{self, Account, AccountError, Email, NewAccount, passwords};
 use crate::plans::DEFAULT_PLAN;
 use crate::secret::Secret;
 use crate::transport::RequestContext;
+use crate::web::error::WebError;
+use crate::web::session::{CurrentAccount, end, sign_in, suspended, user_agent};
+use crate::web::ui::field::{Field, Problems};
+use crate::web::ui::page::{Flash, Page, Tab, render_as};
+use crate::web::{Web, emails as letters};
 
 /// What the sign-up and sign-in forms send.
 #[derive(Debug, Deserialize)]
-pub(super) struct Credentials {
+pub(crate) struct Credentials {
     #[serde(default)]
     email: String,
     #[serde(default = "nothing")]
@@ -33,12 +33,12 @@ pub(super) struct Credentials {
 }
 
 /// For a password field that was not sent.
-pub(super) fn nothing() -> Secret {
+pub(crate) fn nothing() -> Secret {
     Secret::new("")
 }
 
 #[derive(Template)]
-#[template(path = "pages/signup.html")]
+#[template(path = "sign_in/sign_up.html")]
 struct SignUp {
     page: Page,
     problems: Problems,
@@ -60,7 +60,7 @@ impl SignUp {
     }
 }
 
-pub(super) fn new_password_field(name: &'static str, label: &str) -> Field {
+pub(crate) fn new_password_field(name: &'static str, label: &str) -> Field {
     Field::password(name, label, "new-password")
         .attribute("minlength", passwords::MIN_CHARS.to_string())
         .hint(format!(
@@ -69,14 +69,14 @@ pub(super) fn new_password_field(name: &'static str, label: &str) -> Field {
         ))
 }
 
-pub(super) async fn signup_form(current: Option<CurrentAccount>) -> Result<Response, WebError> {
+pub(crate) async fn signup_form(current: Option<CurrentAccount>) -> Result<Response, WebError> {
     if current.is_some() {
         return Ok(Redirect::to("/account").into_response());
     }
     render_as(StatusCode::OK, &SignUp::new("", Problems::default()))
 }
 
-pub(super) async fn signup(
+pub(crate) async fn signup(
     State(web): State<Web>,
     session: Session,
     Extension(context): Extension<RequestContext>,
@@ -158,7 +158,7 @@ pub(super) async fn signup(
 }
 
 /// Sends the link that confirms an address.
-pub(super) async fn send_verification(
+pub(crate) async fn send_verification(
     web: &Web,
     account_id: crate::id::AccountId,
     email: &str,
@@ -172,7 +172,7 @@ pub(super) async fn send_verification(
 }
 
 /// Hands a letter in. What cannot be queued is in the log; the reader can ask for it again.
-pub(super) fn post(web: &Web, letter: crate::mail::Letter) {
+pub(crate) fn post(web: &Web, letter: crate::mail::Letter) {
     if let Err(error) = web.app.mail.send(letter) {
         tracing::error!(%error, "mail dropped");
     }
@@ -180,7 +180,7 @@ pub(super) fn post(web: &Web, letter: crate::mail::Letter) {
 
 /// The account of this address and its password's hash, if this is its password. Takes as long
 /// where there is none.
-pub(super) async fn verified(
+pub(crate) async fn verified(
     web: &Web,
     email: &Email,
     password: &Secret,
@@ -201,7 +201,7 @@ pub(super) async fn verified(
 }
 
 /// An error's text as a sentence.
-pub(super) fn sentence(error: &impl std::fmt::Display) -> String {
+pub(crate) fn sentence(error: &impl std::fmt::Display) -> String {
     let text = error.to_string();
     let mut chars = text.chars();
     let first = chars
@@ -212,7 +212,7 @@ pub(super) fn sentence(error: &impl std::fmt::Display) -> String {
 }
 
 #[derive(Template)]
-#[template(path = "pages/login.html")]
+#[template(path = "sign_in/log_in.html")]
 struct SignIn {
     page: Page,
     problems: Problems,
@@ -260,7 +260,7 @@ impl Done {
 }
 
 #[derive(Debug, Deserialize)]
-pub(super) struct LoginQuery {
+pub(crate) struct LoginQuery {
     #[serde(default)]
     next: String,
     done: Option<String>,
@@ -275,7 +275,7 @@ fn local(next: &str) -> Option<&str> {
     plain.then_some(next)
 }
 
-pub(super) async fn login_form(
+pub(crate) async fn login_form(
     current: Option<CurrentAccount>,
     Query(query): Query<LoginQuery>,
 ) -> Result<Response, WebError> {
@@ -291,7 +291,7 @@ pub(super) async fn login_form(
     render_as(StatusCode::OK, &form)
 }
 
-pub(super) async fn login(
+pub(crate) async fn login(
     State(web): State<Web>,
     session: Session,
     Extension(context): Extension<RequestContext>,
@@ -335,7 +335,7 @@ pub(super) async fn login(
 
 /// Signing out twice, or with a session that has ended, is signing out. Not when the database is
 /// away: then it did not happen.
-pub(super) async fn logout(session: Session) -> Result<Response, WebError> {
+pub(crate) async fn logout(session: Session) -> Result<Response, WebError> {
     end(&session).await?;
     Ok(Redirect::to("/login?done=signed-out").into_response())
 }

@@ -2,7 +2,7 @@
 //! browsers say what they like.
 
 /// `Firefox on Linux`, from what a browser says it is.
-pub(super) fn name(user_agent: Option<&str>) -> String {
+pub(crate) fn name(user_agent: Option<&str>) -> String {
     let Some(text) = user_agent else {
         return "Unknown browser".to_owned();
     };

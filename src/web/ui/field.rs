@@ -8,7 +8,7 @@ use askama::Template;
 
 /// What is wrong with a form that came in, by field, in the order of the checks.
 #[derive(Debug, Default, Clone)]
-pub struct Problems {
+pub(crate) struct Problems {
     /// In front of each field's id, so that two forms of one page do not share ids.
     form: &'static str,
     found: Vec<(&'static str, String)>,
@@ -16,7 +16,7 @@ pub struct Problems {
 
 impl Problems {
     /// None yet, in the form whose field ids begin with `form` (`"token-"`).
-    pub fn of(form: &'static str) -> Self {
+    pub(crate) fn of(form: &'static str) -> Self {
         Self {
             form,
             found: Vec::new(),
@@ -24,24 +24,28 @@ impl Problems {
     }
 
     /// Adds one. The sentence says what to do.
-    pub fn add(&mut self, field: &'static str, sentence: impl Into<String>) {
+    pub(crate) fn add(&mut self, field: &'static str, sentence: impl Into<String>) {
         self.found.push((field, sentence.into()));
     }
 
     /// One problem only.
-    pub fn one(form: &'static str, field: &'static str, sentence: impl Into<String>) -> Self {
+    pub(crate) fn one(
+        form: &'static str,
+        field: &'static str,
+        sentence: impl Into<String>,
+    ) -> Self {
         let mut problems = Self::of(form);
         problems.add(field, sentence);
         problems
     }
 
     /// Whether the form is fine.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.found.is_empty()
     }
 
     /// The message of one field.
-    pub fn at(&self, field: &str) -> Option<&str> {
+    pub(crate) fn at(&self, field: &str) -> Option<&str> {
         self.found
             .iter()
             .find(|(name, _)| *name == field)
@@ -49,12 +53,12 @@ impl Problems {
     }
 
     /// The list on top of the form, empty where nothing is wrong: `{{ problems.summary() }}`.
-    pub fn summary(&self) -> Summary<'_> {
+    pub(crate) fn summary(&self) -> Summary<'_> {
         Summary { problems: self }
     }
 
     /// Prefix for the page's title, which a screen reader reads first.
-    pub fn title(&self, title: &str) -> String {
+    pub(crate) fn title(&self, title: &str) -> String {
         if self.is_empty() {
             title.to_owned()
         } else {
@@ -66,25 +70,25 @@ impl Problems {
 /// The list of what is wrong, each linked to its field.
 #[derive(Template)]
 #[template(path = "parts/problems.html")]
-pub struct Summary<'a> {
+pub(crate) struct Summary<'a> {
     problems: &'a Problems,
 }
 impl askama::filters::HtmlSafe for Summary<'_> {}
 
 /// One choice of a select or of radio buttons.
 #[derive(Debug, Clone)]
-pub struct Choice {
+pub(crate) struct Choice {
     /// What is sent.
-    pub value: String,
+    pub(crate) value: String,
     /// What is read.
-    pub label: String,
+    pub(crate) label: String,
     /// More about it; empty: nothing.
-    pub hint: String,
+    pub(crate) hint: String,
 }
 
 impl Choice {
     /// A choice without more about it.
-    pub fn new(value: impl Into<String>, label: impl Into<String>) -> Self {
+    pub(crate) fn new(value: impl Into<String>, label: impl Into<String>) -> Self {
         Self {
             value: value.into(),
             label: label.into(),
@@ -94,7 +98,7 @@ impl Choice {
 
     /// With more about it, shown with radio buttons.
     #[must_use]
-    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = hint.into();
         self
     }
@@ -112,7 +116,7 @@ enum Kind {
 /// One field of a form.
 #[derive(Debug, Clone, Template)]
 #[template(path = "parts/field.html")]
-pub struct Field {
+pub(crate) struct Field {
     kind: Kind,
     id: String,
     name: &'static str,
@@ -147,12 +151,12 @@ impl Field {
     }
 
     /// A line of text.
-    pub fn text(name: &'static str, label: impl Into<String>) -> Self {
+    pub(crate) fn text(name: &'static str, label: impl Into<String>) -> Self {
         Self::new(Kind::Input("text"), name, label)
     }
 
     /// What to look for.
-    pub fn search(name: &'static str, label: impl Into<String>) -> Self {
+    pub(crate) fn search(name: &'static str, label: impl Into<String>) -> Self {
         Self::new(Kind::Input("search"), name, label)
             .optional()
             .unmarked()
@@ -161,7 +165,7 @@ impl Field {
     }
 
     /// An e-mail address.
-    pub fn email(name: &'static str, label: impl Into<String>) -> Self {
+    pub(crate) fn email(name: &'static str, label: impl Into<String>) -> Self {
         Self::new(Kind::Input("email"), name, label)
             .attribute("maxlength", "254")
             .attribute("spellcheck", "false")
@@ -170,7 +174,7 @@ impl Field {
 
     /// A password; what was typed never comes back. `autocomplete`: `current-password` or
     /// `new-password`.
-    pub fn password(
+    pub(crate) fn password(
         name: &'static str,
         label: impl Into<String>,
         autocomplete: &'static str,
@@ -180,14 +184,18 @@ impl Field {
 
     /// A whole number. Its bounds are checked where the form is read: the browser's own message
     /// says less.
-    pub fn number(name: &'static str, label: impl Into<String>) -> Self {
+    pub(crate) fn number(name: &'static str, label: impl Into<String>) -> Self {
         Self::new(Kind::Input("text"), name, label)
             .attribute("inputmode", "numeric")
             .autocomplete("off")
     }
 
     /// One of several, in a list that opens.
-    pub fn select(name: &'static str, label: impl Into<String>, choices: Vec<Choice>) -> Self {
+    pub(crate) fn select(
+        name: &'static str,
+        label: impl Into<String>,
+        choices: Vec<Choice>,
+    ) -> Self {
         Self {
             choices,
             ..Self::new(Kind::Select, name, label)
@@ -195,7 +203,11 @@ impl Field {
     }
 
     /// One of several, all to be seen.
-    pub fn radio(name: &'static str, label: impl Into<String>, choices: Vec<Choice>) -> Self {
+    pub(crate) fn radio(
+        name: &'static str,
+        label: impl Into<String>,
+        choices: Vec<Choice>,
+    ) -> Self {
         Self {
             choices,
             ..Self::new(Kind::Radio, name, label)
@@ -203,18 +215,18 @@ impl Field {
     }
 
     /// Yes or no; sends `yes` where it is ticked.
-    pub fn check(name: &'static str, label: impl Into<String>) -> Self {
+    pub(crate) fn check(name: &'static str, label: impl Into<String>) -> Self {
         Self::new(Kind::Check, name, label)
     }
 
     /// Several lines of text.
-    pub fn lines(name: &'static str, label: impl Into<String>) -> Self {
+    pub(crate) fn lines(name: &'static str, label: impl Into<String>) -> Self {
         Self::new(Kind::Lines, name, label)
     }
 
     /// What it holds: what was typed, when the form comes back.
     #[must_use]
-    pub fn value(mut self, value: impl Into<String>) -> Self {
+    pub(crate) fn value(mut self, value: impl Into<String>) -> Self {
         if self.kind != Kind::Input("password") {
             self.value = value.into();
         }
@@ -223,14 +235,14 @@ impl Field {
 
     /// What helps to fill it in.
     #[must_use]
-    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = hint.into();
         self
     }
 
     /// May be left empty.
     #[must_use]
-    pub fn optional(mut self) -> Self {
+    pub(crate) fn optional(mut self) -> Self {
         self.optional = true;
         self
     }
@@ -242,20 +254,20 @@ impl Field {
 
     /// What browsers and password managers fill in.
     #[must_use]
-    pub fn autocomplete(self, what: &'static str) -> Self {
+    pub(crate) fn autocomplete(self, what: &'static str) -> Self {
         self.attribute("autocomplete", what)
     }
 
     /// Any other attribute of the input. `name` and `value` never come from a request.
     #[must_use]
-    pub fn attribute(mut self, name: &'static str, value: impl Into<String>) -> Self {
+    pub(crate) fn attribute(mut self, name: &'static str, value: impl Into<String>) -> Self {
         self.attributes.push((name, value.into()));
         self
     }
 
     /// Belongs to this form: takes its message and its form's prefix.
     #[must_use]
-    pub fn of(mut self, problems: &Problems) -> Self {
+    pub(crate) fn of(mut self, problems: &Problems) -> Self {
         self.id = format!("{}{}", problems.form, self.name);
         self.error = problems.at(self.name).unwrap_or_default().to_owned();
         self

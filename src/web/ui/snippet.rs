@@ -6,7 +6,7 @@ use askama::Template;
 /// One block. `{{ snippet }}` in a template.
 #[derive(Debug, Clone, Template)]
 #[template(path = "parts/snippet.html")]
-pub struct Snippet {
+pub(crate) struct Snippet {
     id: &'static str,
     caption: String,
     code: String,
@@ -16,7 +16,11 @@ impl askama::filters::HtmlSafe for Snippet {}
 
 impl Snippet {
     /// `id` is the block's id in the page, unique there.
-    pub fn new(id: &'static str, caption: impl Into<String>, code: impl Into<String>) -> Self {
+    pub(crate) fn new(
+        id: &'static str,
+        caption: impl Into<String>,
+        code: impl Into<String>,
+    ) -> Self {
         Self {
             id,
             caption: caption.into(),
@@ -27,7 +31,7 @@ impl Snippet {
 
     /// Breaks long lines instead of scrolling.
     #[must_use]
-    pub fn wrapped(mut self) -> Self {
+    pub(crate) fn wrapped(mut self) -> Self {
         self.wrap = true;
         self
     }

@@ -4,13 +4,13 @@ use askama::Template;
 use axum::extract::State;
 use axum::response::Response;
 
-use super::Web;
-use super::error::WebError;
-use super::home::base;
-use super::page::{Page, Tab, duration, grouped, render};
-use super::session::CurrentAccount;
-use super::snippet::Snippet;
 use crate::plans::{self, Limits};
+use crate::web::Web;
+use crate::web::error::WebError;
+use crate::web::public::home::base;
+use crate::web::session::CurrentAccount;
+use crate::web::ui::page::{Page, Tab, duration, grouped, render};
+use crate::web::ui::snippet::Snippet;
 
 /// The facts about the API that the page lists; the API knows them.
 #[derive(Debug)]
@@ -54,7 +54,7 @@ impl ApiError {
 }
 
 #[derive(Template)]
-#[template(path = "pages/docs.html")]
+#[template(path = "public/docs.html")]
 struct Docs<'a> {
     page: Page,
     first: Snippet,
@@ -71,7 +71,7 @@ struct Docs<'a> {
     api: &'a ApiReference,
 }
 
-pub(super) async fn show(
+pub(crate) async fn show(
     State(web): State<Web>,
     current: Option<CurrentAccount>,
 ) -> Result<Response, WebError> {

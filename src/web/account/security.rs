@@ -7,19 +7,20 @@ use axum::response::{IntoResponse, Redirect, Response};
 use axum::{Extension, Form};
 use serde::Deserialize;
 
-use super::error::WebError;
-use super::fields::{Field, Problems};
-use super::page::{Flash, Page, Tab, render, render_as};
-use super::session::CurrentAccount;
-use super::sign::{new_password_field, post, sentence};
-use super::tokens::password_is_right;
-use super::when::When;
-use super::{Web, browser, letters};
 use crate::accounts::links::{self, Purpose};
 use crate::accounts::sessions::{self, SessionHash};
 use crate::accounts::{self, AccountError, Email};
 use crate::secret::Secret;
 use crate::transport::RequestContext;
+use crate::web::account::browser_name as browser;
+use crate::web::account::tokens::password_is_right;
+use crate::web::error::WebError;
+use crate::web::session::CurrentAccount;
+use crate::web::sign_in::log_in::{new_password_field, post, sentence};
+use crate::web::ui::field::{Field, Problems};
+use crate::web::ui::page::{Flash, Page, Tab, render, render_as};
+use crate::web::ui::time::When;
+use crate::web::{Web, emails as letters};
 
 struct SessionRow {
     browser: String,
@@ -31,7 +32,7 @@ struct SessionRow {
 }
 
 #[derive(Template)]
-#[template(path = "pages/security.html")]
+#[template(path = "account/security.html")]
 struct SecurityPage {
     page: Page,
     email: String,
@@ -112,7 +113,7 @@ async fn show_with(
     render_as(back.status, &page)
 }
 
-pub(super) async fn show(
+pub(crate) async fn show(
     State(web): State<Web>,
     current: CurrentAccount,
 ) -> Result<Response, WebError> {
@@ -121,19 +122,21 @@ pub(super) async fn show(
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-pub(super) struct PasswordForm {
+pub(crate) struct PasswordForm {
     current_password: Option<Secret>,
     new_password: Option<Secret>,
 }
 
-pub(super) async fn change_password(
+pub(crate) async fn change_password(
     State(web): State<Web>,
     current: CurrentAccount,
     Form(form): Form<PasswordForm>,
 ) -> Result<Response, WebError> {
     let app = &web.app;
     let account_id = current.account.account_id;
-    let new = form.new_password.unwrap_or_else(super::sign::nothing);
+    let new = form
+        .new_password
+        .unwrap_or_else(crate::web::sign_in::log_in::nothing);
     let done = async || {
         current
             .flash(Flash::ok(
@@ -185,12 +188,12 @@ pub(super) async fn change_password(
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-pub(super) struct EmailForm {
+pub(crate) struct EmailForm {
     email: String,
     password: Option<Secret>,
 }
 
-pub(super) async fn change_email(
+pub(crate) async fn change_email(
     State(web): State<Web>,
     Extension(context): Extension<RequestContext>,
     current: CurrentAccount,
@@ -249,7 +252,7 @@ pub(super) async fn change_email(
     Ok(Redirect::to("/account/security").into_response())
 }
 
-pub(super) async fn end_session(
+pub(crate) async fn end_session(
     State(web): State<Web>,
     current: CurrentAccount,
     Path(session): Path<String>,
@@ -267,7 +270,7 @@ pub(super) async fn end_session(
     Ok(Redirect::to("/account/security").into_response())
 }
 
-pub(super) async fn end_other_sessions(
+pub(crate) async fn end_other_sessions(
     State(web): State<Web>,
     current: CurrentAccount,
 ) -> Result<Response, WebError> {
@@ -288,7 +291,7 @@ pub(super) async fn end_other_sessions(
 }
 
 #[derive(Template)]
-#[template(path = "pages/delete.html")]
+#[template(path = "account/delete.html")]
 struct DeletePage {
     page: Page,
     problems: Problems,
@@ -308,17 +311,17 @@ impl DeletePage {
     }
 }
 
-pub(super) async fn delete_form(current: CurrentAccount) -> Result<Response, WebError> {
+pub(crate) async fn delete_form(current: CurrentAccount) -> Result<Response, WebError> {
     render(&DeletePage::new(&current, Problems::default()).await?)
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-pub(super) struct DeleteForm {
+pub(crate) struct DeleteForm {
     password: Option<Secret>,
 }
 
-pub(super) async fn delete(
+pub(crate) async fn delete(
     State(web): State<Web>,
     current: CurrentAccount,
     Form(form): Form<DeleteForm>,

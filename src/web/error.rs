@@ -12,6 +12,7 @@ use super::ui::page::{Page, Tab, render_as};
 use super::{headers, session};
 use crate::accounts::AccountError;
 use crate::db;
+use crate::locks::BreakError;
 use crate::namespaces::NamespaceError;
 use crate::plans::PlanError;
 use crate::tokens::TokenError;
@@ -89,9 +90,21 @@ impl From<AccountError> for WebError {
             AccountError::Unknown => Self::NotFound,
             AccountError::EmailTaken
             | AccountError::UnknownPlan(_)
-            | AccountError::InvalidReason
+            | AccountError::InvalidReason(_)
+            | AccountError::Yourself
             | AccountError::Lease(_)
             | AccountError::Already(_) => {
+                Self::Bug(anyhow::Error::new(error).context("a form's error reached no form"))
+            }
+        }
+    }
+}
+
+impl From<BreakError> for WebError {
+    fn from(error: BreakError) -> Self {
+        match error {
+            BreakError::Database(error) => error.into(),
+            BreakError::NotHeld | BreakError::InvalidReason(_) => {
                 Self::Bug(anyhow::Error::new(error).context("a form's error reached no form"))
             }
         }
@@ -104,6 +117,7 @@ impl From<TokenError> for WebError {
             TokenError::Database(error) => error.into(),
             TokenError::Unknown | TokenError::UnknownNamespace => Self::NotFound,
             TokenError::InvalidLabel
+            | TokenError::EmailNotConfirmed
             | TokenError::UnknownScope
             | TokenError::ExpiryInThePast
             | TokenError::TooMany { .. } => {

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use lockable::accounts::{self, Email, NewAccount};
 use lockable::audit::Actor;
 use lockable::secret::Secret;
-use lockable::tokens::{self, NewToken, Scope};
+use lockable::tokens::{self, EmailConfirmation, NewToken, Scope};
 use lockable::{namespaces, plans};
 
 use crate::accessibility;
@@ -45,7 +45,10 @@ async fn token(app: &TestApp, account: &accounts::Account, label: &str, namespac
         scope: Scope::Locks,
         expires_at: None,
     };
-    tokens::create(&app.app.db, account, &new).await.unwrap().1
+    tokens::create(&app.app.db, account, EmailConfirmation::NotRequired, &new)
+        .await
+        .unwrap()
+        .1
 }
 
 /// An account that has been at it for a while: namespaces, tokens, locks.

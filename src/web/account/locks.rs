@@ -7,15 +7,14 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Redirect, Response};
 use serde::Deserialize;
 
-use crate::accounts::check_reason;
 use crate::id::NamespaceId;
-use crate::locks::LockName;
-use crate::locks::store::{self, LiveLock, Seen};
+use crate::locks::store::{self, LiveLock};
+use crate::locks::{self, BreakError, LockName};
 use crate::namespaces;
+use crate::text::sentence;
 use crate::web::Web;
 use crate::web::error::WebError;
 use crate::web::session::CurrentAccount;
-use crate::web::sign_in::log_in::sentence;
 use crate::web::ui::field::{Choice, Field, Problems};
 use crate::web::ui::page::{Flash, Page, Tab, grouped, render, render_as};
 use crate::web::ui::time::When;
@@ -249,39 +248,31 @@ pub(crate) async fn break_lock(
     Form(form): Form<BreakForm>,
 ) -> Result<Response, WebError> {
     let (namespace_id, name, fencing_token) = read(&web, &current, &form).await?;
-    let reason = match check_reason(&form.reason) {
-        Ok(reason) => reason,
-        Err(refused) => {
-            let problems = Problems::one("break-", "reason", sentence(&refused));
+    let outcome = locks::break_own(
+        &web.app.db,
+        &current.actor(),
+        current.account.account_id,
+        (namespace_id, &form.namespace),
+        &name,
+        fencing_token,
+        &form.reason,
+    )
+    .await;
+    let flash = match outcome {
+        Ok(()) => Flash::ok(format!(
+            "The lock {name} is broken and free. Its holder is told so at its next heartbeat."
+        )),
+        Err(BreakError::NotHeld) => Flash::warn(format!(
+            "Nothing was broken: the lease of {name} that you saw has ended by itself."
+        )),
+        Err(BreakError::InvalidReason(error)) => {
+            let problems = Problems::one("break-", "reason", sentence(&error));
             return render_as(
                 StatusCode::UNPROCESSABLE_ENTITY,
                 &break_page(&current, form, problems).await?,
             );
         }
-    };
-    // Only the lease that was seen, and in the public namespace only one's own.
-    let seen = Seen {
-        fencing_token: Some(fencing_token),
-        account_id: Some(current.account.account_id),
-    };
-    let namespace = (namespace_id, form.namespace.as_str());
-    let broken = store::break_lease(
-        &web.app.db,
-        &current.actor(),
-        namespace,
-        &name,
-        seen,
-        reason,
-    )
-    .await?;
-    let flash = if broken {
-        Flash::ok(format!(
-            "The lock {name} is broken and free. Its holder is told so at its next heartbeat."
-        ))
-    } else {
-        Flash::warn(format!(
-            "Nothing was broken: the lease of {name} that you saw has ended by itself."
-        ))
+        Err(error) => return Err(error.into()),
     };
     current.flash(flash).await?;
     Ok(Redirect::to("/account/locks").into_response())

@@ -9,12 +9,11 @@ use serde::Deserialize;
 
 use crate::accounts::Account;
 use crate::namespaces::{self, Namespace, NamespaceError, PUBLIC};
-use crate::plans::is_slug;
+use crate::text::sentence;
 use crate::web::Web;
 use crate::web::account::overview::milliseconds;
 use crate::web::error::WebError;
 use crate::web::session::CurrentAccount;
-use crate::web::sign_in::log_in::sentence;
 use crate::web::ui::field::{Field, Problems};
 use crate::web::ui::page::{Flash, Page, Tab, duration, grouped, render, render_as};
 use crate::web::ui::time::When;
@@ -37,7 +36,7 @@ impl Row {
         Self {
             name: namespace.name.clone(),
             is_public: namespace.name == PUBLIC,
-            takes_locks: true,
+            takes_locks: namespaces::in_plan(namespace.age_rank, &account.limits),
             lease: lease(namespace, account),
             tokens: namespace.tokens,
             created: When::new(namespace.created_at),
@@ -110,17 +109,10 @@ async fn list_page(
         .count();
     let in_plan = max > 0;
     let limit = usize::try_from(max).unwrap_or(0);
-    let mut rows: Vec<_> = namespaces
+    let rows: Vec<_> = namespaces
         .iter()
         .map(|namespace| Row::of(namespace, account))
         .collect();
-    for (row, namespace) in rows.iter_mut().zip(&namespaces) {
-        let private = namespaces.iter().filter(|other| other.name != PUBLIC);
-        let older = private
-            .filter(|other| other.namespace_id < namespace.namespace_id)
-            .count();
-        row.takes_locks = row.is_public || older < limit;
-    }
     // Who has none and can have none is told what it is and how to get it.
     let status = if !in_plan && private == 0 && status == StatusCode::OK {
         StatusCode::FORBIDDEN
@@ -197,10 +189,8 @@ pub(crate) async fn create(
     let mut problems = Problems::of("namespace-");
     let name = form.name.trim();
     // Both fields are looked at, so that both are told at once.
-    if name == PUBLIC {
-        problems.add("name", sentence(&NamespaceError::Reserved));
-    } else if !is_slug(name) {
-        problems.add("name", sentence(&NamespaceError::InvalidName));
+    if let Err(error) = namespaces::check_name(name) {
+        problems.add("name", sentence(&error));
     }
     let lease_ms = match read_lease(account, &form.lease_ms) {
         Ok(lease_ms) => lease_ms,

@@ -9,12 +9,13 @@ use serde::Deserialize;
 
 use crate::accounts::{self, Account, AccountError};
 use crate::namespaces;
+use crate::text::sentence;
 use crate::tokens;
 use crate::transport::RequestContext;
 use crate::web::account::tokens::{NewTokenForm, TokenForm, TokenRow};
 use crate::web::error::WebError;
 use crate::web::session::CurrentAccount;
-use crate::web::sign_in::log_in::{send_verification, sentence};
+use crate::web::sign_in::log_in::send_verification;
 use crate::web::ui::field::{Field, Problems};
 use crate::web::ui::page::{Flash, Page, Tab, duration, grouped, render_as};
 use crate::web::{Web, form_dedup as once};

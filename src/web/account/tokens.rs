@@ -15,6 +15,7 @@ use crate::accounts;
 use crate::id::TokenId;
 use crate::namespaces::Namespace;
 use crate::secret::Secret;
+use crate::text::sentence;
 use crate::tokens::{self, NewToken, Scope, Token, TokenError};
 use crate::web::Web;
 use crate::web::account::overview::{CameBack, show_with};
@@ -22,7 +23,7 @@ use crate::web::error::WebError;
 use crate::web::form_dedup::{self as once, Asked};
 use crate::web::public::home::base;
 use crate::web::session::CurrentAccount;
-use crate::web::sign_in::log_in::{nothing, sentence};
+use crate::web::sign_in::log_in::nothing;
 use crate::web::ui::field::{Choice, Field, Problems};
 use crate::web::ui::page::{Flash, Page, Tab, render, render_as};
 use crate::web::ui::snippet::Snippet;
@@ -211,12 +212,11 @@ async fn try_create(
             Problems::one("token-", field, sentence),
         )))
     };
-    if app.mail.is_by_smtp() && current.account.email_verified_at.is_none() {
-        let sentence =
-            "Confirm your e-mail address first: press the button in the mail that we sent you.";
+    let confirmation = app.email_confirmation();
+    if let Err(error) = tokens::check_email_confirmed(&current.account, confirmation) {
         return Ok(Err((
             StatusCode::FORBIDDEN,
-            Problems::one("token-", "label", sentence),
+            Problems::one("token-", "label", sentence(&error)),
         )));
     }
     let scope = match form.scope.as_str() {
@@ -242,9 +242,6 @@ async fn try_create(
     } else {
         &form.namespace
     };
-    if !crate::plans::is_slug(namespace) {
-        return refuse("namespace", "Choose one of your namespaces.".to_owned());
-    }
     if scope == Scope::Manage && !password_is_right(web, current, password).await? {
         return refuse(
             "password",
@@ -257,7 +254,7 @@ async fn try_create(
         scope,
         expires_at,
     };
-    let make = tokens::create(&app.db, &current.account, &new);
+    let make = tokens::create(&app.db, &current.account, confirmation, &new);
     let asked = Asked::Create {
         label: form.label.trim().to_owned(),
         namespace: namespace.to_owned(),
@@ -271,9 +268,9 @@ async fn try_create(
     {
         Ok(made) => Ok(Ok(made)),
         Err(error) => match error {
-            TokenError::InvalidLabel | TokenError::TooMany { .. } => {
-                refuse("label", sentence(&error))
-            }
+            TokenError::InvalidLabel
+            | TokenError::EmailNotConfirmed
+            | TokenError::TooMany { .. } => refuse("label", sentence(&error)),
             TokenError::UnknownScope => refuse("scope", sentence(&error)),
             TokenError::UnknownNamespace => {
                 refuse("namespace", "Choose one of your namespaces.".to_owned())

@@ -9,18 +9,18 @@ use serde::Deserialize;
 
 use super::audit::{Line, page_of};
 use super::searched;
-use crate::accounts::{self, Account, AccountError, check_reason, store::Filter};
+use crate::accounts::{self, Account, AccountError, store::Filter};
 use crate::audit;
 use crate::id::AccountId;
 use crate::locks;
 use crate::namespaces;
 use crate::plans::{self, Plan};
+use crate::text::sentence;
 use crate::tokens;
 use crate::web::Web;
 use crate::web::account::locks::address;
 use crate::web::error::WebError;
 use crate::web::session::{CurrentAccount, RequireAdmin};
-use crate::web::sign_in::log_in::sentence;
 use crate::web::ui::field::{Choice, Field, Problems};
 use crate::web::ui::page::{Flash, Page, Tab, grouped, render, render_as};
 use crate::web::ui::time::When;
@@ -260,6 +260,7 @@ async fn done(
     let flash = match outcome {
         Ok(()) => Flash::ok(sentence_done),
         Err(refused @ AccountError::Already(_)) => Flash::warn(sentence(&refused)),
+        Err(refused @ AccountError::Yourself) => Flash::error(sentence(&refused)),
         Err(error) => return Err(error.into()),
     };
     current.flash(flash).await?;
@@ -305,9 +306,6 @@ pub(crate) async fn set_plan(
 ) -> Result<Response, WebError> {
     let account = find(&web, &account_id).await?;
     let unknown = ("plan", "Choose one of the plans in the list.".to_owned());
-    if !plans::is_slug(&form.plan) {
-        return refused(&web, &current, &account, unknown, String::new()).await;
-    }
     if form.plan == account.plan {
         return done(
             &current,
@@ -351,20 +349,6 @@ pub(crate) async fn suspend(
     Form(form): Form<SuspendForm>,
 ) -> Result<Response, WebError> {
     let account = find(&web, &account_id).await?;
-    if account.account_id == current.account.account_id {
-        current
-            .flash(Flash::error(
-                "You cannot suspend yourself: another administrator can.",
-            ))
-            .await?;
-        return Ok(to_page(&account));
-    }
-    let problem = check_reason(&form.reason)
-        .err()
-        .map(|refused| sentence(&refused));
-    if let Some(problem) = problem {
-        return refused(&web, &current, &account, ("reason", problem), form.reason).await;
-    }
     let outcome = accounts::suspend(
         &web.app.db,
         &current.actor(),
@@ -372,6 +356,10 @@ pub(crate) async fn suspend(
         &form.reason,
     )
     .await;
+    if let Err(AccountError::InvalidReason(error)) = outcome {
+        let problem = ("reason", sentence(&error));
+        return refused(&web, &current, &account, problem, form.reason).await;
+    }
     let sentence = format!(
         "{} is suspended: its tokens are refused within a second, its leases lapse.",
         account.email

@@ -7,16 +7,13 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Redirect, Response};
 use serde::Deserialize;
 
-use crate::accounts::check_reason;
-use crate::id::NamespaceId;
-use crate::locks::LockName;
-use crate::locks::store::{self, Seen};
-use crate::namespaces::PUBLIC;
+use crate::audit::check_reason;
+use crate::locks::{self, BreakError, LockName};
+use crate::text::sentence;
 use crate::web::Web;
 use crate::web::account::locks::reason_field;
 use crate::web::error::WebError;
 use crate::web::session::{CurrentAccount, RequireAdmin};
-use crate::web::sign_in::log_in::sentence;
 use crate::web::ui::field::{Field, Problems};
 use crate::web::ui::page::{Flash, Page, Tab, render_as};
 
@@ -83,30 +80,19 @@ pub(crate) async fn break_lock(
         .map_err(|refused| problems.add("reason", sentence(&refused)))
         .ok();
     if let (Some(name), Some(reason)) = (name, reason) {
-        let whoever = Seen {
-            fencing_token: None,
-            account_id: None,
-        };
-        let namespace = (NamespaceId::PUBLIC, PUBLIC);
-        if store::break_lease(
-            &web.app.db,
-            &current.actor(),
-            namespace,
-            &name,
-            whoever,
-            reason,
-        )
-        .await?
-        {
-            current
-                .flash(Flash::ok(format!("The lock {name} is broken and free.")))
-                .await?;
-            return Ok(Redirect::to("/admin/locks").into_response());
+        match locks::break_any(&web.app.db, &current.actor(), &name, reason).await {
+            Ok(()) => {
+                current
+                    .flash(Flash::ok(format!("The lock {name} is broken and free.")))
+                    .await?;
+                return Ok(Redirect::to("/admin/locks").into_response());
+            }
+            Err(BreakError::NotHeld) => problems.add(
+                "name",
+                "Nobody holds a lock of this name in the public namespace.",
+            ),
+            Err(error) => return Err(error.into()),
         }
-        problems.add(
-            "name",
-            "Nobody holds a lock of this name in the public namespace.",
-        );
     }
     page(&current, StatusCode::UNPROCESSABLE_ENTITY, &form, problems).await
 }

@@ -9,10 +9,10 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Redirect, Response};
 
 use crate::plans::{self, LEASE_CEILING_MS, LEASE_FLOOR_MS, Limits, Plan, PlanError};
+use crate::text::sentence;
 use crate::web::Web;
 use crate::web::error::WebError;
 use crate::web::session::{CurrentAccount, RequireAdmin};
-use crate::web::sign_in::log_in::sentence;
 use crate::web::ui::field::{Field, Problems};
 use crate::web::ui::page::{Flash, Page, Tab, duration, grouped, render, render_as};
 
@@ -325,9 +325,6 @@ pub(crate) async fn create(
 }
 
 async fn find(web: &Web, code: &str) -> Result<Plan, WebError> {
-    if !plans::is_slug(code) {
-        return Err(WebError::NotFound);
-    }
     Ok(plans::find(&web.app.db, code).await?)
 }
 

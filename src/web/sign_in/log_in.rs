@@ -13,6 +13,7 @@ use crate::accounts::links::{self, Purpose};
 use crate::accounts::{self, Account, AccountError, Email, NewAccount, passwords};
 use crate::plans::DEFAULT_PLAN;
 use crate::secret::Secret;
+use crate::text::sentence;
 use crate::transport::RequestContext;
 use crate::web::error::WebError;
 use crate::web::session::{CurrentAccount, end, sign_in, suspended, user_agent};
@@ -200,17 +201,6 @@ pub(crate) async fn verified(
     Ok(account.zip(hash).filter(|_| is_right))
 }
 
-/// An error's text as a sentence.
-pub(crate) fn sentence(error: &impl std::fmt::Display) -> String {
-    let text = error.to_string();
-    let mut chars = text.chars();
-    let first = chars
-        .next()
-        .map(|first| first.to_uppercase().to_string())
-        .unwrap_or_default();
-    format!("{first}{}.", chars.as_str().trim_end_matches('.'))
-}
-
 #[derive(Template)]
 #[template(path = "sign_in/log_in.html")]
 struct SignIn {
@@ -359,10 +349,5 @@ mod tests {
         ] {
             assert_eq!(local(bad), None, "{bad:?}");
         }
-    }
-
-    #[test]
-    fn errors_become_sentences() {
-        assert_eq!(sentence(&"choose another"), "Choose another.");
     }
 }

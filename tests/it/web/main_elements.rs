@@ -14,7 +14,9 @@ fn main_element(answer: &Answer, masks: &[(&str, &str)]) -> String {
     let html = between(&answer.text, "<main", "</main>");
     let (_, content) = html.split_once('>').unwrap();
     let words: Vec<_> = content.split_whitespace().collect();
-    let mut text = words.join(" ").replace("> <", "><").replace("><", ">\n<");
+    let title = between(&answer.text, "<title>", "</title>");
+    let content = words.join(" ").replace("> <", "><").replace("><", ">\n<");
+    let mut text = format!("{} {title}\n{content}\n", answer.status.as_u16());
     for (from, to) in masks {
         text = text.replace(from, to);
     }
@@ -28,8 +30,7 @@ fn main_element(answer: &Answer, masks: &[(&str, &str)]) -> String {
     ] {
         text = mask(&text, before, after, instead);
     }
-    let title = between(&answer.text, "<title>", "</title>");
-    format!("{} {title}\n{text}\n", answer.status.as_u16())
+    text
 }
 
 /// Puts `instead` where anything stands between `before` and `after`.

@@ -1,8 +1,8 @@
-//! A form that is sent twice makes one token: a double click must not leave the reader with the
-//! wrong one of two.
+//! A form that is sent twice issues one token: after a double click the reader must not be left with
+//! the one of two tokens that is not shown.
 //!
-//! Each node knows its own forms only. Where both clicks reach different nodes, two tokens are
-//! made: both work, and both stand in the list.
+//! Each node knows only the forms that it received. Where the two requests reach different nodes,
+//! two tokens are issued; both work, and both are in the list.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,38 +16,32 @@ use crate::id::{AccountId, TokenId};
 use crate::secret::Secret;
 use crate::tokens;
 
-/// What a form asks for. The same form with other answers asks for another token.
+/// The token that a form is to issue. The same form with other values has another intent.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) enum Asked {
-    /// A new token.
+pub(crate) enum FormIntent {
     Create {
-        /// What its owner calls it.
         label: String,
-        /// Whose locks it takes.
         namespace: String,
-        /// What it may do.
         scope: &'static str,
-        /// How long it lasts, days; 0: for ever.
+        /// Days until the token expires; 0: never.
         days: i64,
     },
-    /// A successor.
     Rotate {
-        /// The token's that is rotated.
         token_id: TokenId,
-        /// For how long that one still works, seconds.
+        /// Seconds for which the old token still works.
         overlap_s: u64,
     },
 }
 
-/// A token, once it is made.
-type Made = Arc<Mutex<Option<(TokenId, Secret)>>>;
+/// The token of one intent, once it is issued. Locked while it is being issued.
+type Issued = Arc<Mutex<Option<(TokenId, Secret)>>>;
 
-/// What was made lately by forms of this node, by the id that each form carries. In memory only,
-/// since it holds secrets.
+/// The tokens that forms issued lately, by the id that each form carries. In memory only, since it
+/// holds secrets.
 #[derive(Debug, Clone)]
-pub(crate) struct Once(Cache<(AccountId, Uuid, Asked), Made>);
+pub(crate) struct FormDeduplicator(Cache<(AccountId, Uuid, FormIntent), Issued>);
 
-impl Default for Once {
+impl Default for FormDeduplicator {
     fn default() -> Self {
         Self(
             Cache::builder()
@@ -58,30 +52,31 @@ impl Default for Once {
     }
 }
 
-impl Once {
-    /// Makes it, or returns what this form has made before, as long as that works. A form without
-    /// an id makes it.
+impl FormDeduplicator {
+    /// Issues a token, or returns the one that this form has issued before, as long as that works.
+    /// A form without an id always issues one.
     ///
     /// # Errors
-    /// Those of `make`, and where the database cannot be asked; then nothing is remembered.
-    pub(crate) async fn make<E, F>(
+    /// Those of `issue`, and where the database cannot be asked; then nothing is remembered.
+    pub(crate) async fn issue_once<E, F>(
         &self,
         db: &PgPool,
         account_id: AccountId,
-        form: &str,
-        asked: Asked,
-        make: F,
+        form_id: &str,
+        intent: FormIntent,
+        issue: F,
     ) -> Result<Secret, E>
     where
         E: From<sqlx::Error>,
         F: Future<Output = Result<(TokenId, Secret), E>>,
     {
-        let Ok(form) = Uuid::parse_str(form) else {
-            return make.await.map(|(_, secret)| secret);
+        let Ok(form_id) = Uuid::parse_str(form_id) else {
+            return issue.await.map(|(_, secret)| secret);
         };
-        let made = self.0.get_with((account_id, form, asked), Made::default);
-        let mut made = made.lock().await;
-        if let Some((token_id, secret)) = &*made {
+        let key = (account_id, form_id, intent);
+        let issued = self.0.get_with(key, Issued::default);
+        let mut issued = issued.lock().await;
+        if let Some((token_id, secret)) = &*issued {
             // It may have been revoked or rotated since, here or on another node.
             let tokens = tokens::list(db, account_id).await?;
             if tokens
@@ -91,13 +86,13 @@ impl Once {
                 return Ok(secret.clone());
             }
         }
-        let (token_id, secret) = make.await?;
-        *made = Some((token_id, secret.clone()));
+        let (token_id, secret) = issue.await?;
+        *issued = Some((token_id, secret.clone()));
         Ok(secret)
     }
 }
 
 /// An id for a form that is about to be shown.
-pub(crate) fn form_id() -> String {
+pub(crate) fn new_form_id() -> String {
     Uuid::new_v4().to_string()
 }

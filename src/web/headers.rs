@@ -1,22 +1,19 @@
-//! What browsers are told about pages, and which requests of theirs are taken.
+//! The security headers of pages.
 
 use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::middleware::Next;
-use axum::response::{IntoResponse, Response};
-use tower_http::csrf::{CsrfLayer, ProtectionError};
-use url::Url;
-
-use super::error::WebError;
+use axum::response::Response;
 
 /// Nothing inline, nothing from elsewhere. `data:` images are icons in the style sheet.
 const POLICY: HeaderValue = HeaderValue::from_static(
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; font-src 'self'; connect-src 'self'; \
-     form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
+     font-src 'self'; connect-src 'self'; form-action 'self'; base-uri 'none'; \
+     frame-ancestors 'none'",
 );
 
-/// The headers of every page. What a handler has said stands.
-pub(super) fn headers(headers: &mut HeaderMap) {
+/// Sets the headers of every page, except those that the handler has set.
+pub(super) fn set_common_headers(headers: &mut HeaderMap) {
     headers
         .entry(header::CONTENT_SECURITY_POLICY)
         .or_insert(POLICY);
@@ -32,10 +29,10 @@ pub(super) fn headers(headers: &mut HeaderMap) {
         .or_insert(same_origin);
 }
 
-/// A page whose address holds the secret of a link keeps that from everybody, its own style sheet
-/// included. Not `no-referrer`: with that browsers send forms with `Origin: null`, which
-/// [`same_site`] has to refuse where there is no `Sec-Fetch-Site`.
-pub(super) async fn keep_links(request: Request, next: Next) -> Response {
+/// Keeps the URL of a page out of `Referer` where it holds the secret of a link, even from requests
+/// for the page's own style sheet. Not by `no-referrer`: with that, browsers send forms with
+/// `Origin: null`, which [`csrf`](super::csrf) refuses where there is no `Sec-Fetch-Site`.
+pub(super) async fn keep_links_out_of_referrers(request: Request, next: Next) -> Response {
     let has_link = request
         .uri()
         .query()
@@ -48,23 +45,4 @@ pub(super) async fn keep_links(request: Request, next: Next) -> Response {
         );
     }
     response
-}
-
-/// Takes changes only from this service's own pages, by `Sec-Fetch-Site` and `Origin`.
-pub(super) fn same_site(
-    public_url: &Url,
-) -> CsrfLayer<impl FnMut(ProtectionError) -> Response + Clone + use<>> {
-    let layer = CsrfLayer::new();
-    // Behind a proxy that rewrites Host, the public URL is what browsers name as their origin.
-    let layer = match layer
-        .clone()
-        .add_trusted_origin(public_url.origin().ascii_serialization())
-    {
-        Ok(layer) => layer,
-        Err(error) => {
-            tracing::warn!(%error, "the public URL is no origin that a browser names");
-            layer
-        }
-    };
-    layer.with_rejection_response(|_| WebError::CrossSite.into_response())
 }

@@ -1,8 +1,8 @@
-//! Which browser a session is of, in words that its owner recognizes. Never decides anything:
-//! browsers say what they like.
+//! The name of a browser, as the owner of a session recognizes it. Decides nothing: browsers say what
+//! they like.
 
-/// `Firefox on Linux`, from what a browser says it is.
-pub(crate) fn name(user_agent: Option<&str>) -> String {
+/// `Firefox on Linux`, from a `User-Agent` header.
+pub(super) fn browser_name(user_agent: Option<&str>) -> String {
     let Some(text) = user_agent else {
         return "Unknown browser".to_owned();
     };
@@ -12,7 +12,7 @@ pub(crate) fn name(user_agent: Option<&str>) -> String {
             .find(|(mark, _)| text.contains(mark))
             .map(|(_, name)| *name)
     };
-    // The order matters: each of these also names those after it.
+    // The order matters: browsers also claim to be those that stand after them.
     let browser = first(&[
         ("Edg/", "Edge"),
         ("OPR/", "Opera"),
@@ -39,19 +39,19 @@ pub(crate) fn name(user_agent: Option<&str>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::name;
+    use super::browser_name;
 
     #[test]
     fn browsers_are_recognized_and_others_shown_as_they_are() {
         let chrome = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/131.0.0.0 Safari/537.36";
-        assert_eq!(name(Some(chrome)), "Chrome on Linux");
+        assert_eq!(browser_name(Some(chrome)), "Chrome on Linux");
         assert_eq!(
-            name(Some(
+            browser_name(Some(
                 "Mozilla/5.0 (iPhone; CPU iPhone OS 18_0 like Mac OS X) Version/18.0 Safari/604.1"
             )),
             "Safari on iPhone"
         );
-        assert_eq!(name(Some("my-script/1.0")), "my-script/1.0");
-        assert_eq!(name(None), "Unknown browser");
+        assert_eq!(browser_name(Some("my-script/1.0")), "my-script/1.0");
+        assert_eq!(browser_name(None), "Unknown browser");
     }
 }

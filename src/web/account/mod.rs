@@ -1,8 +1,10 @@
 //! The pages of an account's owner.
 
 mod browser_name;
-pub(crate) mod locks;
-pub(crate) mod namespaces;
-pub(crate) mod overview;
-pub(crate) mod security;
-pub(crate) mod tokens;
+pub(super) mod deletion;
+pub(super) mod locks;
+pub(super) mod namespaces;
+pub(super) mod overview;
+pub(super) mod security;
+mod token_form;
+pub(super) mod tokens;

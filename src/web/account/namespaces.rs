@@ -1,88 +1,73 @@
-//! `/account/namespaces`: the account's private namespaces, where its plan has any.
+//! `/account/namespaces`: the account's private namespaces, where its plan includes any.
 
 use askama::Template;
 use axum::Form;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
-use axum::response::{IntoResponse, Redirect, Response};
+use axum::response::Response;
 use serde::Deserialize;
 
 use crate::accounts::Account;
 use crate::namespaces::{self, Namespace, NamespaceError, PUBLIC};
-use crate::text::sentence;
-use crate::web::Web;
-use crate::web::account::overview::milliseconds;
 use crate::web::error::WebError;
 use crate::web::session::CurrentAccount;
-use crate::web::ui::field::{Field, Problems};
-use crate::web::ui::page::{Flash, Page, Tab, duration, grouped, render, render_as};
-use crate::web::ui::time::When;
+use crate::web::state::Web;
+use crate::web::ui::field::Field;
+use crate::web::ui::form::{FormState, parse_milliseconds};
+use crate::web::ui::limits::used;
+use crate::web::ui::number::grouped;
+use crate::web::ui::page::{Flash, Page, Tab, render_as};
+use crate::web::ui::time::{RelativeTime, duration};
 
-/// What a plan without private namespaces is told that it lacks.
-const WHAT: &str = "Private namespaces";
-
-struct Row {
-    name: String,
-    is_public: bool,
-    /// Whether new locks are given in it: the oldest ones are, as many as the plan has.
-    takes_locks: bool,
-    lease: String,
-    tokens: i64,
-    created: When,
-}
-
-impl Row {
-    fn of(namespace: &Namespace, account: &Account) -> Self {
-        Self {
-            name: namespace.name.clone(),
-            is_public: namespace.name == PUBLIC,
-            takes_locks: namespaces::in_plan(namespace.age_rank, &account.limits),
-            lease: lease(namespace, account),
-            tokens: namespace.tokens,
-            created: When::new(namespace.created_at),
-        }
-    }
-}
-
-/// The lease of a lock in this namespace where the request does not say.
-fn lease(namespace: &Namespace, account: &Account) -> String {
-    let limits = &account.limits;
-    let lease_ms = limits.lease_ms(None, namespace.lease_default_ms, account.lease_default_ms);
-    duration(lease_ms.unwrap_or(limits.lease_default_ms))
-}
+/// The feature that a plan without private namespaces lacks.
+const FEATURE: &str = "Private namespaces";
 
 #[derive(Template)]
 #[template(path = "account/namespaces.html")]
 struct NamespacesPage {
     page: Page,
     plan: String,
-    in_plan: bool,
-    over: bool,
-    can_create: bool,
-    max: String,
+    /// The number of private namespaces, and how many the plan includes.
     private: usize,
+    limit: usize,
+    used: String,
     upgrade_url: Option<String>,
     namespaces: Vec<Row>,
-    problems: Problems,
+    form: FormState,
+    can_create: bool,
     name: Field,
     lease: Field,
 }
 
-/// What the form sends.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub(crate) struct NamespaceForm {
-    name: String,
-    lease_ms: String,
+struct Row {
+    namespace: Namespace,
+    is_public: bool,
+    is_in_plan: bool,
+    /// The lease of a lock in this namespace, unless the request says otherwise.
+    lease: String,
+    created: RelativeTime,
 }
 
-fn lease_field(account: &Account, value: &str, problems: &Problems) -> Field {
+impl Row {
+    fn new(namespace: Namespace, account: &Account) -> Self {
+        let limits = &account.limits;
+        let lease_ms = limits.lease_ms(None, namespace.lease_default_ms, account.lease_default_ms);
+        Self {
+            is_public: namespace.name == PUBLIC,
+            is_in_plan: namespaces::in_plan(namespace.age_rank, limits),
+            lease: duration(lease_ms.unwrap_or(limits.lease_default_ms)),
+            created: RelativeTime::new(namespace.created_at),
+            namespace,
+        }
+    }
+}
+
+fn lease_field(account: &Account) -> Field {
     let limits = &account.limits;
     let account_lease_ms = limits
         .lease_ms(None, None, account.lease_default_ms)
         .unwrap_or(limits.lease_default_ms);
     Field::number("lease_ms", "Default lease, milliseconds")
-        .value(value)
         .optional()
         .hint(format!(
             "From {} to {}. Empty: the account's, {}.",
@@ -90,155 +75,129 @@ fn lease_field(account: &Account, value: &str, problems: &Problems) -> Field {
             grouped(limits.lease_max_ms),
             grouped(account_lease_ms)
         ))
-        .of(problems)
-}
-
-async fn list_page(
-    web: &Web,
-    current: &CurrentAccount,
-    status: StatusCode,
-    form: NamespaceForm,
-    problems: Problems,
-) -> Result<Response, WebError> {
-    let account = &current.account;
-    let namespaces = namespaces::list(&web.app.db, account.account_id).await?;
-    let max = account.limits.max_private_namespaces;
-    let private = namespaces
-        .iter()
-        .filter(|namespace| namespace.name != PUBLIC)
-        .count();
-    let in_plan = max > 0;
-    let limit = usize::try_from(max).unwrap_or(0);
-    let rows: Vec<_> = namespaces
-        .iter()
-        .map(|namespace| Row::of(namespace, account))
-        .collect();
-    // Who has none and can have none is told what it is and how to get it.
-    let status = if !in_plan && private == 0 && status == StatusCode::OK {
-        StatusCode::FORBIDDEN
-    } else {
-        status
-    };
-    let page = NamespacesPage {
-        page: current
-            .page(problems.title("Namespaces"), Tab::Namespaces)
-            .await?,
-        plan: account.limits.name.clone(),
-        in_plan,
-        over: private > limit,
-        can_create: in_plan && (private < limit || !problems.is_empty()),
-        max: grouped(max),
-        private,
-        upgrade_url: web
-            .app
-            .settings
-            .upgrade_url
-            .as_ref()
-            .map(ToString::to_string),
-        namespaces: rows,
-        name: Field::text("name", "Name")
-            .value(form.name)
-            .hint("1 to 63 of a-z, 0-9 and -, such as billing or team-7.")
-            .attribute("maxlength", "63")
-            .attribute("autocapitalize", "none")
-            .attribute("spellcheck", "false")
-            .autocomplete("off")
-            .of(&problems),
-        lease: lease_field(account, &form.lease_ms, &problems),
-        problems,
-    };
-    render_as(status, &page)
 }
 
 pub(crate) async fn list(
     State(web): State<Web>,
     current: CurrentAccount,
 ) -> Result<Response, WebError> {
-    list_page(
-        &web,
-        &current,
-        StatusCode::OK,
-        NamespaceForm::default(),
-        Problems::of("namespace-"),
-    )
-    .await
+    show_list(&web, &current, FormState::new("namespace")).await
 }
 
-/// Reads a default lease: none, or one that the account's plan allows.
-fn read_lease(account: &Account, text: &str) -> Result<Option<i64>, String> {
-    let lease_ms = milliseconds(text).map_err(str::to_owned)?;
-    if let Some(lease_ms) = lease_ms {
-        account
-            .limits
-            .check_lease_ms(lease_ms)
-            .map_err(|refused| sentence(&refused))?;
+async fn show_list(
+    web: &Web,
+    current: &CurrentAccount,
+    form: FormState,
+) -> Result<Response, WebError> {
+    let account = &current.account;
+    let namespaces = namespaces::list(&web.app.db, account.account_id).await?;
+    let private = namespaces.len().saturating_sub(1);
+    let max = account.limits.max_private_namespaces;
+    let limit = usize::try_from(max).unwrap_or(0);
+    // To an account that has none and can have none the page says what they are.
+    let form = if limit == 0 && private == 0 && !form.is_rejected() {
+        form.with_status(StatusCode::FORBIDDEN)
+    } else {
+        form
+    };
+    let name = Field::identifier("name", "Name")
+        .hint("1 to 63 of a-z, 0-9 and -, such as billing or team-7.")
+        .attribute("maxlength", "63");
+    let page = NamespacesPage {
+        page: current
+            .page(form.title("Namespaces"), Tab::Namespaces)
+            .await?,
+        plan: account.limits.name.clone(),
+        private,
+        limit,
+        used: used(private, max),
+        upgrade_url: web.upgrade_url(),
+        namespaces: namespaces
+            .into_iter()
+            .map(|namespace| Row::new(namespace, account))
+            .collect(),
+        can_create: limit > 0 && (private < limit || form.is_rejected()),
+        name: form.field(name),
+        lease: form.field(lease_field(account)),
+        form,
+    };
+    render_as(page.form.status(), &page)
+}
+
+/// Parses a default lease: none, or one that the account's plan allows. Rejects the form otherwise.
+fn parse_lease(account: &Account, text: &str, form: &mut FormState) -> Option<i64> {
+    match parse_milliseconds(text) {
+        Ok(lease_ms) => {
+            let checked = lease_ms.map(|lease_ms| account.limits.check_lease_ms(lease_ms));
+            if let Some(Err(error)) = checked {
+                form.reject("lease_ms", error);
+            }
+            lease_ms
+        }
+        Err(problem) => {
+            form.reject("lease_ms", problem);
+            None
+        }
     }
-    Ok(lease_ms)
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct NewNamespaceForm {
+    name: String,
+    lease_ms: String,
 }
 
 pub(crate) async fn create(
     State(web): State<Web>,
     current: CurrentAccount,
-    Form(form): Form<NamespaceForm>,
+    Form(submitted): Form<NewNamespaceForm>,
 ) -> Result<Response, WebError> {
     let account = &current.account;
-    let needs_plan = || WebError::needs_plan(WHAT, web.app.settings.upgrade_url.as_ref());
     if account.limits.max_private_namespaces == 0 {
-        return Err(needs_plan());
+        return Err(web.not_in_plan(FEATURE));
     }
-    let mut problems = Problems::of("namespace-");
-    let name = form.name.trim();
-    // Both fields are looked at, so that both are told at once.
+    let mut form = FormState::new("namespace")
+        .with("name", &submitted.name)
+        .with("lease_ms", &submitted.lease_ms);
+    let name = submitted.name.trim();
+    // Both fields are checked before anything is created, so that the page shows both problems.
     if let Err(error) = namespaces::check_name(name) {
-        problems.add("name", sentence(&error));
+        form.reject("name", error);
     }
-    let lease_ms = match read_lease(account, &form.lease_ms) {
-        Ok(lease_ms) => lease_ms,
-        Err(problem) => {
-            problems.add("lease_ms", problem);
-            None
-        }
-    };
-    if problems.is_empty() {
-        match namespaces::create(&web.app.db, account, name).await {
-            Ok(_) => {
-                if lease_ms.is_some() {
-                    namespaces::set_lease_default(&web.app.db, account, name, lease_ms).await?;
-                }
-                let done = format!(
-                    "The namespace {name} is there. Create a token for it to take locks in it."
-                );
-                current.flash(Flash::ok(done)).await?;
-                return Ok(Redirect::to("/account/namespaces").into_response());
-            }
-            Err(NamespaceError::NotInPlan) => return Err(needs_plan()),
-            Err(
-                refused @ (NamespaceError::InvalidName
-                | NamespaceError::Reserved
-                | NamespaceError::Taken
-                | NamespaceError::TooMany { .. }),
-            ) => problems.add("name", sentence(&refused)),
-            Err(error) => return Err(error.into()),
-        }
+    let lease_ms = parse_lease(account, &submitted.lease_ms, &mut form);
+    if form.is_rejected() {
+        return show_list(&web, &current, form).await;
     }
-    list_page(
-        &web,
-        &current,
-        StatusCode::UNPROCESSABLE_ENTITY,
-        form,
-        problems,
-    )
-    .await
+    match namespaces::create(&web.app.db, account, name).await {
+        Ok(_) => {}
+        Err(NamespaceError::NotInPlan) => return Err(web.not_in_plan(FEATURE)),
+        Err(
+            error @ (NamespaceError::InvalidName
+            | NamespaceError::Reserved
+            | NamespaceError::Taken
+            | NamespaceError::TooMany { .. }),
+        ) => return show_list(&web, &current, form.rejected("name", error)).await,
+        Err(error) => return Err(error.into()),
+    }
+    if lease_ms.is_some() {
+        namespaces::set_lease_default(&web.app.db, account, name, lease_ms).await?;
+    }
+    let flash = Flash::ok(format!(
+        "The namespace {name} is there. Create a token for it to take locks in it."
+    ));
+    current.redirect("/account/namespaces", flash).await
 }
 
 #[derive(Template)]
 #[template(path = "account/namespace.html")]
 struct NamespacePage {
     page: Page,
-    namespace: Row,
-    lease_problems: Problems,
+    row: Row,
+    form: FormState,
+    /// `None` where the plan fixes the lease.
     lease: Option<Field>,
-    in_use: bool,
+    is_in_use: bool,
 }
 
 /// One of this account's private namespaces.
@@ -249,31 +208,30 @@ async fn find(web: &Web, current: &CurrentAccount, name: &str) -> Result<Namespa
     Ok(namespaces::find(&web.app.db, current.account.account_id, name).await?)
 }
 
-async fn namespace_page(
+/// The form for the default lease of a namespace.
+fn lease_form(namespace: &Namespace) -> FormState {
+    let lease_ms = namespace.lease_default_ms.map(|ms| ms.to_string());
+    FormState::new("lease").with("lease_ms", lease_ms.unwrap_or_default())
+}
+
+async fn show_form(
     current: &CurrentAccount,
-    namespace: &Namespace,
-    typed: Option<String>,
-    lease_problems: Problems,
-    in_use: bool,
-) -> Result<NamespacePage, WebError> {
+    namespace: Namespace,
+    form: FormState,
+) -> Result<Response, WebError> {
     let account = &current.account;
-    let value = typed.unwrap_or_else(|| {
-        namespace
-            .lease_default_ms
-            .map(|ms| ms.to_string())
-            .unwrap_or_default()
-    });
-    let title = lease_problems.title(&format!("Namespace {}", namespace.name));
-    Ok(NamespacePage {
+    let title = form.title(&format!("Namespace {}", namespace.name));
+    let page = NamespacePage {
         page: current.page(title, Tab::Namespaces).await?,
-        namespace: Row::of(namespace, account),
+        row: Row::new(namespace, account),
         lease: account
             .limits
             .lease_is_configurable()
-            .then(|| lease_field(account, &value, &lease_problems)),
-        lease_problems,
-        in_use,
-    })
+            .then(|| form.field(lease_field(account))),
+        is_in_use: form.status() == StatusCode::CONFLICT,
+        form,
+    };
+    render_as(page.form.status(), &page)
 }
 
 pub(crate) async fn show(
@@ -282,7 +240,8 @@ pub(crate) async fn show(
     Path(name): Path<String>,
 ) -> Result<Response, WebError> {
     let namespace = find(&web, &current, &name).await?;
-    render(&namespace_page(&current, &namespace, None, Problems::of("lease-"), false).await?)
+    let form = lease_form(&namespace);
+    show_form(&current, namespace, form).await
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -295,36 +254,22 @@ pub(crate) async fn set_lease(
     State(web): State<Web>,
     current: CurrentAccount,
     Path(name): Path<String>,
-    Form(form): Form<LeaseForm>,
+    Form(submitted): Form<LeaseForm>,
 ) -> Result<Response, WebError> {
     let account = &current.account;
     let namespace = find(&web, &current, &name).await?;
     if !account.limits.lease_is_configurable() {
-        return Err(WebError::needs_plan(
-            "Leases of your own choice",
-            web.app.settings.upgrade_url.as_ref(),
-        ));
+        return Err(web.not_in_plan("Leases of your own choice"));
     }
-    let problem = match read_lease(account, &form.lease_ms) {
-        Err(problem) => problem,
-        Ok(lease_ms) => {
-            match namespaces::set_lease_default(&web.app.db, account, &name, lease_ms).await {
-                Ok(()) => {
-                    current
-                        .flash(Flash::ok(
-                            "Saved. New leases in this namespace have this length.",
-                        ))
-                        .await?;
-                    return Ok(Redirect::to(&format!("/account/namespaces/{name}")).into_response());
-                }
-                Err(NamespaceError::Lease(refused)) => sentence(&refused),
-                Err(error) => return Err(error.into()),
-            }
-        }
-    };
-    let problems = Problems::one("lease-", "lease_ms", problem);
-    let page = namespace_page(&current, &namespace, Some(form.lease_ms), problems, false).await?;
-    render_as(StatusCode::UNPROCESSABLE_ENTITY, &page)
+    let mut form = lease_form(&namespace).with("lease_ms", &submitted.lease_ms);
+    let lease_ms = parse_lease(account, &submitted.lease_ms, &mut form);
+    if form.is_rejected() {
+        return show_form(&current, namespace, form).await;
+    }
+    namespaces::set_lease_default(&web.app.db, account, &name, lease_ms).await?;
+    let flash = Flash::ok("Saved. New leases in this namespace have this length.");
+    let path = format!("/account/namespaces/{name}");
+    current.redirect(&path, flash).await
 }
 
 pub(crate) async fn delete(
@@ -335,17 +280,12 @@ pub(crate) async fn delete(
     let namespace = find(&web, &current, &name).await?;
     match namespaces::delete(&web.app.db, current.account.account_id, &name).await {
         Ok(()) => {
-            current
-                .flash(Flash::ok(format!(
-                    "The namespace {name} and its tokens are gone."
-                )))
-                .await?;
-            Ok(Redirect::to("/account/namespaces").into_response())
+            let flash = Flash::ok(format!("The namespace {name} and its tokens are gone."));
+            current.redirect("/account/namespaces", flash).await
         }
         Err(NamespaceError::InUse) => {
-            let page =
-                namespace_page(&current, &namespace, None, Problems::of("lease-"), true).await?;
-            render_as(StatusCode::CONFLICT, &page)
+            let form = lease_form(&namespace).with_status(StatusCode::CONFLICT);
+            show_form(&current, namespace, form).await
         }
         Err(error) => Err(error.into()),
     }

@@ -1,32 +1,29 @@
-//! `/admin/locks`: breaking a lock in the public namespace, whoever holds it.
+//! `/admin/locks`: breaking a lock in the public namespace, whichever account holds it.
 
 use askama::Template;
 use axum::Form;
 use axum::extract::State;
-use axum::http::StatusCode;
-use axum::response::{IntoResponse, Redirect, Response};
+use axum::response::Response;
 use serde::Deserialize;
 
 use crate::audit::check_reason;
 use crate::locks::{self, BreakError, LockName};
-use crate::text::sentence;
-use crate::web::Web;
-use crate::web::account::locks::reason_field;
 use crate::web::error::WebError;
 use crate::web::session::{CurrentAccount, RequireAdmin};
-use crate::web::ui::field::{Field, Problems};
+use crate::web::state::Web;
+use crate::web::ui::field::Field;
+use crate::web::ui::form::FormState;
 use crate::web::ui::page::{Flash, Page, Tab, render_as};
 
 #[derive(Template)]
 #[template(path = "admin/locks.html")]
 struct LocksPage {
     page: Page,
-    problems: Problems,
+    form: FormState,
     name: Field,
     reason: Field,
 }
 
-/// What the form sends.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct BreakForm {
@@ -34,65 +31,49 @@ pub(crate) struct BreakForm {
     reason: String,
 }
 
-async fn page(
-    current: &CurrentAccount,
-    status: StatusCode,
-    form: &BreakForm,
-    problems: Problems,
-) -> Result<Response, WebError> {
+async fn show_form(current: &CurrentAccount, form: FormState) -> Result<Response, WebError> {
+    let name = Field::identifier("name", "Lock").hint("Its name in the public namespace, exactly.");
     let page = LocksPage {
-        page: current
-            .page(problems.title("Locks"), Tab::AdminLocks)
-            .await?,
-        name: Field::text("name", "Lock")
-            .value(&form.name)
-            .hint("Its name in the public namespace, exactly.")
-            .attribute("spellcheck", "false")
-            .attribute("autocapitalize", "none")
-            .autocomplete("off")
-            .of(&problems),
-        reason: reason_field(&form.reason, &problems),
-        problems,
+        page: current.page(form.title("Locks"), Tab::AdminLocks).await?,
+        name: form.field(name),
+        reason: form.field(Field::reason("Stands in the audit log.")),
+        form,
     };
-    render_as(status, &page)
+    render_as(page.form.status(), &page)
 }
 
-pub(crate) async fn form(RequireAdmin(current): RequireAdmin) -> Result<Response, WebError> {
-    page(
-        &current,
-        StatusCode::OK,
-        &BreakForm::default(),
-        Problems::of("break-"),
-    )
-    .await
+pub(crate) async fn show(RequireAdmin(current): RequireAdmin) -> Result<Response, WebError> {
+    show_form(&current, FormState::new("break")).await
 }
 
 pub(crate) async fn break_lock(
     State(web): State<Web>,
     RequireAdmin(current): RequireAdmin,
-    Form(form): Form<BreakForm>,
+    Form(submitted): Form<BreakForm>,
 ) -> Result<Response, WebError> {
-    let mut problems = Problems::of("break-");
-    let name = LockName::new(&form.name)
-        .map_err(|refused| problems.add("name", sentence(&refused)))
-        .ok();
-    let reason = check_reason(&form.reason)
-        .map_err(|refused| problems.add("reason", sentence(&refused)))
-        .ok();
-    if let (Some(name), Some(reason)) = (name, reason) {
-        match locks::break_any(&web.app.db, &current.actor(), &name, reason).await {
-            Ok(()) => {
-                current
-                    .flash(Flash::ok(format!("The lock {name} is broken and free.")))
-                    .await?;
-                return Ok(Redirect::to("/admin/locks").into_response());
-            }
-            Err(BreakError::NotHeld) => problems.add(
-                "name",
-                "Nobody holds a lock of this name in the public namespace.",
-            ),
-            Err(error) => return Err(error.into()),
-        }
+    let mut form = FormState::new("break")
+        .with("name", &submitted.name)
+        .with("reason", &submitted.reason);
+    let name = LockName::new(&submitted.name);
+    if let Err(error) = &name {
+        form.reject("name", error);
     }
-    page(&current, StatusCode::UNPROCESSABLE_ENTITY, &form, problems).await
+    // Checked here too, so that the page shows both problems.
+    if let Err(error) = check_reason(&submitted.reason) {
+        form.reject("reason", error);
+    }
+    let Some(name) = name.ok().filter(|_| !form.is_rejected()) else {
+        return show_form(&current, form).await;
+    };
+    match locks::break_any(&web.app.db, &current.actor(), &name, &submitted.reason).await {
+        Ok(()) => {
+            let flash = Flash::ok(format!("The lock {name} is broken and free."));
+            current.redirect("/admin/locks", flash).await
+        }
+        Err(BreakError::NotHeld) => {
+            let problem = "nobody holds a lock of this name in the public namespace";
+            show_form(&current, form.rejected("name", problem)).await
+        }
+        Err(error) => Err(error.into()),
+    }
 }

@@ -1,61 +1,20 @@
-//! `/docs`: how to use it, with this service's own address filled in.
+//! `/docs`: the documentation for users, with this service's own URL in its examples.
 
 use askama::Template;
 use axum::extract::State;
 use axum::response::Response;
 
-use crate::plans::{self, Limits};
-use crate::web::Web;
+use crate::plans;
 use crate::web::error::WebError;
-use crate::web::public::home::base;
-use crate::web::session::CurrentAccount;
-use crate::web::ui::page::{Page, Tab, duration, grouped, render};
+use crate::web::session::{CurrentAccount, page_for};
+use crate::web::state::{ApiReference, Web};
+use crate::web::ui::limits::LimitsView;
+use crate::web::ui::page::{Page, Tab, render};
 use crate::web::ui::snippet::Snippet;
-
-/// The facts about the API that the page lists; the API knows them.
-#[derive(Debug)]
-pub struct ApiReference {
-    /// Its calls.
-    pub calls: Vec<ApiCall>,
-    /// Its errors.
-    pub errors: Vec<ApiError>,
-}
-
-/// A call of the API, as the page lists it.
-#[derive(Debug)]
-pub struct ApiCall {
-    /// Its path, with `{name}` for the lock's name.
-    pub path: &'static str,
-    /// What the answer `true` says of the lock.
-    pub true_means: &'static str,
-    /// What the answer `false` says of the lock.
-    pub false_means: &'static str,
-}
-
-/// An error of the API, as the page lists it.
-#[derive(Debug, Clone)]
-pub struct ApiError {
-    /// The HTTP status.
-    pub status: u16,
-    /// What programs decide by.
-    pub code: &'static str,
-    /// When it happens and what to do; `code` between backticks.
-    pub meaning: &'static str,
-}
-
-impl ApiError {
-    /// The text in pieces, each with whether it is code.
-    fn pieces(&self) -> impl Iterator<Item = (bool, &'static str)> {
-        self.meaning
-            .split('`')
-            .enumerate()
-            .map(|(place, piece)| (place % 2 == 1, piece))
-    }
-}
 
 #[derive(Template)]
 #[template(path = "public/docs.html")]
-struct Docs<'a> {
+struct DocsPage<'a> {
     page: Page,
     first: Snippet,
     shell: Snippet,
@@ -66,8 +25,7 @@ struct Docs<'a> {
     fencing_sql: Snippet,
     fencing_object: Snippet,
     problem: Snippet,
-    plans: Vec<String>,
-    limits: Vec<(&'static str, Vec<(String, String)>)>,
+    plans: Vec<LimitsView>,
     api: &'a ApiReference,
 }
 
@@ -75,21 +33,17 @@ pub(crate) async fn show(
     State(web): State<Web>,
     current: Option<CurrentAccount>,
 ) -> Result<Response, WebError> {
-    let url = base(&web);
-    let page = match &current {
-        Some(current) => current.page("Using Lockable", Tab::Docs).await?,
-        None => Page::visitor("Using Lockable", Tab::Docs),
-    };
-    // The page stands also while the database is away, without the plans' limits.
+    let url = web.base_url();
+    // The page is there while the database is unavailable, too, without the plans' limits.
     let plans = plans::list(&web.app.db).await.unwrap_or_default();
     let public_url = &web.app.public_url;
     let host = match (public_url.host_str(), public_url.port()) {
         (Some(host), Some(port)) => format!("{host}:{port}"),
         (host, _) => host.unwrap_or("localhost").to_owned(),
     };
-    let fill = |text: &str| text.trim().replace("{url}", &url).replace("{host}", &host);
-    render(&Docs {
-        page,
+    let fill = |text: &str| text.trim().replace("{url}", url).replace("{host}", &host);
+    render(&DocsPage {
+        page: page_for(current.as_ref(), "Using Lockable", Tab::Docs).await?,
         first: Snippet::new("code-first", "In your shell", fill(FIRST)),
         shell: Snippet::new("code-shell", "nightly.sh", fill(SHELL)),
         run: Snippet::new("code-run", "With the program", fill(RUN)),
@@ -107,49 +61,12 @@ pub(crate) async fn show(
             fill(FENCING_OBJECT),
         ),
         problem: Snippet::new("code-problem", "A problem document", fill(PROBLEM)),
-        limits: rows(&plans.iter().map(|plan| &plan.limits).collect::<Vec<_>>()),
-        plans: plans.into_iter().map(|plan| plan.limits.name).collect(),
+        plans: plans
+            .iter()
+            .map(|plan| LimitsView::of_plan(&plan.limits))
+            .collect(),
         api: &web.api,
     })
-}
-
-fn rows(plans: &[&Limits]) -> Vec<(&'static str, Vec<(String, String)>)> {
-    type Value = fn(&Limits) -> String;
-    let lines: [(&'static str, Value); 6] = [
-        ("Lease", |limits| {
-            if limits.lease_is_configurable() {
-                format!(
-                    "{} to {}",
-                    duration(limits.lease_min_ms),
-                    duration(limits.lease_max_ms)
-                )
-            } else {
-                format!("{}, fixed", duration(limits.lease_default_ms))
-            }
-        }),
-        ("Private namespaces", |limits| {
-            match limits.max_private_namespaces {
-                0 => "none".to_owned(),
-                number => grouped(number),
-            }
-        }),
-        ("API tokens", |limits| grouped(limits.max_tokens)),
-        ("Live locks", |limits| grouped(limits.max_live_locks)),
-        ("Waiting requests", |limits| grouped(limits.max_waiters)),
-        ("Requests per second", |limits| {
-            grouped(limits.requests_per_second)
-        }),
-    ];
-    let row = |value: Value| {
-        plans
-            .iter()
-            .map(|limits| (limits.name.clone(), value(limits)))
-            .collect()
-    };
-    lines
-        .into_iter()
-        .map(|(label, value)| (label, row(value)))
-        .collect()
 }
 
 const FIRST: &str = r#"

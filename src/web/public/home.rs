@@ -1,19 +1,20 @@
-//! `/`: what it is, and the first lock in a minute.
+//! `/`: the front page.
 
 use askama::Template;
 use axum::extract::State;
 use axum::response::Response;
 
 use crate::plans::DEFAULT_PLAN;
-use crate::web::Web;
 use crate::web::error::WebError;
-use crate::web::session::CurrentAccount;
-use crate::web::ui::page::{Page, Tab, duration, render};
+use crate::web::session::{CurrentAccount, page_for};
+use crate::web::state::Web;
+use crate::web::ui::page::{Page, Tab, render};
 use crate::web::ui::snippet::Snippet;
+use crate::web::ui::time::duration;
 
 #[derive(Template)]
 #[template(path = "public/home.html")]
-struct Home {
+struct HomePage {
     page: Page,
     example: Snippet,
     export: Snippet,
@@ -22,26 +23,17 @@ struct Home {
     lease: String,
 }
 
-/// The service's address without the slash at the end: for commands to copy.
-pub(crate) fn base(web: &Web) -> String {
-    web.app.public_url.as_str().trim_end_matches('/').to_owned()
-}
-
 pub(crate) async fn show(
     State(web): State<Web>,
     current: Option<CurrentAccount>,
 ) -> Result<Response, WebError> {
-    let url = base(&web);
-    // The front page stands also while the database is away.
+    let url = web.base_url();
+    // The front page is there while the database is unavailable, too.
     let lease_ms = crate::plans::find(&web.app.db, DEFAULT_PLAN)
         .await
         .map_or(60_000, |plan| plan.limits.lease_default_ms);
-    let page = match &current {
-        Some(current) => current.page("Named locks over HTTPS", Tab::None).await?,
-        None => Page::visitor("Named locks over HTTPS", Tab::None),
-    };
-    render(&Home {
-        page,
+    render(&HomePage {
+        page: page_for(current.as_ref(), "Named locks over HTTPS", Tab::None).await?,
         example: Snippet::new(
             "example",
             "One lock, start to end",

@@ -1,4 +1,9 @@
-//! Signing up, in and out, and the links in e-mails.
+//! Signing up, in and out, and the pages behind the links in e-mails.
 
-pub(crate) mod log_in;
-pub(crate) mod recovery;
+pub(super) mod credentials;
+pub(super) mod email_confirmation;
+mod link;
+pub(super) mod log_in;
+pub(super) mod password_check;
+pub(super) mod recovery;
+pub(super) mod sign_up;

@@ -1,6 +1,10 @@
-//! The parts that several pages share.
+//! The parts that pages are made of.
 
-pub(crate) mod field;
-pub(crate) mod page;
-pub(crate) mod snippet;
-pub(crate) mod time;
+pub(super) mod field;
+pub(super) mod form;
+pub(super) mod limits;
+pub(super) mod number;
+pub(super) mod page;
+pub(super) mod pagination;
+pub(super) mod snippet;
+pub(super) mod time;

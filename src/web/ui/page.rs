@@ -1,4 +1,4 @@
-//! What every page has around its content, and how a page becomes an answer.
+//! The frame around the content of every page, and how a page becomes a response.
 
 use askama::Template;
 use axum::http::{StatusCode, header};
@@ -8,35 +8,24 @@ use serde::{Deserialize, Serialize};
 use crate::web::assets;
 use crate::web::error::WebError;
 
-/// Which entry of the navigation a page stands under.
+/// The entry of the navigation that a page stands under.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Tab {
-    /// None of them.
     None,
-    /// The documentation.
     Docs,
-    /// Signing in.
     SignIn,
-    /// Plan, settings and API tokens.
     Account,
-    /// Password, e-mail address, sessions, the end of the account.
     Security,
-    /// Private namespaces.
     Namespaces,
-    /// Live locks.
     Locks,
-    /// Administration: accounts.
     AdminAccounts,
-    /// Administration: plans.
     AdminPlans,
-    /// Administration: locks in the public namespace.
     AdminLocks,
-    /// Administration: the audit log.
     AdminAudit,
 }
 
 impl Tab {
-    /// The account's pages, in their order.
+    /// The account's pages, in their order: tab, path and label.
     pub(crate) const ACCOUNT: &[(Tab, &str, &str)] = &[
         (Tab::Account, "/account", "Overview"),
         (Tab::Namespaces, "/account/namespaces", "Namespaces"),
@@ -44,7 +33,7 @@ impl Tab {
         (Tab::Security, "/account/security", "Security"),
     ];
 
-    /// The administrator's pages, in their order.
+    /// The administrator's pages, in their order: tab, path and label.
     pub(crate) const ADMIN: &[(Tab, &str, &str)] = &[
         (Tab::AdminAccounts, "/admin/accounts", "Accounts"),
         (Tab::AdminPlans, "/admin/plans", "Plans"),
@@ -52,135 +41,114 @@ impl Tab {
         (Tab::AdminAudit, "/admin/audit", "Audit log"),
     ];
 
-    fn stands_in(self, pages: &[(Tab, &str, &str)]) -> bool {
+    fn is_one_of(self, pages: &[(Tab, &str, &str)]) -> bool {
         pages.iter().any(|(tab, ..)| *tab == self)
     }
 
-    /// Whether it is one of the account's pages.
     pub(crate) fn is_account(self) -> bool {
-        self.stands_in(Self::ACCOUNT)
+        self.is_one_of(Self::ACCOUNT)
     }
 
-    /// Whether it is one of the administrator's pages.
     pub(crate) fn is_admin(self) -> bool {
-        self.stands_in(Self::ADMIN)
+        self.is_one_of(Self::ADMIN)
     }
 }
 
-/// Who looks at the page.
+/// The signed-in reader of a page.
 #[derive(Debug, Clone)]
 pub(crate) struct Viewer {
-    /// As they typed it.
     pub(crate) email: String,
-    /// Whether the way to the administration is shown.
     pub(crate) is_admin: bool,
 }
 
-/// How a flash message looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub(crate) enum FlashKind {
-    /// It worked.
+enum FlashKind {
     Ok,
-    /// Mind this.
     Warn,
-    /// It did not work.
     Error,
 }
 
-impl FlashKind {
-    /// Its class in the style sheet.
-    pub(crate) fn class(self) -> &'static str {
-        match self {
-            Self::Ok => "ok",
-            Self::Warn => "warn",
-            Self::Error => "error",
-        }
-    }
-}
-
-/// A sentence about what was just done, shown on the next page once.
+/// A flash message: a sentence about what was just done, shown once, on the next page.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Flash {
-    /// How it looks.
-    pub(crate) kind: FlashKind,
-    /// The sentence.
+    kind: FlashKind,
     pub(crate) text: String,
 }
 
 impl Flash {
-    /// It worked.
+    fn new(kind: FlashKind, text: impl Into<String>) -> Self {
+        Self {
+            kind,
+            text: text.into(),
+        }
+    }
+
     pub(crate) fn ok(text: impl Into<String>) -> Self {
-        Self {
-            kind: FlashKind::Ok,
-            text: text.into(),
-        }
+        Self::new(FlashKind::Ok, text)
     }
 
-    /// Mind this.
     pub(crate) fn warn(text: impl Into<String>) -> Self {
-        Self {
-            kind: FlashKind::Warn,
-            text: text.into(),
-        }
+        Self::new(FlashKind::Warn, text)
     }
 
-    /// It did not work.
     pub(crate) fn error(text: impl Into<String>) -> Self {
-        Self {
-            kind: FlashKind::Error,
-            text: text.into(),
+        Self::new(FlashKind::Error, text)
+    }
+
+    /// The class of the message in the style sheet.
+    pub(crate) fn class(&self) -> &'static str {
+        match self.kind {
+            FlashKind::Ok => "ok",
+            FlashKind::Warn => "warn",
+            FlashKind::Error => "error",
         }
     }
 }
 
-/// What every template has as its `page`.
+/// The frame of a page: the field `page` of every template.
 #[derive(Debug, Clone)]
 pub(crate) struct Page {
-    /// The title, without the product's name.
+    /// Without the name of the product.
     pub(crate) title: String,
-    /// Where it stands.
     pub(crate) tab: Tab,
-    /// Who is signed in.
     pub(crate) viewer: Option<Viewer>,
-    /// Nothing is known about who looks: neither signing in nor signing out is offered.
-    pub(crate) neutral: bool,
-    /// What was just done.
+    /// Whether nothing is known about the reader, so that neither signing in nor signing out is
+    /// offered.
+    pub(crate) is_neutral: bool,
     pub(crate) flash: Option<Flash>,
 }
 
 impl Page {
-    /// A page for somebody who is not signed in.
+    /// A page for a reader who is not signed in.
     pub(crate) fn visitor(title: impl Into<String>, tab: Tab) -> Self {
         Self {
             title: title.into(),
             tab,
             viewer: None,
-            neutral: false,
+            is_neutral: false,
             flash: None,
         }
     }
 
-    /// A page that is shown where it is not known who asks.
+    /// A page that does not look whether its reader is signed in.
     pub(crate) fn neutral(title: impl Into<String>) -> Self {
         Self {
-            neutral: true,
+            is_neutral: true,
             ..Self::visitor(title, Tab::None)
         }
     }
 
-    /// The address of an asset.
     pub(crate) fn asset(&self, name: &str) -> String {
-        assets::address(name)
+        assets::path(name)
     }
 
-    /// This program's version.
     pub(crate) fn version(&self) -> &'static str {
         env!("CARGO_PKG_VERSION")
     }
 }
 
-/// Makes the answer of a page.
+/// Makes the response of a page.
 ///
 /// # Errors
 /// Where the template fails, which only a bug can do.
@@ -188,7 +156,7 @@ pub(crate) fn render(template: &impl Template) -> Result<Response, WebError> {
     render_as(StatusCode::OK, template)
 }
 
-/// Makes the answer of a page with another status: 422 for a form that comes back.
+/// Makes the response of a page with another status, such as that of a form.
 ///
 /// # Errors
 /// Where the template fails, which only a bug can do.
@@ -199,52 +167,6 @@ pub(crate) fn render_as(
     let html = template
         .render()
         .map_err(|error| WebError::Bug(error.into()))?;
-    Ok((
-        status,
-        [(header::CONTENT_TYPE, "text/html; charset=utf-8")],
-        html,
-    )
-        .into_response())
-}
-
-/// A number with thin groups of three: 1,000,000.
-pub(crate) fn grouped(number: impl Into<i64>) -> String {
-    let number: i64 = number.into();
-    let digits = number.unsigned_abs().to_string();
-    let mut text = String::new();
-    for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    if number < 0 { format!("-{text}") } else { text }
-}
-
-/// A length of time for people: `60 s`, `5 min`, `24 h`, `1.5 s`.
-pub(crate) fn duration(ms: impl Into<i64>) -> String {
-    let ms: i64 = ms.into();
-    match ms {
-        ms if ms % 1000 != 0 => format!("{} s", ms as f64 / 1000.0),
-        ms if ms >= 7_200_000 && ms % 3_600_000 == 0 => format!("{} h", ms / 3_600_000),
-        ms if ms >= 120_000 && ms % 60_000 == 0 => format!("{} min", ms / 60_000),
-        ms => format!("{} s", grouped(ms / 1000)),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn numbers_and_lengths_are_readable() {
-        assert_eq!(grouped(7), "7");
-        assert_eq!(grouped(1_000_000), "1,000,000");
-        assert_eq!(grouped(-12_345), "-12,345");
-        assert_eq!(duration(60_000), "60 s");
-        assert_eq!(duration(90_000), "90 s");
-        assert_eq!(duration(300_000), "5 min");
-        assert_eq!(duration(86_400_000), "24 h");
-        assert_eq!(duration(1_500), "1.5 s");
-    }
+    let content_type = [(header::CONTENT_TYPE, "text/html; charset=utf-8")];
+    Ok((status, content_type, html).into_response())
 }

@@ -1,9 +1,8 @@
-//! Code that is there to be copied: a dark block with a caption and, where script runs, a copy
-//! button.
+//! Code to copy: a dark block with a caption and, where script runs, a copy button.
 
 use askama::Template;
 
-/// One block. `{{ snippet }}` in a template.
+/// A block of code. Writes itself: `{{ snippet }}` in a template.
 #[derive(Debug, Clone, Template)]
 #[template(path = "parts/snippet.html")]
 pub(crate) struct Snippet {
@@ -15,7 +14,7 @@ pub(crate) struct Snippet {
 impl askama::filters::HtmlSafe for Snippet {}
 
 impl Snippet {
-    /// `id` is the block's id in the page, unique there.
+    /// `id` is the id of the block, unique on its page.
     pub(crate) fn new(
         id: &'static str,
         caption: impl Into<String>,
@@ -29,7 +28,7 @@ impl Snippet {
         }
     }
 
-    /// Breaks long lines instead of scrolling.
+    /// Long lines wrap instead of scrolling.
     #[must_use]
     pub(crate) fn wrapped(mut self) -> Self {
         self.wrap = true;

@@ -306,7 +306,7 @@ async fn accounts_and_lines_are_found_and_paged() {
         .await;
     let browser = sign_in(&app, &admin.email, PASSWORD).await;
     for (start, row) in [
-        ("/admin/accounts?q=USER1", "<tr>\n          <th"),
+        ("/admin/accounts?q=USER1", "<th scope=\"row\""),
         ("/admin/audit?q=USER1", "<li>\n    <p"),
     ] {
         let mut path = start.to_owned();

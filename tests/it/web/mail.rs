@@ -77,8 +77,8 @@ async fn with_a_mail_server_letters_go_there_and_tokens_need_a_confirmed_address
         "{}",
         page.text
     );
-    let once = hidden(&page, "once");
-    let fields = [("label", "x"), ("once", once.as_str())];
+    let form_id = hidden(&page, "form_id");
+    let fields = [("label", "x"), ("form_id", form_id.as_str())];
     let refused = browser.submit("/account/tokens", &fields).await;
     assert_eq!(refused.status, 403);
     assert!(refused.text.contains("Confirm your e-mail address first"));

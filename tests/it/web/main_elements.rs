@@ -22,7 +22,7 @@ fn main_element(answer: &Answer, masks: &[(&str, &str)]) -> String {
     }
     for (before, after, instead) in [
         ("<time ", "</time>", "INSTANT"),
-        (r#"name="once" value=""#, "\"", "FORM-ID"),
+        (r#"name="form_id" value=""#, "\"", "FORM-ID"),
         (r#"data-remaining-ms=""#, "<", "REMAINING"),
         ("Request id: <code>", "<", "REQUEST-ID"),
         ("request <code>", "<", "REQUEST-ID"),

@@ -266,7 +266,7 @@ async fn the_first_proof_of_an_address_by_a_reset_leaves_nothing_of_whoever_sign
     let made = squatter
         .submit(
             "/account/tokens",
-            &[("label", "x"), ("once", &hidden(&form, "once"))],
+            &[("label", "x"), ("form_id", &hidden(&form, "form_id"))],
         )
         .await;
     let token = lockable::secret::Secret::new(between(&made.text, r#"<code id="token">"#, "<"));

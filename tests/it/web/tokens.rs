@@ -7,8 +7,8 @@ use super::*;
 
 /// Submits the form of the account page with these fields.
 async fn create(browser: &Browser, fields: &[(&str, &str)]) -> Answer {
-    let once = hidden(&browser.get("/account").await, "once");
-    let fields = [fields, &[("once", once.as_str())]].concat();
+    let form_id = hidden(&browser.get("/account").await, "form_id");
+    let fields = [fields, &[("form_id", form_id.as_str())]].concat();
     browser.submit("/account/tokens", &fields).await
 }
 
@@ -61,8 +61,8 @@ async fn a_token_is_shown_once_with_a_line_that_takes_a_lock() {
 async fn a_form_sent_twice_makes_one_token_and_shows_it_again() {
     let app = TestApp::start().await;
     let browser = sign_up(&app, "ada@example.com").await;
-    let once = hidden(&browser.get("/account").await, "once");
-    let fields = [("label", "twice"), ("once", once.as_str())];
+    let form_id = hidden(&browser.get("/account").await, "form_id");
+    let fields = [("label", "twice"), ("form_id", form_id.as_str())];
     let (one, other) = tokio::join!(
         browser.submit("/account/tokens", &fields),
         browser.submit("/account/tokens", &fields)
@@ -87,7 +87,7 @@ async fn a_form_sent_again_never_shows_a_token_of_other_answers_or_one_that_does
     let account = app.account_with_password("business").await;
     account.namespace("mine").await;
     let browser = sign_in(&app, &account.email, PASSWORD).await;
-    let once = hidden(&browser.get("/account").await, "once");
+    let form_id = hidden(&browser.get("/account").await, "form_id");
     let send = async |field: (&str, &str)| {
         let plain = [("label", "a"), ("namespace", "public"), ("expires", "0")];
         let fields = plain.map(|other| if other.0 == field.0 { field } else { other });
@@ -95,7 +95,7 @@ async fn a_form_sent_again_never_shows_a_token_of_other_answers_or_one_that_does
             &browser
                 .submit(
                     "/account/tokens",
-                    &[&fields[..], &[("once", once.as_str())]].concat(),
+                    &[&fields[..], &[("form_id", form_id.as_str())]].concat(),
                 )
                 .await,
         )
@@ -130,7 +130,10 @@ async fn a_form_sent_again_never_shows_a_token_of_other_answers_or_one_that_does
     let rotate = async |keep_old| {
         shown(
             &browser
-                .submit(&path, &[("keep_old", keep_old), ("once", once.as_str())])
+                .submit(
+                    &path,
+                    &[("keep_old", keep_old), ("form_id", form_id.as_str())],
+                )
                 .await,
         )
     };
@@ -264,8 +267,8 @@ async fn a_token_is_rotated_with_or_without_time_to_change_over() {
     let path = format!("/account/tokens/{token_id}/rotate");
     let answer = browser.submit(&path, &[("keep_old", "31536000")]).await;
     assert_eq!(answer.status, 422);
-    let once = hidden(&page, "once");
-    let fields = [("keep_old", "3600"), ("once", once.as_str())];
+    let form_id = hidden(&page, "form_id");
+    let fields = [("keep_old", "3600"), ("form_id", form_id.as_str())];
     let made = browser.submit(&path, &fields).await;
     let new = shown(&made);
     assert!(made.text.contains("still works for an hour"));
@@ -278,12 +281,12 @@ async fn a_token_is_rotated_with_or_without_time_to_change_over() {
     assert!(app.token(&new).heartbeat("deploy").await.verdict());
 
     let (token_id, old) = account.token_with("public", Scope::Locks, None).await;
-    let once = hidden(
+    let form_id = hidden(
         &browser.get(&format!("/account/tokens/{token_id}")).await,
-        "once",
+        "form_id",
     );
     let path = format!("/account/tokens/{token_id}/rotate");
-    let fields = [("keep_old", "0"), ("once", once.as_str())];
+    let fields = [("keep_old", "0"), ("form_id", form_id.as_str())];
     let new = shown(&browser.submit(&path, &fields).await);
     assert_eq!(
         shown(&browser.submit(&path, &fields).await),

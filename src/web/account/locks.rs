@@ -31,7 +31,6 @@ struct LocksPage {
 
 struct Row {
     lock: LiveLock,
-    acquired: RelativeTime,
     remaining: String,
     break_url: String,
 }
@@ -45,7 +44,6 @@ impl From<LiveLock> for Row {
         ];
         Self {
             break_url: with_query("/account/locks/break", lease),
-            acquired: RelativeTime::new(lock.acquired_at),
             remaining: remaining(lock.remaining_ms),
             lock,
         }
@@ -83,8 +81,8 @@ pub(crate) async fn list(
     let choices = names.map(|name| Choice::new(name, name));
     let choices = std::iter::once(Choice::new("", "All")).chain(choices);
     let field = Field::select("namespace", "Namespace", choices);
-    let form = FormState::default().with("namespace", &query.namespace);
     let url = ListUrl::by_name("/account/locks").filter("namespace", namespace);
+    let form = url.form();
     render(&LocksPage {
         page: current.page("Live locks", Tab::Locks).await?,
         filter: (namespaces.len() > 1).then(|| form.field(field)),

@@ -45,7 +45,6 @@ struct Row {
     is_in_plan: bool,
     /// The lease of a lock in this namespace, unless the request says otherwise.
     lease: String,
-    created: RelativeTime,
 }
 
 impl Row {
@@ -56,7 +55,6 @@ impl Row {
             is_public: namespace.name == PUBLIC,
             is_in_plan: namespaces::in_plan(namespace.age_rank, limits),
             lease: duration(lease_ms.unwrap_or(limits.lease_default_ms)),
-            created: RelativeTime::new(namespace.created_at),
             namespace,
         }
     }

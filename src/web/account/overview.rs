@@ -35,31 +35,12 @@ struct OverviewPage {
     must_verify: bool,
     limits: LimitsView,
     upgrade_url: Option<String>,
-    tokens: Vec<TokenRow>,
+    tokens: Vec<Token>,
     used_tokens: String,
     new_token: NewTokenFields,
     lease_form: FormState,
     /// `None` where the plan fixes the lease.
     lease: Option<Field>,
-}
-
-/// An API token as pages show it.
-pub(super) struct TokenRow {
-    pub(super) token: Token,
-    pub(super) created: RelativeTime,
-    pub(super) last_used: Option<RelativeTime>,
-    pub(super) expires: Option<RelativeTime>,
-}
-
-impl From<Token> for TokenRow {
-    fn from(token: Token) -> Self {
-        Self {
-            created: RelativeTime::new(token.created_at),
-            last_used: token.last_used_at.map(RelativeTime::new),
-            expires: token.expires_at.map(RelativeTime::new),
-            token,
-        }
-    }
 }
 
 pub(crate) async fn show(
@@ -101,7 +82,7 @@ pub(super) async fn show_forms(
         limits: LimitsView::of_account(limits, account.lease_default_ms),
         upgrade_url: web.upgrade_url(),
         used_tokens: used(tokens.len(), limits.max_tokens),
-        tokens: tokens.into_iter().map(TokenRow::from).collect(),
+        tokens,
         new_token: NewTokenFields::new(new_token.or_submitted(submitted), &namespaces),
         lease: limits
             .lease_is_configurable()

@@ -4,6 +4,7 @@ use askama::Template;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::{Extension, Form};
+use chrono::{DateTime, Utc};
 use serde::Deserialize;
 
 use super::browser_name::browser_name;
@@ -46,8 +47,8 @@ struct SecurityPage {
 struct SessionRow {
     browser: String,
     client_ip: String,
-    created: RelativeTime,
-    last_seen: RelativeTime,
+    created_at: DateTime<Utc>,
+    last_seen_at: DateTime<Utc>,
     is_current: bool,
     handle: String,
 }
@@ -57,8 +58,8 @@ impl SessionRow {
         Self {
             browser: browser_name(session.user_agent.as_deref()),
             client_ip: session.client_ip.unwrap_or_else(|| "unknown".to_owned()),
-            created: RelativeTime::new(session.created_at),
-            last_seen: RelativeTime::new(session.last_seen_at),
+            created_at: session.created_at,
+            last_seen_at: session.last_seen_at,
             is_current: session.hash == current.session_hash,
             handle: session.hash.to_hex(),
         }

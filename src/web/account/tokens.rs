@@ -10,7 +10,7 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use serde::Deserialize;
 
-use super::overview::{TokenRow, show_forms};
+use super::overview::show_forms;
 use super::token_form::NewTokenForm;
 use crate::id::TokenId;
 use crate::secret::Secret;
@@ -24,6 +24,7 @@ use crate::web::ui::field::{Choice, Field};
 use crate::web::ui::form::FormState;
 use crate::web::ui::page::{Flash, Page, Tab, render_as};
 use crate::web::ui::snippet::Snippet;
+use crate::web::ui::time::RelativeTime;
 
 /// Seconds for which the old token still works after a rotation, what the choice is called, and
 /// what was done.
@@ -85,7 +86,7 @@ pub(crate) async fn create(
 #[template(path = "account/token.html")]
 struct TokenPage {
     page: Page,
-    row: TokenRow,
+    token: Token,
     form: FormState,
     form_id: String,
     keep_old: Field,
@@ -110,7 +111,7 @@ async fn show_form(
         )),
         password: may_manage(&token).then(|| form.field(password)),
         form_id: new_form_id(),
-        row: token.into(),
+        token,
         form,
     };
     render_as(page.form.status(), &page)

@@ -22,7 +22,7 @@ use crate::web::ui::field::{Choice, Field};
 use crate::web::ui::form::FormState;
 use crate::web::ui::limits::used;
 use crate::web::ui::page::{Flash, Page, Tab, render, render_as};
-use crate::web::ui::pagination::{FETCHED_ROWS, ListUrl, PaginatedList, search_text};
+use crate::web::ui::pagination::{FETCHED_ROWS, ListUrl, PaginatedList, row_id, search_text};
 use crate::web::ui::time::RelativeTime;
 
 /// Entries of the audit log on an account's page.
@@ -34,37 +34,18 @@ struct AccountsPage {
     page: Page,
     search: Field,
     plan: Field,
-    is_filtered: bool,
-    accounts: PaginatedList<Row>,
-}
-
-#[derive(Debug)]
-struct Row {
-    account: Account,
-    created: RelativeTime,
-}
-
-impl From<Account> for Row {
-    fn from(account: Account) -> Self {
-        Self {
-            created: RelativeTime::new(account.created_at),
-            account,
-        }
-    }
+    accounts: PaginatedList<Account>,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct ListQuery {
-    q: String,
-    plan: String,
-    before: String,
-}
-
-fn plan_choices(plans: &[Plan]) -> impl Iterator<Item = Choice> + '_ {
-    plans
-        .iter()
-        .map(|plan| Choice::new(&plan.code, &plan.limits.name))
+    #[serde(deserialize_with = "search_text")]
+    q: Option<String>,
+    #[serde(deserialize_with = "search_text")]
+    plan: Option<String>,
+    #[serde(deserialize_with = "row_id")]
+    before: Option<AccountId>,
 }
 
 pub(crate) async fn list(
@@ -73,41 +54,40 @@ pub(crate) async fn list(
     Query(query): Query<ListQuery>,
 ) -> Result<Response, WebError> {
     let plans = plans::list(&web.app.db).await?;
+    let url = ListUrl::newest_first("/admin/accounts")
+        .filter("q", query.q.as_deref())
+        .filter("plan", query.plan.as_deref());
     let filter = Filter {
-        text: search_text(&query.q),
-        plan: search_text(&query.plan),
-        before_id: match query.before.as_str() {
-            "" => None,
-            text => Some(text.parse().map_err(|_| WebError::BadRequest)?),
-        },
+        text: query.q,
+        plan: query.plan,
+        before_id: query.before,
         ..Filter::default()
     };
     let accounts = accounts::search(&web.app.db, &filter, FETCHED_ROWS).await?;
-    let url = ListUrl::newest_first("/admin/accounts")
-        .filter("q", filter.text.as_deref())
-        .filter("plan", filter.plan.as_deref());
     let any_plan = std::iter::once(Choice::new("", "Any plan"));
     let plan = Field::select("plan", "Plan", any_plan.chain(plan_choices(&plans)));
-    let form = FormState::default()
-        .with("q", query.q)
-        .with("plan", query.plan);
+    let form = url.form();
     render(&AccountsPage {
         page: current.page("Accounts", Tab::AdminAccounts).await?,
         search: form.field(Field::search("q", "E-mail address")),
         plan: form.field(plan),
-        is_filtered: url.is_filtered(),
-        accounts: url.page(filter.before_id.is_none(), accounts, |last| {
+        accounts: url.page(query.before.is_none(), accounts, |last| {
             vec![("before", last.account_id.to_string())]
         }),
     })
+}
+
+fn plan_choices(plans: &[Plan]) -> impl Iterator<Item = Choice> + '_ {
+    plans
+        .iter()
+        .map(|plan| Choice::new(&plan.code, &plan.limits.name))
 }
 
 #[derive(Template)]
 #[template(path = "admin/account.html")]
 struct AccountPage {
     page: Page,
-    row: Row,
-    suspended: Option<(RelativeTime, String)>,
+    account: Account,
     is_self: bool,
     namespaces: String,
     tokens: String,
@@ -158,10 +138,6 @@ async fn show_forms(
         page: current
             .page(form.title(&account.email), Tab::AdminAccounts)
             .await?,
-        suspended: account.suspended_at.map(|at| {
-            let reason = account.suspended_reason.clone();
-            (RelativeTime::new(at), reason.unwrap_or_default())
-        }),
         is_self: account_id == current.account.account_id,
         namespaces: used(private, limits.max_private_namespaces),
         tokens: used(tokens.len(), limits.max_tokens),
@@ -172,7 +148,7 @@ async fn show_forms(
         form,
         entries: entries.into_iter().map(audit::Row::from).collect(),
         has_more_entries,
-        row: Row::from(account),
+        account,
     };
     render_as(page.form.status(), &page)
 }

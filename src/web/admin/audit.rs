@@ -14,10 +14,9 @@ use crate::web::error::WebError;
 use crate::web::session::RequireAdmin;
 use crate::web::state::Web;
 use crate::web::ui::field::Field;
-use crate::web::ui::form::FormState;
 use crate::web::ui::number::grouped;
 use crate::web::ui::page::{Page, Tab, render};
-use crate::web::ui::pagination::{FETCHED_ROWS, ListUrl, PaginatedList, search_text};
+use crate::web::ui::pagination::{FETCHED_ROWS, ListUrl, PaginatedList, row_id, search_text};
 use crate::web::ui::time::RelativeTime;
 
 #[derive(Template)]
@@ -25,17 +24,19 @@ use crate::web::ui::time::RelativeTime;
 struct AuditPage {
     page: Page,
     search: Field,
-    account: String,
-    is_filtered: bool,
+    account: Option<AccountId>,
     entries: PaginatedList<Row>,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct ListQuery {
-    q: String,
-    account: String,
-    before: String,
+    #[serde(deserialize_with = "search_text")]
+    q: Option<String>,
+    #[serde(deserialize_with = "row_id")]
+    account: Option<AccountId>,
+    #[serde(deserialize_with = "row_id")]
+    before: Option<i64>,
 }
 
 pub(crate) async fn list(
@@ -43,29 +44,21 @@ pub(crate) async fn list(
     RequireAdmin(current): RequireAdmin,
     Query(query): Query<ListQuery>,
 ) -> Result<Response, WebError> {
-    let id = |text: &str| match text {
-        "" => Ok(None),
-        text => text
-            .parse::<i64>()
-            .map(Some)
-            .map_err(|_| WebError::BadRequest),
-    };
+    let account = query.account.map(|account_id| account_id.to_string());
+    let url = ListUrl::newest_first("/admin/audit")
+        .filter("q", query.q.as_deref())
+        .filter("account", account.as_deref());
     let filter = Filter {
-        subject_account_id: id(&query.account)?.map(AccountId),
-        text: search_text(&query.q),
-        before_id: id(&query.before)?,
+        subject_account_id: query.account,
+        text: query.q,
+        before_id: query.before,
     };
     let entries = audit::list(&web.app.db, &filter, FETCHED_ROWS).await?;
-    let url = ListUrl::newest_first("/admin/audit")
-        .filter("q", filter.text.as_deref())
-        .filter("account", Some(&query.account));
-    let form = FormState::default().with("q", &query.q);
     render(&AuditPage {
         page: current.page("Audit log", Tab::AdminAudit).await?,
-        search: form.field(Field::search("q", "Who, what or to whom")),
+        search: url.form().field(Field::search("q", "Who, what or to whom")),
         account: query.account,
-        is_filtered: url.is_filtered(),
-        entries: url.page(filter.before_id.is_none(), entries, |last| {
+        entries: url.page(query.before.is_none(), entries, |last| {
             vec![("before", last.audit_id.to_string())]
         }),
     })
@@ -83,14 +76,12 @@ pub(super) struct Change {
 #[derive(Debug)]
 pub(super) struct Row {
     pub(super) entry: Entry,
-    pub(super) at: RelativeTime,
     pub(super) changes: Vec<Change>,
 }
 
 impl From<Entry> for Row {
     fn from(entry: Entry) -> Self {
         Self {
-            at: RelativeTime::new(entry.at),
             changes: changes(entry.before.as_ref(), entry.after.as_ref()),
             entry,
         }

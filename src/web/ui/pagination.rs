@@ -1,7 +1,13 @@
 //! Lists that are shown a page at a time, by keyset: the link to the next page names the last row
 //! that was shown, so that rows which come and go in between shift nothing.
 
+use std::fmt::Display;
+use std::str::FromStr;
+
 use askama::Template;
+use serde::de::{Deserialize, Deserializer, Error};
+
+use super::form::FormState;
 
 /// Rows on a page.
 const PAGE_SIZE: usize = 50;
@@ -13,6 +19,8 @@ pub(crate) const FETCHED_ROWS: i64 = 51;
 pub(crate) struct PaginatedList<T> {
     pub(crate) rows: Vec<T>,
     pub(crate) links: PageLinks,
+    /// Whether some rows are left out by a filter.
+    pub(crate) is_filtered: bool,
 }
 
 /// Links to the first and to the next page, empty where one page shows all: `{{ list.links }}`.
@@ -66,8 +74,13 @@ impl ListUrl {
         self
     }
 
-    pub(crate) fn is_filtered(&self) -> bool {
-        !self.parameters.is_empty()
+    /// The form that searches the list, with the filters as its values.
+    pub(crate) fn form(&self) -> FormState {
+        self.parameters
+            .iter()
+            .fold(FormState::default(), |form, (name, value)| {
+                form.with(name, value)
+            })
     }
 
     /// The page of these rows, of which [`FETCHED_ROWS`] were fetched. `cursor` gives the
@@ -85,6 +98,7 @@ impl ListUrl {
             with_query(self.path, parameters)
         });
         PaginatedList {
+            is_filtered: !self.parameters.is_empty(),
             rows: rows.into_iter().map(U::from).collect(),
             links: PageLinks {
                 labels: self.labels,
@@ -110,11 +124,26 @@ pub(crate) fn with_query(
     }
 }
 
-/// A text to search for; `None` where it is empty. PostgreSQL takes no NUL.
-pub(crate) fn search_text(text: &str) -> Option<String> {
-    let text = text.replace('\0', "");
+/// Reads a text to search for from a query; `None` where it is empty. PostgreSQL takes no NUL.
+pub(crate) fn search_text<'de, D>(deserializer: D) -> Result<Option<String>, D::Error>
+where
+    D: Deserializer<'de>,
+{
+    let text = String::deserialize(deserializer)?.replace('\0', "");
     let text = text.trim();
-    (!text.is_empty()).then(|| text.to_owned())
+    Ok((!text.is_empty()).then(|| text.to_owned()))
+}
+
+/// Reads the number of a row from a query; `None` where it is empty, as a form may send it.
+pub(crate) fn row_id<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: FromStr<Err: Display>,
+{
+    match String::deserialize(deserializer)?.as_str() {
+        "" => Ok(None),
+        text => text.parse().map(Some).map_err(Error::custom),
+    }
 }
 
 #[cfg(test)]

@@ -18,9 +18,9 @@ impl askama::filters::HtmlSafe for RelativeTime {}
 impl RelativeTime {
     /// In relation to this machine's clock. For reading only: no clock but the database's decides
     /// anything.
-    pub(crate) fn new(at: DateTime<Utc>) -> Self {
+    pub(crate) fn new(at: &DateTime<Utc>) -> Self {
         Self {
-            at,
+            at: *at,
             now: Utc::now(),
         }
     }

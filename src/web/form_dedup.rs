@@ -1,5 +1,5 @@
-//! A form that is sent twice issues one token: after a double click the reader must not be left with
-//! the one of two tokens that is not shown.
+//! A form that is sent twice issues one token: after a double click the reader must not be left
+//! with the one of two tokens that is not shown.
 //!
 //! Each node knows only the forms that it received. Where the two requests reach different nodes,
 //! two tokens are issued; both work, and both are in the list.

@@ -1,5 +1,5 @@
-//! Limits on how often one client IP, or one e-mail address, may try: against guessing passwords and
-//! finding out who has an account.
+//! Limits on how often one client IP, or one e-mail address, may try: against guessing passwords
+//! and finding out who has an account.
 //!
 //! Counted on this node, in memory. By e-mail address alone the limit is wide, because anybody can
 //! use it up for the owner.

@@ -1,5 +1,5 @@
-//! The name of a browser, as the owner of a session recognizes it. Decides nothing: browsers say what
-//! they like.
+//! The name of a browser, as the owner of a session recognizes it. Decides nothing: browsers say
+//! what they like.
 
 /// `Firefox on Linux`, from a `User-Agent` header.
 pub(super) fn browser_name(user_agent: Option<&str>) -> String {
@@ -43,7 +43,8 @@ mod tests {
 
     #[test]
     fn browsers_are_recognized_and_others_shown_as_they_are() {
-        let chrome = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/131.0.0.0 Safari/537.36";
+        let chrome = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) \
+                      Chrome/131.0.0.0 Safari/537.36";
         assert_eq!(browser_name(Some(chrome)), "Chrome on Linux");
         assert_eq!(
             browser_name(Some(

@@ -52,8 +52,9 @@ pub(crate) async fn show(
             "script",
             "Take, work, give back",
             format!(
-                "curl -sSfu $LOCKABLE_AUTH_TOKEN: {url}/v1/acquire/nightly-report |\n  grep -q true && {{\n    \
-                 ./nightly-report\n    curl -sSfu $LOCKABLE_AUTH_TOKEN: {url}/v1/release/nightly-report\n  }}"
+                "curl -sSfu $LOCKABLE_AUTH_TOKEN: {url}/v1/acquire/nightly-report |\n  \
+                 grep -q true && {{\n    ./nightly-report\n    \
+                 curl -sSfu $LOCKABLE_AUTH_TOKEN: {url}/v1/release/nightly-report\n  }}"
             ),
         ),
         heartbeat: Snippet::new(

@@ -106,7 +106,8 @@ pub(crate) async fn change_email(
             return show_notice(
                 StatusCode::CONFLICT,
                 "Another account has this address",
-                "It signed up with it while your link was on its way. Your address stays as it was.",
+                "It signed up with it while your link was on its way. Your address stays as it \
+                 was.",
                 ("/account/security", "Go to your account"),
             );
         }

@@ -1,5 +1,5 @@
-//! The main element of each page, as a snapshot: a change of a template or of what is put into it is
-//! seen here as a reader would see it.
+//! The main element of each page, as a snapshot: here a change of a template, or of the values in
+//! it, is seen as a reader would see it.
 //!
 //! White space between elements is normalized, since browsers do not show it. Instants, secrets and
 //! row numbers that differ from run to run are masked.

@@ -19,7 +19,7 @@ fn shown(answer: &Answer) -> Secret {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_is_shown_once_with_a_line_that_takes_a_lock() {
+async fn a_token_is_shown_once_with_a_command_that_takes_a_lock() {
     let app = TestApp::start().await;
     let browser = sign_up(&app, "ada@example.com").await;
     let made = create(
@@ -33,12 +33,12 @@ async fn a_token_is_shown_once_with_a_line_that_takes_a_lock() {
     )
     .await;
     let token = shown(&made);
-    let line = format!(
+    let command = format!(
         "curl -u {}: {}/v1/acquire/my-first-lock",
         token.expose(),
         app.url()
     );
-    assert!(made.text.contains(&line), "{}", made.text);
+    assert!(made.text.contains(&command), "{}", made.text);
     assert!(app.token(&token).acquire("my-first-lock").await.verdict());
     let list = browser.get("/account").await;
     assert!(!list.text.contains(token.expose()));
@@ -81,8 +81,7 @@ async fn a_form_sent_twice_makes_one_token_and_shows_it_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_form_sent_again_never_shows_a_token_of_other_answers_or_one_that_does_not_work_any_more()
-{
+async fn a_form_sent_again_never_shows_a_token_of_other_values_or_a_revoked_one() {
     let app = TestApp::start().await;
     let account = app.account_with_password("business").await;
     account.namespace("mine").await;
@@ -101,7 +100,7 @@ async fn a_form_sent_again_never_shows_a_token_of_other_answers_or_one_that_does
         )
     };
     let token = send(("label", "a")).await;
-    // The way back in the browser's history, and something else typed.
+    // The reader goes back in the browser's history and types something else.
     let others = [
         send(("label", "b")).await,
         send(("namespace", "mine")).await,
@@ -124,7 +123,7 @@ async fn a_form_sent_again_never_shows_a_token_of_other_answers_or_one_that_does
     assert_ne!(again, token);
     assert!(app.token(&again).acquire("deploy").await.verdict());
 
-    // So for a successor.
+    // The same for a rotation.
     let (token_id, _) = account.token_with("public", Scope::Locks, None).await;
     let path = format!("/account/tokens/{token_id}/rotate");
     let rotate = async |keep_old| {
@@ -151,12 +150,12 @@ async fn a_form_sent_again_never_shows_a_token_of_other_answers_or_one_that_does
     assert_ne!(
         rotate("0").await,
         newer,
-        "asked for once more, with another answer"
+        "another intent, although the same form"
     );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_scope_for_what_is_not_built_yet_says_so() {
+async fn the_scope_for_a_later_api_says_so() {
     let app = TestApp::start().await;
     let browser = sign_up(&app, "ada@example.com").await;
     for page in [browser.get("/account").await, browser.get("/docs").await] {
@@ -171,7 +170,7 @@ async fn the_scope_for_what_is_not_built_yet_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_form_that_breaks_a_rule_comes_back_with_what_was_typed() {
+async fn a_rejected_token_form_keeps_its_values() {
     let app = TestApp::start().await;
     let browser = sign_up(&app, "ada@example.com").await;
     for label in ["", "  ", "a\0b", &"x".repeat(101)] {
@@ -244,7 +243,7 @@ async fn a_token_that_may_manage_needs_the_password_again() {
         app.db.value::<String>("SELECT scope FROM api_tokens").await,
         "manage"
     );
-    // So does its successor.
+    // Rotating it needs the password, too.
     let token_id = app.db.value::<i64>("SELECT token_id FROM api_tokens").await;
     let path = format!("/account/tokens/{token_id}/rotate");
     let answer = browser.submit(&path, &[("keep_old", "0")]).await;
@@ -317,7 +316,7 @@ async fn a_rotation_beyond_the_plan_comes_back_and_says_why() {
         let path = format!("/account/tokens/{}/rotate", paths.next().unwrap());
         browser.submit(&path, &[("keep_old", keep_old)]).await
     };
-    // One above the limit is what it takes to change over at all.
+    // One token above the limit is allowed: without it nobody could change over.
     shown(&rotate("3600").await);
     let answer = rotate("3600").await;
     assert_eq!(answer.status, 422, "{answer:?}");

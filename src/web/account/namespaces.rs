@@ -226,6 +226,7 @@ async fn show_form(
             .limits
             .lease_is_configurable()
             .then(|| form.field(lease_field(account))),
+        // Nothing but a deletion that has to wait is answered with this status.
         is_in_use: form.status() == StatusCode::CONFLICT,
         form,
     };

@@ -15,7 +15,7 @@ use crate::web::ui::field::{Choice, Field};
 use crate::web::ui::form::{FormState, Submission};
 
 /// The name of the form.
-pub(super) const NEW_TOKEN: &str = "token";
+const NEW_TOKEN: &str = "token";
 
 /// Days until a new token expires, 0 for never, and what the choice is called.
 const EXPIRIES: [(i64, &str); 6] = [

@@ -13,7 +13,7 @@ document.addEventListener("click", async (event) => {
     await navigator.clipboard.writeText(text);
     button.textContent = "Copied";
   } catch {
-    // Without a secure context there is no clipboard: select it, so that one key copies it.
+    // Without a secure context there is no clipboard: select the text, so that one key copies it.
     const range = document.createRange();
     range.selectNodeContents(source);
     getSelection().removeAllRanges();
@@ -42,7 +42,8 @@ document.addEventListener("DOMContentLoaded", () => {
   }
 });
 
-// Live locks: remaining times count down, and the list is asked for again every few seconds while somebody looks.
+// Live locks: remaining times count down, and the list is fetched again every few seconds while
+// the page is visible.
 const remaining = (ms) => {
   const s = Math.floor(ms / 1000);
   if (s < 120) return `${s} s`;
@@ -57,20 +58,23 @@ document.addEventListener("DOMContentLoaded", () => {
     for (const cell of live.querySelectorAll("[data-remaining-ms]")) {
       const ms = Number(cell.dataset.remainingMs);
       const left = ms - (performance.now() - readAt);
-      // 0 is the grace after an outage: the server's word stands.
+      // 0 is the grace after an outage: the server's text stays.
       if (ms > 0) cell.textContent = left > 0 ? remaining(left) : "ends now";
     }
   }, 500);
   setInterval(async () => {
-    // Nobody's focus or selection is taken away.
-    if (document.hidden || live.contains(document.activeElement) || !getSelection().isCollapsed) return;
+    // The reader keeps the focus and the selection.
+    const isInUse = live.contains(document.activeElement) || !getSelection().isCollapsed;
+    if (document.hidden || isInUse) return;
     try {
-      const answer = await fetch(location.href, { headers: { accept: "text/html" }, redirect: "error" });
-      const page = answer.ok && new DOMParser().parseFromString(await answer.text(), "text/html");
+      const headers = { accept: "text/html" };
+      const response = await fetch(location.href, { headers, redirect: "error" });
+      const html = response.ok && await response.text();
+      const page = html && new DOMParser().parseFromString(html, "text/html");
       const fresh = page && page.getElementById("live");
       if (!fresh) return;
       live.replaceChildren(...fresh.childNodes);
       readAt = performance.now();
-    } catch { /* The next round may do. */ }
+    } catch { /* The next round may succeed. */ }
   }, Number(live.dataset.live));
 });

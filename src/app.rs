@@ -13,7 +13,7 @@ use crate::config::Settings;
 use crate::db::{self, Purpose, changes::Changes};
 use crate::locks::{Engine, EngineSettings};
 use crate::mail::Mailer;
-use crate::tokens::Verifier;
+use crate::tokens::{EmailConfirmation, Verifier};
 
 /// A running node. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -56,6 +56,16 @@ impl std::ops::Deref for App {
 }
 
 impl App {
+    /// Whether accounts need a confirmed e-mail address before they create tokens: only where this
+    /// node sends e-mail by which they can confirm it.
+    pub fn email_confirmation(&self) -> EmailConfirmation {
+        if self.mail.is_by_smtp() {
+            EmailConfirmation::Required
+        } else {
+            EmailConfirmation::NotRequired
+        }
+    }
+
     /// Puts a node together over a migrated database. Opens no connection yet, starts the engine's
     /// lanes; [`crate::jobs::spawn`] starts the rest.
     pub fn new(

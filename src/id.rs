@@ -47,4 +47,7 @@ row_id!(
 impl NamespaceId {
     /// The namespace that all accounts share. Made by the first migration.
     pub const PUBLIC: Self = Self(1);
+
+    /// The name of the namespace that all accounts share.
+    pub const PUBLIC_NAME: &str = "public";
 }

@@ -10,7 +10,7 @@
 //! * the nouns, with their types, rules and queries: [`accounts`], [`tokens`], [`plans`],
 //!   [`namespaces`], [`locks`], [`audit`]; and [`mail`];
 //! * [`db`]: pools, migrations, notices, the embedded cluster; [`outages`]: the record of outages;
-//!   [`config`]: settings.
+//!   [`config`]: settings; [`text`]: words for people.
 
 pub mod accounts;
 pub mod api;
@@ -28,6 +28,7 @@ pub mod outages;
 pub mod plans;
 pub mod secret;
 pub mod server;
+pub mod text;
 pub mod tokens;
 pub mod transport;
 pub mod web;

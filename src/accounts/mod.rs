@@ -9,6 +9,7 @@ pub mod store;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
+use crate::audit::InvalidReason;
 use crate::id::AccountId;
 use crate::plans::{LeaseRefused, Limits};
 
@@ -66,34 +67,19 @@ pub enum AccountError {
     /// There is no plan of this code.
     #[error("there is no plan `{0}`")]
     UnknownPlan(String),
-    /// A reason is 1 to 500 characters without control characters.
-    #[error("give a reason of 1 to 500 characters")]
-    InvalidReason,
+    /// The reason for an act breaks the rule for reasons.
+    #[error(transparent)]
+    InvalidReason(#[from] InvalidReason),
     /// The plan does not allow this lease.
     #[error(transparent)]
     Lease(#[from] LeaseRefused),
     /// The account is in the wanted state already: suspended, or an administrator.
     #[error("nothing to do: the account is {0} already")]
     Already(&'static str),
+    /// Administrators do not suspend themselves: nobody might be left to restore the account.
+    #[error("you cannot suspend yourself: another administrator can")]
+    Yourself,
     /// The database query failed.
     #[error(transparent)]
     Database(#[from] sqlx::Error),
-}
-
-/// Checks the reason for an act on somebody else's account or lock.
-///
-/// # Errors
-/// [`AccountError::InvalidReason`].
-pub fn check_reason(reason: &str) -> Result<&str, AccountError> {
-    let reason = reason.trim();
-    let length = reason.chars().count();
-    if (1..=500).contains(&length)
-        && !reason
-            .chars()
-            .any(|c| c.is_control() && c != '\n' && c != '\r')
-    {
-        Ok(reason)
-    } else {
-        Err(AccountError::InvalidReason)
-    }
 }

@@ -69,3 +69,23 @@ pub struct Entry {
     pub after: Option<Value>,
     pub reason: Option<String>,
 }
+
+/// A reason is 1 to 500 characters without control characters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("give a reason of 1 to 500 characters")]
+pub struct InvalidReason;
+
+/// Checks the reason that an actor gives for an act, and trims it. Line breaks are allowed.
+///
+/// # Errors
+/// [`InvalidReason`].
+pub fn check_reason(reason: &str) -> Result<&str, InvalidReason> {
+    let reason = reason.trim();
+    let has_allowed_length = (1..=500).contains(&reason.chars().count());
+    let is_forbidden = |c: char| c.is_control() && c != '\n' && c != '\r';
+    if has_allowed_length && !reason.chars().any(is_forbidden) {
+        Ok(reason)
+    } else {
+        Err(InvalidReason)
+    }
+}

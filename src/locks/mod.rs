@@ -16,10 +16,26 @@ use chrono::{DateTime, Utc};
 use serde_json::Value;
 use uuid::Uuid;
 
+use crate::audit::InvalidReason;
 use crate::id::{AccountId, NamespaceId, TokenId};
 
 pub use engine::{Engine, EngineSettings};
 pub use names::{LockName, NameError};
+pub use store::{break_any, break_own};
+
+/// Why no lease was broken.
+#[derive(Debug, thiserror::Error)]
+pub enum BreakError {
+    /// No live lease is the one that was to be broken.
+    #[error("nobody holds this lease")]
+    NotHeld,
+    /// The reason breaks the rule for reasons.
+    #[error(transparent)]
+    InvalidReason(#[from] InvalidReason),
+    /// The database could not be asked.
+    #[error(transparent)]
+    Database(#[from] sqlx::Error),
+}
 
 /// Identifies a lock: the key of its row. Ordered as the statements order rows.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -5,7 +5,7 @@ use serde::Serialize;
 use serde_json::json;
 use sqlx::{PgConnection, PgPool};
 
-use super::LockName;
+use super::{BreakError, LockName};
 use crate::audit::{self, Act, Actor};
 use crate::id::{AccountId, NamespaceId};
 
@@ -107,28 +107,69 @@ pub async fn any_live(
     .await
 }
 
-/// Which lease is broken: the one that whoever breaks it has seen, not one that was granted since.
-#[derive(Clone, Copy, Debug)]
-pub struct Seen {
-    /// Its fencing token; none: whichever holds the lock.
-    pub fencing_token: Option<i64>,
-    /// Only if this account holds it: in the public namespace nobody but an administrator breaks
-    /// another's.
-    pub account_id: Option<AccountId>,
-}
-
-/// Ends a lease against its holder's will, on record. Returns whether there was one.
+/// Ends a lease of the account's own, in one of its private namespaces or in the public one:
+/// exactly the lease with this fencing token, never one that was granted since. Writes an entry of
+/// the audit log.
 ///
 /// # Errors
-/// Where the database cannot be asked.
-pub async fn break_lease(
+/// [`BreakError::NotHeld`] where the account does not hold that lease.
+pub async fn break_own(
     pool: &PgPool,
     actor: &Actor,
-    namespace: (NamespaceId, &str),
+    account_id: AccountId,
+    (namespace_id, namespace): (NamespaceId, &str),
     name: &LockName,
-    seen: Seen,
+    fencing_token: i64,
     reason: &str,
-) -> sqlx::Result<bool> {
+) -> Result<(), BreakError> {
+    let lease = LeaseToBreak {
+        namespace_id,
+        namespace,
+        name,
+        fencing_token: Some(fencing_token),
+        account_id: Some(account_id),
+    };
+    break_lease(pool, actor, lease, reason).await
+}
+
+/// Ends the lease of a lock in the public namespace, any account's: for administrators. Writes an
+/// entry of the audit log.
+///
+/// # Errors
+/// [`BreakError::NotHeld`] where nobody holds the lock.
+pub async fn break_any(
+    pool: &PgPool,
+    actor: &Actor,
+    name: &LockName,
+    reason: &str,
+) -> Result<(), BreakError> {
+    let lease = LeaseToBreak {
+        namespace_id: NamespaceId::PUBLIC,
+        namespace: NamespaceId::PUBLIC_NAME,
+        name,
+        fencing_token: None,
+        account_id: None,
+    };
+    break_lease(pool, actor, lease, reason).await
+}
+
+struct LeaseToBreak<'a> {
+    namespace_id: NamespaceId,
+    namespace: &'a str,
+    name: &'a LockName,
+    /// `None`: whichever lease holds the lock.
+    fencing_token: Option<i64>,
+    /// `None`: whichever account holds the lock.
+    account_id: Option<AccountId>,
+}
+
+async fn break_lease(
+    pool: &PgPool,
+    actor: &Actor,
+    lease: LeaseToBreak<'_>,
+    reason: &str,
+) -> Result<(), BreakError> {
+    let reason = audit::check_reason(reason)?;
     let mut transaction = pool.begin().await?;
     let broken = sqlx::query!(
         "/* locks.break */
@@ -144,17 +185,17 @@ pub async fn break_lease(
           SELECT account_id, lease_id, $1, $2, expires_at, 2 FROM broken WHERE needs_proof ON CONFLICT DO NOTHING
         )
         SELECT account_id, fencing_token FROM broken",
-        namespace.0.0,
-        name.as_str(),
-        seen.fencing_token,
-        seen.account_id.map(|id| id.0),
+        lease.namespace_id.0,
+        lease.name.as_str(),
+        lease.fencing_token,
+        lease.account_id.map(|id| id.0),
     )
     .fetch_optional(&mut *transaction)
     .await?;
     let Some(broken) = broken else {
-        return Ok(false);
+        return Err(BreakError::NotHeld);
     };
-    let subject = format!("lock:{}/{}", namespace.1, name);
+    let subject = format!("lock:{}/{}", lease.namespace, lease.name);
     let act = Act {
         action: "lock.break",
         subject_account_id: Some(AccountId(broken.account_id)),
@@ -165,7 +206,7 @@ pub async fn break_lease(
     };
     audit::record(&mut transaction, actor, act).await?;
     transaction.commit().await?;
-    Ok(true)
+    Ok(())
 }
 
 /// Ends all leases of an account; those in its namespaces are among them. Each transaction ends a

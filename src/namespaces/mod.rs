@@ -6,12 +6,12 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use crate::id::NamespaceId;
-use crate::plans::LeaseRefused;
+use crate::plans::{LeaseRefused, Limits, is_slug};
 
 pub use store::{create, delete, find, list, set_lease_default};
 
 /// The name of the namespace that all share.
-pub const PUBLIC: &str = "public";
+pub const PUBLIC: &str = NamespaceId::PUBLIC_NAME;
 
 /// A namespace that an account can use.
 #[derive(Clone, Debug, Serialize)]
@@ -25,6 +25,28 @@ pub struct Namespace {
     pub created_at: DateTime<Utc>,
     /// The account's live tokens for it.
     pub tokens: i64,
+    /// 1 for the oldest of its account's private namespaces; 0 for the public one.
+    pub age_rank: i64,
+}
+
+/// Whether new locks are granted in a namespace of this [`age_rank`](Namespace::age_rank): a plan
+/// includes the public namespace and the oldest private ones, as many as its limit says.
+pub fn in_plan(age_rank: i64, limits: &Limits) -> bool {
+    age_rank <= i64::from(limits.max_private_namespaces)
+}
+
+/// Checks the name of a private namespace.
+///
+/// # Errors
+/// [`NamespaceError::Reserved`], [`NamespaceError::InvalidName`].
+pub fn check_name(name: &str) -> Result<(), NamespaceError> {
+    if name == PUBLIC {
+        return Err(NamespaceError::Reserved);
+    }
+    if !is_slug(name) {
+        return Err(NamespaceError::InvalidName);
+    }
+    Ok(())
 }
 
 /// An error of managing namespaces.

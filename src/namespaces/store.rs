@@ -2,12 +2,11 @@
 
 use sqlx::{PgConnection, PgPool};
 
-use super::{Namespace, NamespaceError, PUBLIC};
+use super::{Namespace, NamespaceError, check_name};
 use crate::accounts::Account;
 use crate::db::violated_constraint;
 use crate::id::{AccountId, NamespaceId};
 use crate::locks;
-use crate::plans::is_slug;
 
 /// The public namespace and the account's own, by name.
 ///
@@ -22,7 +21,10 @@ pub async fn list(pool: &PgPool, account_id: AccountId) -> sqlx::Result<Vec<Name
                (SELECT count(*) FROM api_tokens t
                  WHERE t.namespace_id = n.namespace_id AND t.account_id = $1
                    AND t.revoked_at IS NULL
-                   AND (t.expires_at IS NULL OR t.expires_at > clock_timestamp())) AS "tokens!"
+                   AND (t.expires_at IS NULL OR t.expires_at > clock_timestamp())) AS "tokens!",
+               (SELECT count(*) FROM namespaces o
+                 WHERE o.account_id = n.account_id AND o.namespace_id <= n.namespace_id
+               ) AS "age_rank!"
           FROM namespaces n
          WHERE n.account_id = $1 OR n.account_id IS NULL
          ORDER BY n.account_id NULLS FIRST, n.name"#,
@@ -61,12 +63,7 @@ pub async fn create(
     if max == 0 {
         return Err(NamespaceError::NotInPlan);
     }
-    if name == PUBLIC {
-        return Err(NamespaceError::Reserved);
-    }
-    if !is_slug(name) {
-        return Err(NamespaceError::InvalidName);
-    }
+    check_name(name)?;
     let mut transaction = pool.begin().await?;
     lock_account(&mut transaction, account.account_id).await?;
     let existing = sqlx::query_scalar!(

@@ -212,7 +212,7 @@ pub enum PlanError {
 }
 
 /// True for 1 to 63 of a-z, 0-9 and `-`: the rule for plan codes and names of private namespaces.
-pub fn is_slug(text: &str) -> bool {
+pub(crate) fn is_slug(text: &str) -> bool {
     (1..=63).contains(&text.len())
         && text
             .bytes()

@@ -68,6 +68,9 @@ pub async fn list(pool: &PgPool) -> sqlx::Result<Vec<Plan>> {
 /// # Errors
 /// [`PlanError::Unknown`], or if the database query fails.
 pub async fn find(pool: &PgPool, code: &str) -> Result<Plan, PlanError> {
+    if !is_slug(code) {
+        return Err(PlanError::Unknown(code.to_owned()));
+    }
     let row = sqlx::query_as!(
         Row,
         r#"/* plans.find */

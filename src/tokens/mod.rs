@@ -10,6 +10,7 @@ use std::str::FromStr;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
+use crate::accounts::Account;
 use crate::id::{NamespaceId, TokenId};
 
 pub use caller::Caller;
@@ -87,6 +88,30 @@ pub struct Token {
     pub expired: bool,
 }
 
+/// Whether an account needs a confirmed e-mail address before it may create tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EmailConfirmation {
+    /// It does: the service sends e-mail, so that owners can confirm theirs.
+    Required,
+    /// It does not: nobody could confirm anything.
+    NotRequired,
+}
+
+/// Checks that the account may create tokens at all: [`create`] begins with the same check. For
+/// callers that want a password for what follows, and should not have it typed in vain.
+///
+/// # Errors
+/// [`TokenError::EmailNotConfirmed`].
+pub fn check_email_confirmed(
+    account: &Account,
+    confirmation: EmailConfirmation,
+) -> Result<(), TokenError> {
+    if confirmation == EmailConfirmation::Required && account.email_verified_at.is_none() {
+        return Err(TokenError::EmailNotConfirmed);
+    }
+    Ok(())
+}
+
 /// An error of managing tokens.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
@@ -96,6 +121,9 @@ pub enum TokenError {
     /// Not `locks` or `manage`.
     #[error("a token's scope is `locks` or `manage`")]
     UnknownScope,
+    /// The account's e-mail address is not confirmed, and has to be.
+    #[error("confirm your e-mail address first: press the button in the mail that we sent you")]
+    EmailNotConfirmed,
     /// The account has no such namespace.
     #[error("you have no namespace of this name")]
     UnknownNamespace,

@@ -8,11 +8,12 @@ use serde_json::json;
 use sqlx::{PgConnection, PgPool};
 
 use super::caller::Caller;
-use super::{NewToken, Scope, Token, TokenError};
+use super::{EmailConfirmation, NewToken, Scope, Token, TokenError, check_email_confirmed};
 use crate::accounts::Account;
 use crate::audit::{self, Act, Actor};
 use crate::id::{AccountId, NamespaceId, TokenId};
-use crate::plans::Limits;
+use crate::namespaces;
+use crate::plans::{Limits, is_slug};
 use crate::secret::{Secret, Sha256Digest};
 
 /// The account's tokens that were not revoked, newest first. Expired ones are shown until their
@@ -45,12 +46,15 @@ pub async fn list(pool: &PgPool, account_id: AccountId) -> sqlx::Result<Vec<Toke
 pub async fn create(
     pool: &PgPool,
     account: &Account,
+    confirmation: EmailConfirmation,
     new: &NewToken<'_>,
 ) -> Result<(TokenId, Secret), TokenError> {
+    check_email_confirmed(account, confirmation)?;
     insert_within_limits(pool, None, account, new).await
 }
 
-/// As [`create`], by somebody else than the owner: with an entry in the audit log.
+/// As [`create`], by an administrator for any account, whose e-mail address need not be confirmed:
+/// with an entry in the audit log.
 ///
 /// # Errors
 /// As [`create`].
@@ -72,6 +76,9 @@ async fn insert_within_limits(
     let label = new.label.trim();
     if !(1..=100).contains(&label.chars().count()) || label.chars().any(char::is_control) {
         return Err(TokenError::InvalidLabel);
+    }
+    if !is_slug(new.namespace) {
+        return Err(TokenError::UnknownNamespace);
     }
     let mut transaction = pool.begin().await?;
     lock_account(&mut transaction, account.account_id).await?;
@@ -286,10 +293,9 @@ pub(super) async fn find_caller(
                a.lease_default_ms AS account_lease_default_ms, a.email, a.is_admin,
                (extract(epoch FROM t.expires_at - clock_timestamp()) * 1000)::float8
                    AS expires_in_ms,
-               n.account_id IS NULL
-                   OR (SELECT count(*) FROM namespaces o
-                        WHERE o.account_id = n.account_id AND o.namespace_id <= n.namespace_id
-                      ) <= p.max_private_namespaces AS "namespace_in_plan!",
+               (SELECT count(*) FROM namespaces o
+                 WHERE o.account_id = n.account_id AND o.namespace_id <= n.namespace_id
+               ) AS "namespace_age_rank!",
                p.name, p.lease_min_ms, p.lease_default_ms, p.lease_max_ms,
                p.max_private_namespaces, p.max_tokens, p.max_live_locks, p.max_waiters,
                p.requests_per_second
@@ -304,14 +310,28 @@ pub(super) async fn find_caller(
     )
     .fetch_optional(pool)
     .await?;
-    Ok(row.map(|row| Caller {
+    let Some(row) = row else {
+        return Ok(None);
+    };
+    let limits = Limits {
+        name: row.name,
+        lease_min_ms: row.lease_min_ms,
+        lease_default_ms: row.lease_default_ms,
+        lease_max_ms: row.lease_max_ms,
+        max_private_namespaces: row.max_private_namespaces,
+        max_tokens: row.max_tokens,
+        max_live_locks: row.max_live_locks,
+        max_waiters: row.max_waiters,
+        requests_per_second: row.requests_per_second,
+    };
+    Ok(Some(Caller {
         token_id: TokenId(row.token_id),
         account_id: AccountId(row.account_id),
         email: row.email,
         is_admin: row.is_admin,
         namespace_id: NamespaceId(row.namespace_id),
         namespace: row.namespace,
-        namespace_in_plan: row.namespace_in_plan,
+        namespace_in_plan: namespaces::in_plan(row.namespace_age_rank, &limits),
         scope: if row.scope == Scope::Manage.as_str() {
             Scope::Manage
         } else {
@@ -324,17 +344,7 @@ pub(super) async fn find_caller(
         expires_at: row.expires_in_ms.and_then(|ms| {
             queried_at.checked_add(Duration::from_secs_f64((ms / 1000.0).clamp(0.0, 1e9)))
         }),
-        limits: Arc::new(Limits {
-            name: row.name,
-            lease_min_ms: row.lease_min_ms,
-            lease_default_ms: row.lease_default_ms,
-            lease_max_ms: row.lease_max_ms,
-            max_private_namespaces: row.max_private_namespaces,
-            max_tokens: row.max_tokens,
-            max_live_locks: row.max_live_locks,
-            max_waiters: row.max_waiters,
-            requests_per_second: row.requests_per_second,
-        }),
+        limits: Arc::new(limits),
         is_use_noted: std::sync::atomic::AtomicBool::new(false),
     }))
 }

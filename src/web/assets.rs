@@ -1,5 +1,5 @@
-//! What pages load: style, script, fonts, the icon. In the binary, under an address that changes
-//! with their content.
+//! The files that pages load: style, script, fonts, the icon. In the binary, under a path that
+//! changes with their content.
 
 use std::sync::LazyLock;
 
@@ -49,7 +49,7 @@ const ASSETS: &[Asset] = &[
     ),
 ];
 
-/// One version for all of them, so that the style sheet can name its fonts by relative addresses.
+/// One version for all assets, so that the style sheet can name its fonts by relative URLs.
 static VERSION: LazyLock<String> = LazyLock::new(|| {
     let mut digest = Sha256::new();
     for asset in ASSETS {
@@ -59,8 +59,8 @@ static VERSION: LazyLock<String> = LazyLock::new(|| {
     hex::encode(&digest.finalize()[..8])
 });
 
-/// The address that a page loads this asset from.
-pub(crate) fn address(name: &str) -> String {
+/// The path that a page loads this asset from.
+pub(crate) fn path(name: &str) -> String {
     debug_assert!(
         ASSETS.iter().any(|asset| asset.name == name),
         "no asset {name}"
@@ -73,8 +73,8 @@ pub(super) async fn get(Path((version, name)): Path<(String, String)>) -> Respon
     let Some(asset) = ASSETS.iter().find(|asset| asset.name == name) else {
         return StatusCode::NOT_FOUND.into_response();
     };
-    // While nodes of two versions serve, a page of one may load from the other: let that not be
-    // remembered.
+    // While nodes of two versions serve, a page of one may load from the other. Nobody may keep
+    // that response.
     let caching = if version == *VERSION {
         "public, max-age=31536000, immutable"
     } else {
@@ -83,7 +83,7 @@ pub(super) async fn get(Path((version, name)): Path<(String, String)>) -> Respon
     respond(asset, caching)
 }
 
-/// `GET /favicon.ico`, for what asks without having read a page.
+/// `GET /favicon.ico`, for programs that have not read a page.
 pub(super) async fn icon() -> Response {
     let icon = ASSETS
         .iter()

@@ -1,118 +1,105 @@
-//! The browser's side: pages, forms, the session. A thin adapter over the nouns.
+//! The pages: a thin adapter over the nouns.
 //!
-//! A page is a struct with a template; a handler is a parse, one call and a render. What several
-//! pages need: [`page`] (what stands around the content), [`fields`] (forms), [`session`] (who is
-//! signed in), [`error`] (what goes wrong), [`when`] and [`snippet`] (instants and code).
+//! This file is the URL map. A page is a struct with a template in `templates/`; its handler parses
+//! the request, calls a noun and renders. [`ui`] has the parts that pages are made of: the frame
+//! around the content, forms, lists. [`session`] has the signed-in account, [`error`] everything
+//! that goes wrong outside a form.
 
 mod account;
 mod admin;
 mod assets;
-mod browser;
-mod docs;
-pub mod error;
-pub mod fields;
-mod home;
-mod letters;
-mod locks;
-mod namespaces;
-mod once;
-pub mod page;
-mod recovery;
-mod security;
-mod security_page;
-pub mod session;
-mod sign;
-pub mod snippet;
+mod csrf;
+mod emails;
+mod error;
+mod error_page;
+mod form_dedup;
+mod headers;
+mod public;
+mod session;
+mod sign_in;
+mod state;
 mod throttle;
-mod tokens;
-pub mod when;
+mod ui;
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, FromRef};
+use axum::extract::DefaultBodyLimit;
+use axum::middleware;
 use axum::routing::{get, post};
 
-pub use self::docs::{ApiCall, ApiError, ApiReference};
 use self::error::WebError;
-use self::once::Once;
-use self::throttle::Throttles;
+use self::state::Web;
 use crate::app::App;
 use crate::transport::GuardLayer;
 
+pub use self::state::{ApiCall, ApiError, ApiReference};
+
 /// The largest form, bytes.
-const FORM_BYTES: usize = 32 * 1024;
-/// How long a page may take. Hashing passwords waits for its turn.
+const MAX_FORM_BYTES: usize = 32 * 1024;
+/// The time that a page may take. Hashing a password waits for its turn.
 const DEADLINE: Duration = Duration::from_secs(20);
 
-/// What handlers of pages use.
-#[derive(Clone, Debug)]
-pub(crate) struct Web {
-    pub(crate) app: App,
-    pub(crate) throttles: Arc<Throttles>,
-    pub(crate) once: Once,
-    pub(crate) api: Arc<ApiReference>,
-}
-
-impl FromRef<Web> for App {
-    fn from_ref(web: &Web) -> Self {
-        web.app.clone()
-    }
-}
-
-/// The pages and what they load. `api`: what the documentation lists.
+/// The pages and their assets. The documentation lists the facts of `api`.
 pub fn router(app: &App, api: ApiReference) -> Router {
-    let web = Web {
-        app: app.clone(),
-        throttles: Arc::new(Throttles::default()),
-        once: Once::default(),
-        api: Arc::new(api),
-    };
-    let pages = Router::new()
+    let pages = public_pages()
+        .merge(sign_in_pages())
+        .merge(account_pages())
+        .merge(admin_pages())
+        .layer(DefaultBodyLimit::max(MAX_FORM_BYTES))
+        .layer(session::layer(app.db.clone(), &app.public_url))
+        .layer(csrf::layer(&app.public_url))
+        .with_state(Web::new(app, api));
+    Router::new()
+        .route("/assets/{version}/{name}", get(assets::get))
+        .route("/favicon.ico", get(assets::icon))
+        .merge(pages)
+        .fallback(async || WebError::NotFound)
+        .layer(GuardLayer::new(DEADLINE, error_page::finish))
+        .layer(middleware::from_fn(headers::keep_links_out_of_referrers))
+}
+
+fn public_pages() -> Router<Web> {
+    use self::public::{docs, home};
+    Router::new()
         .route("/", get(home::show))
         .route("/docs", get(docs::show))
-        .route("/signup", get(sign::signup_form).post(sign::signup))
-        .route("/login", get(sign::login_form).post(sign::login))
-        .route("/logout", post(sign::logout))
+}
+
+fn sign_in_pages() -> Router<Web> {
+    use self::sign_in::{email_confirmation, log_in, recovery, sign_up};
+    Router::new()
+        .route("/signup", get(sign_up::show).post(sign_up::submit))
+        .route("/login", get(log_in::show).post(log_in::submit))
+        .route("/logout", post(log_in::log_out))
         .route(
-            letters::FORGOT,
-            get(recovery::forgot_form).post(recovery::forgot),
+            emails::FORGOT,
+            get(recovery::show_forgot).post(recovery::forgot),
         )
         .route(
-            letters::RESET,
-            get(recovery::reset_form).post(recovery::reset),
+            emails::RESET,
+            get(recovery::show_reset).post(recovery::reset),
         )
         .route(
-            letters::VERIFY,
-            get(recovery::verify_form).post(recovery::verify),
+            emails::VERIFY,
+            get(email_confirmation::show_verify).post(email_confirmation::verify),
         )
         .route(
-            letters::CHANGE_EMAIL,
-            get(recovery::change_email_form).post(recovery::change_email),
+            emails::CHANGE_EMAIL,
+            get(email_confirmation::show_change_email).post(email_confirmation::change_email),
         )
-        .route("/account", get(account::show))
-        .route("/account/lease", post(account::set_lease))
-        .route("/account/verify", post(account::send_verification_again))
+}
+
+fn account_pages() -> Router<Web> {
+    use self::account::{deletion, locks, namespaces, overview, security, tokens};
+    Router::new()
+        .route("/account", get(overview::show))
+        .route("/account/lease", post(overview::set_lease))
+        .route("/account/verify", post(overview::send_verification_again))
         .route("/account/tokens", post(tokens::create))
         .route("/account/tokens/{token_id}", get(tokens::show))
         .route("/account/tokens/{token_id}/rotate", post(tokens::rotate))
         .route("/account/tokens/{token_id}/revoke", post(tokens::revoke))
-        .route("/account/security", get(security_page::show))
-        .route("/account/password", post(security_page::change_password))
-        .route("/account/email", post(security_page::change_email))
-        .route(
-            "/account/sessions/end-others",
-            post(security_page::end_other_sessions),
-        )
-        .route(
-            "/account/sessions/{session}/end",
-            post(security_page::end_session),
-        )
-        .route(
-            "/account/delete",
-            get(security_page::delete_form).post(security_page::delete),
-        )
         .route(
             "/account/namespaces",
             get(namespaces::list).post(namespaces::create),
@@ -129,18 +116,52 @@ pub fn router(app: &App, api: ApiReference) -> Router {
         .route("/account/locks", get(locks::list))
         .route(
             "/account/locks/break",
-            get(locks::break_form).post(locks::break_lock),
+            get(locks::show_break).post(locks::break_lock),
         )
-        .merge(admin::routes())
-        .layer(DefaultBodyLimit::max(FORM_BYTES))
-        .layer(session::layer(app.db.clone(), &app.public_url))
-        .layer(security::same_site(&app.public_url))
-        .with_state(web);
+        .route("/account/security", get(security::show))
+        .route("/account/password", post(security::change_password))
+        .route("/account/email", post(security::change_email))
+        .route(
+            "/account/sessions/end-others",
+            post(security::end_other_sessions),
+        )
+        .route(
+            "/account/sessions/{session}/end",
+            post(security::end_session),
+        )
+        .route(
+            "/account/delete",
+            get(deletion::show).post(deletion::delete),
+        )
+}
+
+fn admin_pages() -> Router<Web> {
+    use self::admin::{accounts, audit, locks, plans};
     Router::new()
-        .route("/assets/{version}/{name}", get(assets::get))
-        .route("/favicon.ico", get(assets::icon))
-        .merge(pages)
-        .fallback(async || WebError::NotFound)
-        .layer(GuardLayer::new(DEADLINE, error::finish))
-        .layer(axum::middleware::from_fn(security::keep_links))
+        .route("/admin/accounts", get(accounts::list))
+        .route("/admin/accounts/{account_id}", get(accounts::show))
+        .route(
+            "/admin/accounts/{account_id}/plan",
+            post(accounts::set_plan),
+        )
+        .route(
+            "/admin/accounts/{account_id}/suspend",
+            post(accounts::suspend),
+        )
+        .route(
+            "/admin/accounts/{account_id}/restore",
+            post(accounts::restore),
+        )
+        .route(
+            "/admin/accounts/{account_id}/promote",
+            post(accounts::promote),
+        )
+        .route("/admin/plans", get(plans::list).post(plans::create))
+        .route("/admin/plans/new", get(plans::show_new))
+        .route(
+            "/admin/plans/{code}/edit",
+            get(plans::show).post(plans::edit),
+        )
+        .route("/admin/locks", get(locks::show).post(locks::break_lock))
+        .route("/admin/audit", get(audit::list))
 }

@@ -1,12 +1,13 @@
-//! Who is signed in: the session behind the cookie, and the account behind the session.
+//! Sessions: the session behind a cookie, and the account behind a session.
 //!
-//! There is a session only for somebody who signed in; visitors have no row and no cookie.
+//! Only readers who signed in have a session; visitors have no row and no cookie.
 
 use std::net::IpAddr;
 
 use axum::extract::{FromRef, FromRequestParts, OptionalFromRequestParts};
 use axum::http::request::Parts;
-use axum::http::{Method, header};
+use axum::http::{HeaderMap, HeaderValue, Method, header};
+use axum::response::{IntoResponse, Redirect, Response};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use sqlx::PgPool;
@@ -15,7 +16,7 @@ use tower_sessions::{Expiry, Session, SessionManagerLayer, SessionStore, cookie,
 use url::Url;
 
 use super::error::WebError;
-use super::page::{Flash, Page, Tab, Viewer};
+use super::ui::page::{Flash, Page, Tab, Viewer};
 use crate::accounts::sessions::{self, NewSession, SessionHash};
 use crate::accounts::{self, Account, AccountError};
 use crate::app::App;
@@ -26,23 +27,25 @@ use crate::transport::RequestContext;
 const SIGNED_IN: &str = "signed_in";
 const FLASH: &str = "flash";
 
-/// What a session says about who signed in.
+/// The entry of a session that names its account.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct SignedIn {
     account_id: AccountId,
-    /// Of the password that they signed in with: another password ends the session by itself, also
-    /// one that was just beginning.
+    /// The fingerprint of the password by which the session began. Another password ends the
+    /// session by itself, even one that begins at the same moment.
     password: String,
-    address: Option<IpAddr>,
+    #[serde(rename = "address")]
+    client_ip: Option<IpAddr>,
     user_agent: Option<String>,
 }
 
-/// What stays the same as long as the password does. Of the stored hash, which is salted.
+/// A text that stays the same as long as the password does. Taken from the stored hash, which is
+/// salted.
 fn fingerprint(password_hash: Option<&str>) -> String {
     hex::encode(&Sha256::digest(password_hash.unwrap_or_default())[..16])
 }
 
-/// tower-sessions' way to the table of sessions.
+/// The table of sessions, as tower-sessions uses it.
 #[derive(Debug, Clone)]
 pub(super) struct Store {
     db: PgPool,
@@ -74,7 +77,7 @@ impl SessionStore for Store {
                 hash: hash(&record.id),
                 account_id: signed_in.account_id,
                 data: &data,
-                client_ip: signed_in.address,
+                client_ip: signed_in.client_ip,
                 user_agent: signed_in.user_agent.as_deref(),
             };
             if sessions::create(&self.db, session).await.map_err(backend)? {
@@ -87,7 +90,7 @@ impl SessionStore for Store {
     async fn save(&self, record: &Record) -> session_store::Result<()> {
         let data = serde_json::to_value(&record.data)
             .map_err(|error| session_store::Error::Encode(error.to_string()))?;
-        // One that was ended while this request ran stays ended.
+        // A session that was ended while this request ran stays ended.
         sessions::save(&self.db, hash(&record.id), &data)
             .await
             .map_err(backend)?;
@@ -100,7 +103,7 @@ impl SessionStore for Store {
         };
         let data = serde_json::from_value(data)
             .map_err(|error| session_store::Error::Decode(error.to_string()))?;
-        // The table's clock has decided that it has not ended; the cookie goes by its own.
+        // By the database's clock the session has not ended; the cookie's life is renewed.
         Ok(Some(Record {
             id: *id,
             data,
@@ -120,8 +123,7 @@ fn cookie_life() -> cookie::time::Duration {
 /// The layer that finds the session of a request and sets its cookie.
 pub(super) fn layer(db: PgPool, public_url: &Url) -> SessionManagerLayer<Store> {
     let over_tls = public_url.scheme() == "https";
-    // With the prefix, a browser takes the cookie only over TLS, from this very host, for the whole
-    // of it.
+    // With the prefix, a browser takes the cookie only over TLS, and only for this very host.
     let name = if over_tls {
         "__Host-lockable"
     } else {
@@ -136,8 +138,9 @@ pub(super) fn layer(db: PgPool, public_url: &Url) -> SessionManagerLayer<Store> 
         .with_expiry(Expiry::OnInactivity(cookie_life()))
 }
 
-/// Browsers ignore a cookie with that prefix that is not Secure, also one that removes another.
-pub(super) fn secure_removals(headers: &mut axum::http::HeaderMap) {
+/// Adds `Secure` to cookies that remove another: browsers ignore a cookie with the prefix `__Host-`
+/// that does not have it, and the session layer leaves it out there.
+pub(super) fn secure_removals(headers: &mut HeaderMap) {
     let cookies: Vec<_> = headers
         .get_all(header::SET_COOKIE)
         .iter()
@@ -153,12 +156,7 @@ pub(super) fn secure_removals(headers: &mut axum::http::HeaderMap) {
     for cookie in cookies {
         let text = cookie.to_str().unwrap_or_default();
         let secured = (text.starts_with("__Host-") && !text.contains("; Secure"))
-            .then(|| {
-                axum::http::HeaderValue::from_str(&format!(
-                    "{text}; Secure; HttpOnly; SameSite=Lax"
-                ))
-                .ok()
-            })
+            .then(|| HeaderValue::from_str(&format!("{text}; Secure; HttpOnly; SameSite=Lax")).ok())
             .flatten();
         headers.append(header::SET_COOKIE, secured.unwrap_or(cookie));
     }
@@ -173,23 +171,23 @@ fn unavailable(error: tower_sessions::session::Error) -> WebError {
     }
 }
 
-/// Signs somebody in: the session gets a new id, whatever it was before.
+/// Signs an account in. The session gets a new id, whatever it was before.
 pub(super) async fn sign_in(
     session: &Session,
     context: &RequestContext,
-    user_agent: Option<String>,
+    headers: &HeaderMap,
     account_id: AccountId,
-    password_hash: Option<&str>,
+    password_hash: &str,
 ) -> Result<(), WebError> {
     context.set_account_id(account_id.0);
-    // A session of somebody else in this browser ends here, with everything in it.
+    // Another account's session in this browser ends here, with everything in it.
     session.clear().await;
     session.cycle_id().await.map_err(unavailable)?;
     let signed_in = SignedIn {
         account_id,
-        password: fingerprint(password_hash),
-        address: Some(context.client_ip()),
-        user_agent,
+        password: fingerprint(Some(password_hash)),
+        client_ip: Some(context.client_ip()),
+        user_agent: user_agent(headers),
     };
     session
         .insert(SIGNED_IN, signed_in)
@@ -207,24 +205,19 @@ pub(super) async fn end(session: &Session) -> Result<(), WebError> {
     }
 }
 
-/// The account that is signed in. As an argument of a handler it sends everybody else to the
-/// sign-in page.
+/// The account that is signed in. As an argument of a handler it sends visitors to the sign-in
+/// page.
 #[derive(Debug, Clone)]
-pub struct CurrentAccount {
-    /// The account, as it stands now.
-    pub account: Account,
-    /// Hash of this session.
-    pub session_hash: SessionHash,
+pub(crate) struct CurrentAccount {
+    pub(crate) account: Account,
+    pub(crate) session_hash: SessionHash,
     session: Session,
     context: RequestContext,
 }
 
 impl CurrentAccount {
-    /// A page of this account's, with what was just done if anything was.
-    ///
-    /// # Errors
-    /// When the database does not answer.
-    pub async fn page(&self, title: impl Into<String>, tab: Tab) -> Result<Page, WebError> {
+    /// The frame of a page, with the flash message that waits for it.
+    pub(crate) async fn page(&self, title: impl Into<String>, tab: Tab) -> Result<Page, WebError> {
         let flash = match self
             .session
             .get::<Flash>(FLASH)
@@ -242,29 +235,29 @@ impl CurrentAccount {
             title: title.into(),
             tab,
             viewer: Some(self.viewer()),
-            neutral: false,
+            is_neutral: false,
             flash,
         })
     }
 
-    /// Says something on the next page.
-    ///
-    /// # Errors
-    /// When the database does not answer.
-    pub async fn flash(&self, flash: Flash) -> Result<(), WebError> {
-        self.session.insert(FLASH, flash).await.map_err(unavailable)
+    /// Leads on to another page, which shows a flash message.
+    pub(crate) async fn redirect(&self, path: &str, flash: Flash) -> Result<Response, WebError> {
+        self.session
+            .insert(FLASH, flash)
+            .await
+            .map_err(unavailable)?;
+        Ok(Redirect::to(path).into_response())
     }
 
-    /// As pages show it.
-    pub fn viewer(&self) -> Viewer {
+    fn viewer(&self) -> Viewer {
         Viewer {
             email: self.account.email.clone(),
             is_admin: self.account.is_admin,
         }
     }
 
-    /// As the audit log names it.
-    pub fn actor(&self) -> Actor {
+    /// The account as the audit log names it.
+    pub(crate) fn actor(&self) -> Actor {
         Actor {
             account_id: Some(self.account.account_id),
             name: self.account.email.clone(),
@@ -273,8 +266,8 @@ impl CurrentAccount {
         }
     }
 
-    /// The session goes on with another password.
-    pub(super) async fn password_changed(&self, password_hash: &str) -> Result<(), WebError> {
+    /// Keeps this session while the account's password changes.
+    pub(super) async fn keep_with_password(&self, password_hash: &str) -> Result<(), WebError> {
         let Some(mut signed_in) = self
             .session
             .get::<SignedIn>(SIGNED_IN)
@@ -349,14 +342,14 @@ impl CurrentAccount {
     }
 }
 
-/// What the owner of a suspended account is told.
+/// The error that tells the owner of an account that it is suspended.
 pub(super) fn suspended(reason: &str) -> WebError {
     WebError::Forbidden {
         sentence: format!(
             "This account is suspended: {}. Ask whoever runs this service.",
             reason.trim_end_matches('.')
         ),
-        way_up: None,
+        link: None,
     }
 }
 
@@ -372,7 +365,7 @@ where
     }
 }
 
-/// For pages that everybody may see: `None` for a visitor, and also where it cannot be found out.
+/// For pages that everybody may see: `None` for a visitor, and where the database is unavailable.
 impl<S> OptionalFromRequestParts<S> for CurrentAccount
 where
     S: Send + Sync,
@@ -389,9 +382,21 @@ where
     }
 }
 
+/// The frame of a page that visitors see too.
+pub(super) async fn page_for(
+    current: Option<&CurrentAccount>,
+    title: &str,
+    tab: Tab,
+) -> Result<Page, WebError> {
+    match current {
+        Some(current) => current.page(title, tab).await,
+        None => Ok(Page::visitor(title, tab)),
+    }
+}
+
 /// An administrator who is signed in. For every other account there is no such page.
 #[derive(Debug, Clone)]
-pub struct RequireAdmin(pub CurrentAccount);
+pub(crate) struct RequireAdmin(pub(crate) CurrentAccount);
 
 impl<S> FromRequestParts<S> for RequireAdmin
 where
@@ -410,8 +415,7 @@ where
     }
 }
 
-/// What a browser says it is.
-pub(super) fn user_agent(headers: &axum::http::HeaderMap) -> Option<String> {
+fn user_agent(headers: &HeaderMap) -> Option<String> {
     let text = headers.get(header::USER_AGENT)?.to_str().ok()?;
     (!text.is_empty()).then(|| text.to_owned())
 }

@@ -1,8 +1,8 @@
-//! How often one address, or one e-mail address, may try: against guessing passwords and finding
-//! out who has an account.
+//! Limits on how often one client IP, or one e-mail address, may try: against guessing passwords
+//! and finding out who has an account.
 //!
-//! Counted on this node, in memory. By e-mail address alone the limit is wide, because everybody
-//! may use it up for its owner.
+//! Counted on this node, in memory. By e-mail address alone the limit is wide, because anybody can
+//! use it up for the owner.
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
@@ -16,7 +16,7 @@ use governor::{Quota, RateLimiter};
 use super::error::WebError;
 use crate::transport::client_ip::throttle_key;
 
-/// Above this many keys, those that are back to normal are forgotten.
+/// Above this number of keys, those that have all their tries again are forgotten.
 const KEYS: usize = 20_000;
 
 struct Limiter {
@@ -52,14 +52,14 @@ impl Limiter {
 pub(crate) struct Throttles {
     /// Random for each process: nobody can choose keys that collide.
     hasher: RandomState,
-    sign_in_by_address: Limiter,
+    sign_in_by_ip: Limiter,
     sign_in_by_email: Limiter,
     sign_in_by_both: Limiter,
-    sign_up_by_address: Limiter,
+    sign_up_by_ip: Limiter,
     sign_up_by_email: Limiter,
-    mail_by_address: Limiter,
+    mail_by_ip: Limiter,
     mail_by_email: Limiter,
-    reset_by_address: Limiter,
+    reset_by_ip: Limiter,
     password_by_account: Limiter,
 }
 
@@ -74,14 +74,14 @@ impl Default for Throttles {
         let seconds = Duration::from_secs;
         Self {
             hasher: RandomState::new(),
-            sign_in_by_address: Limiter::new(40, seconds(3)),
+            sign_in_by_ip: Limiter::new(40, seconds(3)),
             sign_in_by_email: Limiter::new(60, seconds(10)),
             sign_in_by_both: Limiter::new(10, seconds(15)),
-            sign_up_by_address: Limiter::new(20, seconds(60)),
+            sign_up_by_ip: Limiter::new(20, seconds(60)),
             sign_up_by_email: Limiter::new(10, seconds(60)),
-            mail_by_address: Limiter::new(20, seconds(60)),
+            mail_by_ip: Limiter::new(20, seconds(60)),
             mail_by_email: Limiter::new(4, seconds(300)),
-            reset_by_address: Limiter::new(20, seconds(6)),
+            reset_by_ip: Limiter::new(20, seconds(6)),
             password_by_account: Limiter::new(10, seconds(15)),
         }
     }
@@ -95,31 +95,30 @@ impl Throttles {
     /// One try to sign in. `email` in lower case.
     ///
     /// # Errors
-    /// When there were too many, with the seconds until the next may come.
-    pub(crate) fn sign_in(&self, address: IpAddr, email: &str) -> Result<(), WebError> {
-        let address = throttle_key(address);
-        self.sign_in_by_address.check(self.key(address))?;
-        self.sign_in_by_both.check(self.key((address, email)))?;
+    /// When there were too many, with the seconds until the next is allowed.
+    pub(crate) fn sign_in(&self, client_ip: IpAddr, email: &str) -> Result<(), WebError> {
+        let client_ip = throttle_key(client_ip);
+        self.sign_in_by_ip.check(self.key(client_ip))?;
+        self.sign_in_by_both.check(self.key((client_ip, email)))?;
         self.sign_in_by_email.check(self.key(email))
     }
 
-    /// One try to sign up, which tells whether an address is taken.
+    /// One try to sign up, which tells whether an e-mail address is taken.
     ///
     /// # Errors
     /// As [`Self::sign_in`].
-    pub(crate) fn sign_up(&self, address: IpAddr, email: &str) -> Result<(), WebError> {
-        self.sign_up_by_address
-            .check(self.key(throttle_key(address)))?;
+    pub(crate) fn sign_up(&self, client_ip: IpAddr, email: &str) -> Result<(), WebError> {
+        self.sign_up_by_ip
+            .check(self.key(throttle_key(client_ip)))?;
         self.sign_up_by_email.check(self.key(email))
     }
 
-    /// One letter that somebody who need not be the owner asks for.
+    /// One e-mail on request of somebody who need not be its receiver.
     ///
     /// # Errors
     /// As [`Self::sign_in`].
-    pub(crate) fn mail(&self, address: IpAddr, email: &str) -> Result<(), WebError> {
-        self.mail_by_address
-            .check(self.key(throttle_key(address)))?;
+    pub(crate) fn mail(&self, client_ip: IpAddr, email: &str) -> Result<(), WebError> {
+        self.mail_by_ip.check(self.key(throttle_key(client_ip)))?;
         self.mail_by_email.check(self.key(email))
     }
 
@@ -127,11 +126,12 @@ impl Throttles {
     ///
     /// # Errors
     /// As [`Self::sign_in`].
-    pub(crate) fn reset(&self, address: IpAddr) -> Result<(), WebError> {
-        self.reset_by_address.check(self.key(throttle_key(address)))
+    pub(crate) fn reset(&self, client_ip: IpAddr) -> Result<(), WebError> {
+        self.reset_by_ip.check(self.key(throttle_key(client_ip)))
     }
 
-    /// One try of the password by somebody who is signed in, or has a link to its account.
+    /// One try of the password of an account by somebody who is signed in to it, or has a link of
+    /// it.
     ///
     /// # Errors
     /// As [`Self::sign_in`].
@@ -145,7 +145,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_address_cannot_use_up_what_another_has_for_the_same_account() {
+    fn one_client_cannot_use_up_the_tries_of_another_for_the_same_account() {
         let throttles = Throttles::default();
         let (mine, theirs) = ("192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap());
         for _ in 0..10 {

@@ -1,14 +1,14 @@
-//! axe-core on the page that is open, by day on a desktop and by night on a phone. All of its
-//! rules, also those that are only good practice.
+//! axe-core on the open page, in the light scheme on a desktop and in the dark one on a phone. All
+//! of its rules, even those that are only good practice.
 
 use serde_json::Value;
 
 use crate::browser::{Browser, Scheme};
 
-/// Injected by the driver, which the pages' policy against foreign script does not concern.
+/// Injected by the driver, to which the pages' policy against foreign script does not apply.
 const AXE: &str = include_str!("vendor/axe-core-4.14.1.min.js");
 
-/// Says what it finds as short lines: rule, element, what is wrong.
+/// Returns its findings as short texts: rule, element, problem.
 const RUN: &str = "
     const done = arguments[arguments.length - 1];
     axe.run(document, { resultTypes: ['violations'] }).then(
@@ -16,11 +16,11 @@ const RUN: &str = "
             (node) => `${violation.id}: ${node.target.join(' ')}: ${node.failureSummary}`))),
         (error) => done(['axe-core failed: ' + error]));";
 
-/// Panics with what axe-core finds.
+/// Panics with the findings of axe-core.
 pub(crate) async fn check(browser: &Browser, page: &str) {
     browser.client.execute(AXE, vec![]).await.unwrap();
     let mut found = Vec::new();
-    // Colours go by the scheme and layout by the width, so two of the four see all of both.
+    // Colours depend on the scheme and layout on the width: two of the four combinations show all.
     for (scheme, width, height) in [(Scheme::Light, 1280, 900), (Scheme::Dark, 390, 844)] {
         browser.scheme(scheme).await;
         browser.resize(width, height).await;

@@ -24,7 +24,7 @@ async fn accounts_change_plan_are_suspended_and_restored() {
         let account_page = browser.path().await;
         sign_out(browser).await;
 
-        // Business things appear for whom it concerns.
+        // The owner sees the features of the new plan.
         sign_in(browser, &user.email).await;
         browser.press("Namespaces").await;
         browser.find("#namespace-name").await;
@@ -60,7 +60,7 @@ async fn accounts_change_plan_are_suspended_and_restored() {
         browser.press("Make administrator").await;
         browser.sees("is an administrator now").await;
 
-        // All of it is on record, with from and to.
+        // The audit log has all of it, with the values before and after.
         for act in [
             "account.set-plan",
             "account.suspend",

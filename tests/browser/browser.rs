@@ -1,6 +1,6 @@
-//! A Chromium of a test's own, and what a person does with it.
+//! A Chromium of a test's own, and the acts of its reader.
 //!
-//! Nothing here sleeps "long enough": every step waits for what it needs to be on the page. A test
+//! Nothing here sleeps "long enough": every step waits until the page has what it needs. A test
 //! that fails leaves a picture and the page's source in `target/browser-failures/`.
 
 use std::io::{BufRead as _, BufReader};
@@ -25,7 +25,7 @@ use url::Url;
 use crate::support::app::TestApp;
 use crate::support::wait::DEADLINE;
 
-/// Browsers at once: each takes most of a core while it starts.
+/// The number of browsers at once. Each takes most of a core while it starts.
 static ROOM: Semaphore = Semaphore::const_new(2);
 
 /// Whether pages may run script.
@@ -35,7 +35,7 @@ pub(crate) enum Script {
     Off,
 }
 
-/// How the reader's system looks.
+/// The colour scheme of the reader's system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Scheme {
     Light,
@@ -95,7 +95,7 @@ impl Browser {
             .unwrap();
     }
 
-    /// Opens an address as it stands in a letter, on this node whatever the service is called.
+    /// Opens the path of a URL from a letter, on this node, whatever host the URL has.
     pub(crate) async fn open_url(&self, url: &str) {
         let url: Url = url.parse().unwrap();
         self.open(&url[url::Position::BeforePath..]).await;
@@ -144,7 +144,7 @@ impl Browser {
             .is_empty()
     }
 
-    /// Waits until the page says this, somewhere in its content, where the reader sees it.
+    /// Waits until the visible content of the page has this text.
     #[track_caller]
     pub(crate) fn sees<'a>(&'a self, text: &str) -> impl Future<Output = ()> + use<'a> {
         let caller = std::panic::Location::caller();
@@ -165,7 +165,7 @@ impl Browser {
         }
     }
 
-    /// What the page says now, as the reader sees it.
+    /// The visible text of the page.
     pub(crate) async fn text(&self) -> String {
         let Ok(body) = self.client.find(Locator::Css("body")).await else {
             return String::new();
@@ -173,12 +173,12 @@ impl Browser {
         body.text().await.unwrap_or_default()
     }
 
-    /// What one element says.
+    /// The visible text of an element.
     pub(crate) async fn text_of(&self, css: &str) -> String {
         self.find(css).await.text().await.unwrap()
     }
 
-    /// Types into a field, in place of what is there.
+    /// Replaces the text of a field.
     #[track_caller]
     pub(crate) fn fill<'a>(&'a self, css: &str, text: &str) -> impl Future<Output = ()> + use<'a> {
         let text = text.to_owned();
@@ -200,14 +200,14 @@ impl Browser {
         self.find(css).await.click().await.unwrap();
     }
 
-    /// Presses the button or follows the link of this name (its text, or what a screen reader says
-    /// instead), and waits for the page that it leads to. A question is answered with yes.
+    /// Presses the button or follows the link of this name (its text, or its name for screen
+    /// readers), and waits for the page that it leads to. Confirms a dialog.
     #[track_caller]
     pub(crate) fn press<'a>(&'a self, name: &str) -> impl Future<Output = ()> + use<'a> {
         self.press_in("body", name)
     }
 
-    /// As [`Browser::press`], for what is within an element of this kind.
+    /// As [`Browser::press`], within an element of this kind.
     #[track_caller]
     pub(crate) fn press_in<'a>(
         &'a self,
@@ -218,7 +218,8 @@ impl Browser {
         let literal = xpath_literal(name);
         let by_name = |element: &str| {
             format!(
-                "//{within}//{element}[@aria-label = {literal} or (not(@aria-label) and normalize-space() = {literal})]"
+                "//{within}//{element}[@aria-label = {literal} \
+                 or (not(@aria-label) and normalize-space() = {literal})]"
             )
         };
         let xpath = format!("{} | {}", by_name("button"), by_name("a"));
@@ -230,7 +231,7 @@ impl Browser {
                 let button = self.wait_for(xpath.clone(), name.clone(), true).await;
                 match button.click().await {
                     Ok(()) => break,
-                    // A list that is live was written anew between finding and clicking.
+                    // A live list was replaced between finding and clicking.
                     Err(error) if is_transient(&error) && started.elapsed() < DEADLINE => {}
                     Err(error) => panic!("cannot press {literal} ({caller}): {error}"),
                 }
@@ -238,7 +239,7 @@ impl Browser {
             if self.client.get_alert_text().await.is_ok() {
                 self.client.accept_alert().await.unwrap();
             }
-            // The old page's element is known no more once the new page is there.
+            // Once the new page is there, the element of the old one is unknown.
             while page.tag_name().await.is_ok() {
                 assert!(
                     started.elapsed() < DEADLINE,
@@ -290,7 +291,7 @@ impl Browser {
             .await;
     }
 
-    /// Looks at the pages by day or by night.
+    /// Sets the colour scheme.
     pub(crate) async fn scheme(&self, scheme: Scheme) {
         let value = match scheme {
             Scheme::Light => "light",
@@ -417,7 +418,7 @@ async fn connect(script: Script, profile: &TempDir) -> Client {
     }
     let mut capabilities = serde_json::Map::new();
     capabilities.insert("goog:chromeOptions".to_owned(), options);
-    // The tests look at questions before they answer them.
+    // The tests read dialogs before they confirm them.
     capabilities.insert("unhandledPromptBehavior".to_owned(), json!("ignore"));
     let mut builder = ClientBuilder::new(HttpConnector::new());
     builder
@@ -427,7 +428,7 @@ async fn connect(script: Script, profile: &TempDir) -> Client {
         .expect("Chromium starts; script/bootstrap installs it")
 }
 
-/// Where Chromium is, if not where its driver looks by itself.
+/// The path of Chromium; `None` if its driver finds it by itself.
 fn chromium() -> Option<PathBuf> {
     let folders: Vec<_> =
         std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()).collect();

@@ -1,4 +1,4 @@
-//! What people do, from the front page to the end.
+//! Journeys through the product, from the front page to the end.
 
 use lockable::secret::Secret;
 use reqwest::StatusCode;
@@ -22,7 +22,7 @@ async fn from_signing_up_to_a_broken_lock() {
         if browser.script() == Script::Off {
             browser.open("/account/locks").await;
         }
-        // With script, the list that is open shows it by itself.
+        // With script, the open list shows it without a reload.
         browser.sees("nightly/report").await;
         browser.sees("laptop").await;
         browser.press("Break nightly/report").await;
@@ -44,7 +44,10 @@ async fn the_token_and_its_command_are_copied() {
     let app = TestApp::start().await;
     let account = app.account_with_password("hobbyist").await;
     browse(&app, Script::On, async |browser: &Browser| {
-        let allowed = json!({ "origin": app.url(), "permissions": ["clipboardReadWrite", "clipboardSanitizedWrite"] });
+        let allowed = json!({
+            "origin": app.url(),
+            "permissions": ["clipboardReadWrite", "clipboardSanitizedWrite"],
+        });
         browser.devtools("Browser.grantPermissions", allowed).await;
         sign_in(browser, &account.email).await;
         browser.fill("#token-label", "laptop").await;
@@ -74,7 +77,7 @@ async fn only_the_lease_that_was_seen_is_broken() {
         assert!(program.acquire("job").await.verdict());
         browser.open("/account/locks").await;
         browser.press("Break job").await;
-        // The holder gives it back, and another run takes it.
+        // The holder releases it, and another run takes it.
         assert!(program.release("job").await.verdict());
         assert!(program.acquire("job").await.verdict());
         browser.fill("#break-reason", "it hangs").await;

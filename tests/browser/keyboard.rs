@@ -6,7 +6,7 @@ use crate::browser::{Browser, Script, browse};
 use crate::steps::sign_in;
 use crate::support::app::{PASSWORD, TestApp};
 
-/// Presses a key where the focus is.
+/// Presses a key on the element that has the focus.
 async fn press(browser: &Browser, key: Key) {
     type_text(browser, &String::from(char::from(key))).await;
 }
@@ -22,7 +22,7 @@ async fn type_text(browser: &Browser, text: &str) {
         .unwrap();
 }
 
-/// What the focus is on: its name for a screen reader, or its id.
+/// The name for screen readers, or the id, of the element that has the focus.
 async fn focus(browser: &Browser) -> String {
     let script = "const e = document.activeElement;
         return e.id || e.getAttribute('aria-label') || e.textContent.trim();";
@@ -36,7 +36,7 @@ async fn focus(browser: &Browser) -> String {
         .to_owned()
 }
 
-/// Tabs on until the focus is there, past at most `most` other stops.
+/// Tabs on until the element has the focus, past at most `most` others.
 async fn tab_to(browser: &Browser, what: &str, most: usize) {
     let mut passed = Vec::new();
     while passed.len() <= most {
@@ -76,7 +76,7 @@ async fn signing_up_and_the_first_token_need_no_mouse() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_wrong_with_a_form_comes_first() {
+async fn the_problems_of_a_form_come_first() {
     let app = TestApp::start().await;
     browse(&app, Script::On, async |browser: &Browser| {
         browser.open("/signup").await;

@@ -1,5 +1,5 @@
-//! The browser suite: what people do, in headless Chromium, against a node with a real listener and
-//! a real database.
+//! The browser suite: journeys in headless Chromium, against a node with a real listener and a real
+//! database.
 //!
 //! [`browser`] drives Chromium; [`steps`] are what several journeys share; [`tour`] opens every
 //! page there is, for axe-core ([`accessibility`]) and for pictures. Journeys are made with script

@@ -1,4 +1,4 @@
-//! What people do on several journeys.
+//! Steps that several journeys share.
 
 use lockable::secret::Secret;
 
@@ -49,7 +49,7 @@ pub(crate) async fn create_token(browser: &Browser, label: &str, namespace: &str
     token
 }
 
-/// The link in the newest letter to an address that leads to this path.
+/// The link to this path in the newest letter to an e-mail address.
 pub(crate) async fn link_in_mail(app: &TestApp, email: &str, path: &str) -> String {
     let outbox = app.data_dir.path().join("outbox");
     let start = app.public_url.join(path).unwrap().to_string();

@@ -1,13 +1,12 @@
-//! Every page of the product, with the data of a service that is in use: looked at by axe-core, and
-//! by whoever runs `cargo test --test browser pictures -- --ignored`, which leaves pictures in
-//! `target/pictures/`.
+//! Every page of the product, with the data of a service in use: for axe-core, and for pictures.
+//! `cargo test --test browser pictures -- --ignored` leaves those in `target/pictures/`.
 
 use std::path::PathBuf;
 
 use lockable::accounts::{self, Email, NewAccount};
 use lockable::audit::Actor;
 use lockable::secret::Secret;
-use lockable::tokens::{self, NewToken, Scope};
+use lockable::tokens::{self, EmailConfirmation, NewToken, Scope};
 use lockable::{namespaces, plans};
 
 use crate::accessibility;
@@ -15,20 +14,19 @@ use crate::browser::{Browser, Scheme, Script, browse};
 use crate::steps::{link_in_mail, sign_in, sign_in_with, sign_up};
 use crate::support::app::{PASSWORD, TestApp};
 
-/// Who is there.
 const OWNER: &str = "grace@example.com";
 const ADMIN: &str = "ops@example.com";
 
 async fn account(app: &TestApp, email: &str, plan: &str, is_admin: bool) -> accounts::Account {
-    let address: Email = email.parse().unwrap();
+    let email: Email = email.parse().unwrap();
     let password = Some(
         app.passwords
-            .hash_new(&Secret::new(PASSWORD), &address)
+            .hash_new(&Secret::new(PASSWORD), &email)
             .await
             .unwrap(),
     );
     let new = NewAccount {
-        email: &address,
+        email: &email,
         password,
         plan,
         is_admin,
@@ -45,10 +43,13 @@ async fn token(app: &TestApp, account: &accounts::Account, label: &str, namespac
         scope: Scope::Locks,
         expires_at: None,
     };
-    tokens::create(&app.app.db, account, &new).await.unwrap().1
+    tokens::create(&app.app.db, account, EmailConfirmation::NotRequired, &new)
+        .await
+        .unwrap()
+        .1
 }
 
-/// An account that has been at it for a while: namespaces, tokens, locks.
+/// The data of an account in use: namespaces, tokens, locks.
 async fn busy(app: &TestApp) {
     let owner = account(app, OWNER, "business", false).await;
     let db = &app.app.db;
@@ -84,18 +85,38 @@ async fn busy(app: &TestApp) {
     }
     app.db
         .execute(
-            "UPDATE api_tokens SET created_at = clock_timestamp() - interval '1 hour' * (token_id * token_id * 41)",
+            "UPDATE api_tokens
+                SET created_at = clock_timestamp() - interval '1 hour' * (token_id ^ 2 * 41)",
         )
         .await;
-    app.db.execute("UPDATE api_tokens SET last_used_at = clock_timestamp() - interval '13 s' * token_id ^ 3").await;
-    app.db.execute("UPDATE namespaces SET created_at = clock_timestamp() - interval '1 hour' * (namespace_id * namespace_id * 43)").await;
     app.db
-        .execute("UPDATE locks SET acquired_at = clock_timestamp() - interval '1 hour' * (fencing_token % 4) * 0.7")
+        .execute(
+            "UPDATE api_tokens
+                SET last_used_at = clock_timestamp() - interval '13 s' * token_id ^ 3",
+        )
         .await;
-    app.db.execute("UPDATE locks SET holder = 'worker-3.example.com, process 4711' WHERE name = 'payout-run'").await;
+    app.db
+        .execute(
+            "UPDATE namespaces
+                SET created_at = clock_timestamp() - interval '1 hour' * (namespace_id ^ 2 * 43)",
+        )
+        .await;
+    app.db
+        .execute(
+            "UPDATE locks
+                SET acquired_at = clock_timestamp()
+                                  - interval '1 hour' * (fencing_token % 4) * 0.7",
+        )
+        .await;
+    app.db
+        .execute(
+            "UPDATE locks SET holder = 'worker-3.example.com, process 4711'
+              WHERE name = 'payout-run'",
+        )
+        .await;
 }
 
-/// What an administrator finds: accounts, a plan that was edited, acts on record.
+/// The data of a service with administrators: accounts, an edited plan, an audit log.
 async fn administered(app: &TestApp) {
     let admin = account(app, ADMIN, "business", true).await;
     let db = &app.app.db;
@@ -112,10 +133,10 @@ async fn administered(app: &TestApp) {
         ("hopper@example.edu", "hobbyist"),
         ("spam-bot-77@example.info", "hobbyist"),
     ] {
-        let address: Email = email.parse().unwrap();
-        let verified = plan == "business" || email.starts_with('k');
+        let email: Email = email.parse().unwrap();
+        let verified = plan == "business" || email.as_str().starts_with('k');
         let new = NewAccount {
-            email: &address,
+            email: &email,
             password: None,
             plan,
             is_admin: false,
@@ -139,7 +160,12 @@ async fn administered(app: &TestApp) {
     )
     .await
     .unwrap();
-    app.db.execute("UPDATE accounts SET created_at = created_at - interval '1 day' * (40 / account_id - 5)").await;
+    app.db
+        .execute(
+            "UPDATE accounts
+                SET created_at = created_at - interval '1 day' * (40 / account_id - 5)",
+        )
+        .await;
     app.db
         .execute("UPDATE audit_log SET at = at - interval '1 hour' * (60 / audit_id - 18)")
         .await;
@@ -177,7 +203,7 @@ async fn visitors(app: &TestApp, browser: &Browser, look: impl AsyncFn(&Browser,
     look(browser, "reset").await;
 }
 
-/// Pages of somebody who has just signed up.
+/// Pages of an account that has just signed up.
 async fn beginners(app: &TestApp, browser: &Browser, look: impl AsyncFn(&Browser, &'static str)) {
     let email = "katherine@example.com";
     sign_up(browser, email).await;
@@ -309,7 +335,7 @@ accessible!(pages_of_administrators_are_accessible, administrators);
 async fn pictures() {
     macro_rules! take {
         ($pages:ident) => {
-            // With an address as a service has one: it stands in the examples.
+            // The examples show a URL such as a real service has.
             let public_url = Some("https://locks.example.com".parse().unwrap());
             let app = TestApp::start_with(|settings| settings.public_url = public_url).await;
             browse(&app, Script::On, async |browser: &Browser| {

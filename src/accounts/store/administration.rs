@@ -3,9 +3,10 @@
 use serde_json::json;
 use sqlx::{PgConnection, PgPool};
 
-use crate::accounts::{AccountError, check_reason, sessions};
+use crate::accounts::{AccountError, sessions};
 use crate::audit::{self, Act, Actor};
 use crate::id::AccountId;
+use crate::plans::is_slug;
 
 /// The values that administrators change, locked until the transaction ends.
 struct Managed {
@@ -44,6 +45,9 @@ pub async fn set_plan(
     account_id: AccountId,
     plan: &str,
 ) -> Result<(), AccountError> {
+    if !is_slug(plan) {
+        return Err(AccountError::UnknownPlan(plan.to_owned()));
+    }
     let mut transaction = pool.begin().await?;
     let account = lock(&mut transaction, account_id).await?;
     let changed = sqlx::query!(
@@ -75,15 +79,18 @@ pub async fn set_plan(
 /// leases lapse, because nothing renews them.
 ///
 /// # Errors
-/// [`AccountError::Unknown`], [`AccountError::Already`], [`AccountError::InvalidReason`], or if the
-/// database query fails.
+/// [`AccountError::Unknown`], [`AccountError::Already`], [`AccountError::InvalidReason`],
+/// [`AccountError::Yourself`], or if the database query fails.
 pub async fn suspend(
     pool: &PgPool,
     actor: &Actor,
     account_id: AccountId,
     reason: &str,
 ) -> Result<(), AccountError> {
-    let reason = check_reason(reason)?;
+    if actor.account_id == Some(account_id) {
+        return Err(AccountError::Yourself);
+    }
+    let reason = audit::check_reason(reason)?;
     let mut transaction = pool.begin().await?;
     let account = lock(&mut transaction, account_id).await?;
     if account.suspended_reason.is_some() {

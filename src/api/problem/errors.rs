@@ -4,19 +4,8 @@ use super::{Code, Problem, whole_seconds};
 use crate::db;
 use crate::locks::{EngineError, NameError};
 use crate::plans::LeaseRefused;
+use crate::text::sentence;
 use crate::tokens::VerifyError;
-
-/// A noun's error as a whole sentence.
-fn sentence(error: &impl std::fmt::Display) -> String {
-    let mut text = error.to_string();
-    if let Some(first) = text.get_mut(..1) {
-        first.make_ascii_uppercase();
-    }
-    if !text.ends_with('.') {
-        text.push('.');
-    }
-    text
-}
 
 impl From<sqlx::Error> for Problem {
     fn from(error: sqlx::Error) -> Self {

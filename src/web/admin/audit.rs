@@ -1,4 +1,4 @@
-//! `/admin/audit`: who did what, from what to what, when, from where.
+//! `/admin/audit`: the audit log.
 
 use std::collections::BTreeSet;
 
@@ -8,56 +8,87 @@ use axum::response::Response;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::searched;
 use crate::audit::{self, Entry, store::Filter};
 use crate::id::AccountId;
-use crate::web::Web;
 use crate::web::error::WebError;
-use crate::web::fields::Field;
-use crate::web::locks::address;
-use crate::web::page::{Page, Tab, grouped, render};
 use crate::web::session::RequireAdmin;
-use crate::web::when::When;
+use crate::web::state::Web;
+use crate::web::ui::field::Field;
+use crate::web::ui::number::grouped;
+use crate::web::ui::page::{Page, Tab, render};
+use crate::web::ui::pagination::{FETCHED_ROWS, ListUrl, PaginatedList, row_id, search_text};
+use crate::web::ui::time::RelativeTime;
 
-/// Lines on a page.
-const PAGE: usize = 50;
+#[derive(Template)]
+#[template(path = "admin/audit.html")]
+struct AuditPage {
+    page: Page,
+    search: Field,
+    account: Option<AccountId>,
+    entries: PaginatedList<Row>,
+}
 
-/// One value that an act changed.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct ListQuery {
+    #[serde(deserialize_with = "search_text")]
+    q: Option<String>,
+    #[serde(deserialize_with = "row_id")]
+    account: Option<AccountId>,
+    #[serde(deserialize_with = "row_id")]
+    before: Option<i64>,
+}
+
+pub(crate) async fn list(
+    State(web): State<Web>,
+    RequireAdmin(current): RequireAdmin,
+    Query(query): Query<ListQuery>,
+) -> Result<Response, WebError> {
+    let account = query.account.map(|account_id| account_id.to_string());
+    let url = ListUrl::newest_first("/admin/audit")
+        .filter("q", query.q.as_deref())
+        .filter("account", account.as_deref());
+    let filter = Filter {
+        subject_account_id: query.account,
+        text: query.q,
+        before_id: query.before,
+    };
+    let entries = audit::list(&web.app.db, &filter, FETCHED_ROWS).await?;
+    render(&AuditPage {
+        page: current.page("Audit log", Tab::AdminAudit).await?,
+        search: url.form().field(Field::search("q", "Who, what or to whom")),
+        account: query.account,
+        entries: url.page(query.before.is_none(), entries, |last| {
+            vec![("before", last.audit_id.to_string())]
+        }),
+    })
+}
+
+/// A value that an act changed.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Change {
-    pub(super) what: String,
+    pub(super) name: String,
     pub(super) from: Option<String>,
     pub(super) to: Option<String>,
 }
 
-/// A line as pages show it.
-pub(super) struct Line {
-    pub(super) at: When,
-    pub(super) actor: String,
-    pub(super) address: String,
-    pub(super) request_id: String,
-    pub(super) action: String,
-    pub(super) subject: String,
+/// An entry as pages show it.
+#[derive(Debug)]
+pub(super) struct Row {
+    pub(super) entry: Entry,
     pub(super) changes: Vec<Change>,
-    pub(super) reason: String,
 }
 
-impl From<Entry> for Line {
+impl From<Entry> for Row {
     fn from(entry: Entry) -> Self {
         Self {
-            at: When::new(entry.at),
             changes: changes(entry.before.as_ref(), entry.after.as_ref()),
-            actor: entry.actor,
-            address: entry.client_ip.unwrap_or_default(),
-            request_id: entry.request_id.unwrap_or_default(),
-            action: entry.action,
-            subject: entry.subject,
-            reason: entry.reason.unwrap_or_default(),
+            entry,
         }
     }
 }
 
-/// What differs between two sets of values, in the order of their names.
+/// The values that differ between two sets, in the order of their names.
 fn changes(before: Option<&Value>, after: Option<&Value>) -> Vec<Change> {
     let objects = [before, after]
         .into_iter()
@@ -69,13 +100,14 @@ fn changes(before: Option<&Value>, after: Option<&Value>) -> Vec<Change> {
         .map(|key| Change {
             from: get(before, &key),
             to: get(after, &key),
-            what: words(&key),
+            name: words(&key),
         })
         .filter(|change| change.from != change.to)
         .collect()
 }
 
-/// `lease_max_ms`: the unit stays, it is part of what the value means.
+/// The name of a field in words. `lease_max_ms` keeps its unit, without which the value says
+/// nothing.
 fn words(key: &str) -> String {
     match key.strip_suffix("_ms") {
         Some(rest) => format!("{} (ms)", rest.replace('_', " ")),
@@ -94,96 +126,17 @@ fn shown(value: &Value) -> String {
     }
 }
 
-/// The newest lines of a filter, and whether there are more.
-pub(super) async fn page_of(
-    web: &Web,
-    filter: &Filter,
-    page: usize,
-) -> Result<(Vec<Line>, Option<i64>), WebError> {
-    let limit = i64::try_from(page + 1).expect("a page is short");
-    let mut entries = audit::list(&web.app.db, filter, limit).await?;
-    let more = entries.len() > page;
-    entries.truncate(page);
-    let last = entries.last().filter(|_| more).map(|entry| entry.audit_id);
-    Ok((entries.into_iter().map(Line::from).collect(), last))
-}
-
-#[derive(Template)]
-#[template(path = "admin/audit.html")]
-struct AuditPage {
-    page: Page,
-    search: Field,
-    account: String,
-    is_filtered: bool,
-    lines: Vec<Line>,
-    is_first: bool,
-    first_address: String,
-    next_address: Option<String>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub(in crate::web) struct Asked {
-    q: String,
-    account: String,
-    before: String,
-}
-
-pub(in crate::web) async fn list(
-    State(web): State<Web>,
-    RequireAdmin(current): RequireAdmin,
-    Query(asked): Query<Asked>,
-) -> Result<Response, WebError> {
-    let number = |text: &str| match text {
-        "" => Ok(None),
-        text => text
-            .parse::<i64>()
-            .map(Some)
-            .map_err(|_| WebError::BadRequest),
-    };
-    let filter = Filter {
-        subject_account_id: number(&asked.account)?.map(AccountId),
-        text: searched(&asked.q),
-        before_id: number(&asked.before)?,
-    };
-    let (lines, last) = page_of(&web, &filter, PAGE).await?;
-    let mut kept: Vec<(String, String)> = Vec::new();
-    for (key, value) in [
-        ("q", filter.text.clone().unwrap_or_default()),
-        ("account", asked.account.clone()),
-    ] {
-        if !value.is_empty() {
-            kept.push((key.to_owned(), value));
-        }
-    }
-    let next_address = last.map(|last| {
-        let mut parameters = kept.clone();
-        parameters.push(("before".to_owned(), last.to_string()));
-        address("/admin/audit", &parameters)
-    });
-    render(&AuditPage {
-        page: current.page("Audit log", Tab::AdminAudit).await?,
-        search: Field::search("q", "Who, what or to whom").value(asked.q),
-        account: asked.account,
-        is_filtered: !kept.is_empty(),
-        lines,
-        is_first: filter.before_id.is_none(),
-        first_address: address("/admin/audit", &kept),
-        next_address,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use serde_json::json;
 
     #[test]
-    fn only_what_differs_is_shown() {
+    fn only_values_that_differ_are_shown() {
         let before = json!({"lease_max_ms": 60_000, "name": "Hobbyist", "gone": true});
         let after = json!({"lease_max_ms": 3_600_000, "name": "Hobbyist", "new": null});
-        let change = |what: &str, from: Option<&str>, to: Option<&str>| Change {
-            what: what.to_owned(),
+        let change = |name: &str, from: Option<&str>, to: Option<&str>| Change {
+            name: name.to_owned(),
             from: from.map(str::to_owned),
             to: to.map(str::to_owned),
         };

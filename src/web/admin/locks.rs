@@ -1,114 +1,79 @@
-//! `/admin/locks`: breaking a lock in the public namespace, whoever holds it.
+//! `/admin/locks`: breaking a lock in the public namespace, whichever account holds it.
 
 use askama::Template;
 use axum::Form;
 use axum::extract::State;
-use axum::http::StatusCode;
-use axum::response::{IntoResponse, Redirect, Response};
+use axum::response::Response;
 use serde::Deserialize;
 
-use crate::accounts::check_reason;
-use crate::id::NamespaceId;
-use crate::locks::LockName;
-use crate::locks::store::{self, Seen};
-use crate::namespaces::PUBLIC;
-use crate::web::Web;
+use crate::audit::check_reason;
+use crate::locks::{self, BreakError, LockName};
 use crate::web::error::WebError;
-use crate::web::fields::{Field, Problems};
-use crate::web::locks::reason_field;
-use crate::web::page::{Flash, Page, Tab, render_as};
 use crate::web::session::{CurrentAccount, RequireAdmin};
-use crate::web::sign::sentence;
+use crate::web::state::Web;
+use crate::web::ui::field::Field;
+use crate::web::ui::form::FormState;
+use crate::web::ui::page::{Flash, Page, Tab, render_as};
 
 #[derive(Template)]
 #[template(path = "admin/locks.html")]
 struct LocksPage {
     page: Page,
-    problems: Problems,
+    form: FormState,
     name: Field,
     reason: Field,
 }
 
-/// What the form sends.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-pub(in crate::web) struct BreakForm {
+pub(crate) struct BreakForm {
     name: String,
     reason: String,
 }
 
-async fn page(
-    current: &CurrentAccount,
-    status: StatusCode,
-    form: &BreakForm,
-    problems: Problems,
-) -> Result<Response, WebError> {
+async fn show_form(current: &CurrentAccount, form: FormState) -> Result<Response, WebError> {
+    let name = Field::identifier("name", "Lock").hint("Its name in the public namespace, exactly.");
     let page = LocksPage {
-        page: current
-            .page(problems.title("Locks"), Tab::AdminLocks)
-            .await?,
-        name: Field::text("name", "Lock")
-            .value(&form.name)
-            .hint("Its name in the public namespace, exactly.")
-            .attribute("spellcheck", "false")
-            .attribute("autocapitalize", "none")
-            .autocomplete("off")
-            .of(&problems),
-        reason: reason_field(&form.reason, &problems),
-        problems,
+        page: current.page(form.title("Locks"), Tab::AdminLocks).await?,
+        name: form.field(name),
+        reason: form.field(Field::reason("Stands in the audit log.")),
+        form,
     };
-    render_as(status, &page)
+    render_as(page.form.status(), &page)
 }
 
-pub(in crate::web) async fn form(
-    RequireAdmin(current): RequireAdmin,
-) -> Result<Response, WebError> {
-    page(
-        &current,
-        StatusCode::OK,
-        &BreakForm::default(),
-        Problems::of("break-"),
-    )
-    .await
+pub(crate) async fn show(RequireAdmin(current): RequireAdmin) -> Result<Response, WebError> {
+    show_form(&current, FormState::new("break")).await
 }
 
-pub(in crate::web) async fn break_lock(
+pub(crate) async fn break_lock(
     State(web): State<Web>,
     RequireAdmin(current): RequireAdmin,
-    Form(form): Form<BreakForm>,
+    Form(submitted): Form<BreakForm>,
 ) -> Result<Response, WebError> {
-    let mut problems = Problems::of("break-");
-    let name = LockName::new(&form.name)
-        .map_err(|refused| problems.add("name", sentence(&refused)))
-        .ok();
-    let reason = check_reason(&form.reason)
-        .map_err(|refused| problems.add("reason", sentence(&refused)))
-        .ok();
-    if let (Some(name), Some(reason)) = (name, reason) {
-        let whoever = Seen {
-            fencing_token: None,
-            account_id: None,
-        };
-        let namespace = (NamespaceId::PUBLIC, PUBLIC);
-        if store::break_lease(
-            &web.app.db,
-            &current.actor(),
-            namespace,
-            &name,
-            whoever,
-            reason,
-        )
-        .await?
-        {
-            current
-                .flash(Flash::ok(format!("The lock {name} is broken and free.")))
-                .await?;
-            return Ok(Redirect::to("/admin/locks").into_response());
-        }
-        problems.add(
-            "name",
-            "Nobody holds a lock of this name in the public namespace.",
-        );
+    let mut form = FormState::new("break")
+        .with("name", &submitted.name)
+        .with("reason", &submitted.reason);
+    let name = LockName::new(&submitted.name);
+    if let Err(error) = &name {
+        form.reject("name", error);
     }
-    page(&current, StatusCode::UNPROCESSABLE_ENTITY, &form, problems).await
+    // Checked here too, so that the page shows both problems.
+    if let Err(error) = check_reason(&submitted.reason) {
+        form.reject("reason", error);
+    }
+    let Some(name) = name.ok().filter(|_| !form.is_rejected()) else {
+        return show_form(&current, form).await;
+    };
+    match locks::break_any(&web.app.db, &current.actor(), &name, &submitted.reason).await {
+        Ok(()) => {
+            let flash = Flash::ok(format!("The lock {name} is broken and free."));
+            current.redirect("/admin/locks", flash).await
+        }
+        Err(BreakError::NotHeld) => {
+            let problem = "nobody holds a lock of this name in the public namespace";
+            show_form(&current, form.rejected("name", problem)).await
+        }
+        Err(error) => Err(error.into()),
+    }
 }

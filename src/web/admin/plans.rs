@@ -1,61 +1,21 @@
-//! `/admin/plans`: what accounts may do.
+//! `/admin/plans`: the plans and their limits.
 
 use std::collections::HashMap;
 
 use askama::Template;
 use axum::Form;
 use axum::extract::{Path, State};
-use axum::http::StatusCode;
-use axum::response::{IntoResponse, Redirect, Response};
+use axum::response::Response;
 
 use crate::plans::{self, LEASE_CEILING_MS, LEASE_FLOOR_MS, Limits, Plan, PlanError};
-use crate::web::Web;
 use crate::web::error::WebError;
-use crate::web::fields::{Field, Problems};
-use crate::web::page::{Flash, Page, Tab, duration, grouped, render, render_as};
 use crate::web::session::{CurrentAccount, RequireAdmin};
-use crate::web::sign::sentence;
-
-/// What a form on a plan sends, by field.
-type Sent = HashMap<String, String>;
-
-struct Row {
-    code: String,
-    name: String,
-    lease: String,
-    max_private_namespaces: String,
-    max_tokens: String,
-    max_live_locks: String,
-    max_waiters: String,
-    requests_per_second: String,
-    accounts: String,
-}
-
-impl From<Plan> for Row {
-    fn from(plan: Plan) -> Self {
-        let limits = plan.limits;
-        Self {
-            lease: if limits.lease_is_configurable() {
-                let default = duration(limits.lease_default_ms);
-                format!(
-                    "{default} ({} to {})",
-                    duration(limits.lease_min_ms),
-                    duration(limits.lease_max_ms)
-                )
-            } else {
-                format!("{}, fixed", duration(limits.lease_default_ms))
-            },
-            code: plan.code,
-            name: limits.name,
-            max_private_namespaces: grouped(limits.max_private_namespaces),
-            max_tokens: grouped(limits.max_tokens),
-            max_live_locks: grouped(limits.max_live_locks),
-            max_waiters: grouped(limits.max_waiters),
-            requests_per_second: grouped(limits.requests_per_second),
-            accounts: grouped(plan.accounts),
-        }
-    }
-}
+use crate::web::state::Web;
+use crate::web::ui::field::Field;
+use crate::web::ui::form::{FormState, without_separators};
+use crate::web::ui::limits::LimitsView;
+use crate::web::ui::number::grouped;
+use crate::web::ui::page::{Flash, Page, Tab, render, render_as};
 
 #[derive(Template)]
 #[template(path = "admin/plans.html")]
@@ -64,19 +24,34 @@ struct PlansPage {
     plans: Vec<Row>,
 }
 
-pub(in crate::web) async fn list(
+struct Row {
+    code: String,
+    limits: LimitsView,
+    accounts: String,
+}
+
+impl From<Plan> for Row {
+    fn from(plan: Plan) -> Self {
+        Self {
+            limits: LimitsView::of_plan(&plan.limits),
+            accounts: grouped(plan.accounts),
+            code: plan.code,
+        }
+    }
+}
+
+pub(crate) async fn list(
     State(web): State<Web>,
     RequireAdmin(current): RequireAdmin,
 ) -> Result<Response, WebError> {
     let plans = plans::list(&web.app.db).await?;
-    let page = current.page("Plans", Tab::AdminPlans).await?;
     render(&PlansPage {
-        page,
+        page: current.page("Plans", Tab::AdminPlans).await?,
         plans: plans.into_iter().map(Row::from).collect(),
     })
 }
 
-/// A number of a plan: its field, what it is called, what helps.
+/// A number among the limits of a plan, and its field.
 struct Number {
     field: &'static str,
     label: &'static str,
@@ -135,8 +110,8 @@ const NUMBERS: [Number; 8] = [
     },
 ];
 
-/// What a new plan's form begins with.
-fn modest() -> Limits {
+/// The limits that the form of a new plan begins with.
+fn initial_limits() -> Limits {
     Limits {
         name: String::new(),
         lease_min_ms: LEASE_FLOOR_MS,
@@ -150,48 +125,44 @@ fn modest() -> Limits {
     }
 }
 
-/// The fields' values as a form sends them.
-fn values(limits: &Limits) -> Sent {
+/// The values of a form, by field.
+type Values = HashMap<String, String>;
+
+/// The values of the fields for these limits. The form of an existing plan also carries each as
+/// `was_…`: the value that its reader saw.
+fn values_of(limits: &Limits) -> Values {
     let mut limits = limits.clone();
-    let mut sent: Sent = NUMBERS
+    let mut values: Values = NUMBERS
         .iter()
         .map(|number| {
-            (
-                number.field.to_owned(),
-                (number.of)(&mut limits).to_string(),
-            )
+            let value = (number.of)(&mut limits).to_string();
+            (number.field.to_owned(), value)
         })
         .collect();
-    sent.insert("name".to_owned(), limits.name);
-    sent
+    values.insert("name".to_owned(), limits.name);
+    values
 }
 
-fn at<'a>(sent: &'a Sent, field: &str) -> &'a str {
-    sent.get(field).map_or("", String::as_str)
-}
-
-/// Reads what differs from `was` into `limits`: two administrators who edit different fields at
-/// once are both heard.
-fn read(
-    sent: &Sent,
-    was: impl Fn(&str) -> Option<String>,
-    limits: &mut Limits,
-    problems: &mut Problems,
-) {
-    let changed = |field: &str| was(field).is_none_or(|was| was != at(sent, field));
-    if changed("name") {
-        at(sent, "name").trim().clone_into(&mut limits.name);
+/// Applies the values of a form that differ from those that its reader saw, so that of two
+/// administrators who edit different fields at once both succeed. Rejects the form where a number
+/// is none.
+fn apply(form: &mut FormState, limits: &mut Limits) {
+    let is_changed = |form: &FormState, field: &str| {
+        form.get(&format!("was_{field}")) != Some(form.value(field))
+    };
+    if is_changed(form, "name") {
+        form.value("name").trim().clone_into(&mut limits.name);
     }
-    for number in NUMBERS.iter().filter(|number| changed(number.field)) {
-        let digits: String = at(sent, number.field)
-            .chars()
-            .filter(|c| !matches!(c, ',' | ' ' | '\u{a0}' | '_'))
-            .collect();
+    for number in &NUMBERS {
+        if !is_changed(form, number.field) {
+            continue;
+        }
+        let digits = without_separators(form.value(number.field)).replace('_', "");
         match digits.parse() {
             Ok(value) => *(number.of)(limits) = value,
-            Err(_) => problems.add(
+            Err(_) => form.reject(
                 number.field,
-                format!("{}: enter a whole number.", number.label),
+                format!("{}: enter a whole number", number.label),
             ),
         }
     }
@@ -202,186 +173,131 @@ fn read(
 struct PlanPage {
     page: Page,
     heading: String,
-    /// None: a new plan.
-    code: Option<String>,
-    accounts: String,
+    /// `None` for a new plan.
+    plan: Option<Row>,
     action: String,
-    problems: Problems,
-    code_field: Field,
+    form: FormState,
+    code: Field,
     name: Field,
     leases: Vec<Field>,
     limits: Vec<Field>,
+    /// Names and values of the hidden fields.
     was: Vec<(String, String)>,
 }
 
-fn plan_page(
-    page: Page,
-    plan: Option<&Plan>,
-    sent: &Sent,
-    was: &Sent,
-    problems: Problems,
-) -> PlanPage {
-    let field = |number: &Number| {
-        Field::number(number.field, number.label)
-            .value(at(sent, number.field))
-            .hint(number.hint)
-            .of(&problems)
-    };
-    let (leases, limits) = NUMBERS.split_at(3);
-    let mut was: Vec<_> = was
-        .iter()
-        .map(|(field, value)| (format!("was_{field}"), value.clone()))
-        .collect();
-    was.sort();
-    PlanPage {
-        page,
-        heading: plan.map_or_else(|| "New plan".to_owned(), |plan| format!("Plan {}", plan.limits.name)),
-        code: plan.map(|plan| plan.code.clone()),
-        accounts: plan.map(|plan| grouped(plan.accounts)).unwrap_or_default(),
-        action: plan.map_or_else(|| "/admin/plans".to_owned(), |plan| format!("/admin/plans/{}/edit", plan.code)),
-        code_field: Field::text("code", "Code")
-            .value(at(sent, "code"))
-            .hint("What commands and addresses name it by: 1 to 63 of a-z, 0-9 and -. It never changes.")
-            .attribute("maxlength", "63")
-            .attribute("autocapitalize", "none")
-            .autocomplete("off")
-            .of(&problems),
-        name: Field::text("name", "Name")
-            .value(at(sent, "name"))
-            .hint("What people read.")
-            .attribute("maxlength", "100")
-            .autocomplete("off")
-            .of(&problems),
-        leases: leases.iter().map(field).collect(),
-        limits: limits.iter().map(field).collect(),
-        was,
-        problems,
-    }
-}
-
-pub(in crate::web) async fn new_form(
-    RequireAdmin(current): RequireAdmin,
-) -> Result<Response, WebError> {
-    let page = current.page("New plan", Tab::AdminPlans).await?;
-    render(&plan_page(
-        page,
-        None,
-        &values(&modest()),
-        &Sent::new(),
-        Problems::of("plan-"),
-    ))
-}
-
-async fn back(
+async fn show_form(
     current: &CurrentAccount,
-    plan: Option<&Plan>,
-    sent: &Sent,
-    was: &Sent,
-    problems: Problems,
+    plan: Option<Plan>,
+    form: FormState,
 ) -> Result<Response, WebError> {
-    let title = plan.map_or_else(
-        || "New plan".to_owned(),
-        |plan| format!("Plan {}", plan.limits.name),
-    );
-    let page = current
-        .page(problems.title(&title), Tab::AdminPlans)
-        .await?;
-    render_as(
-        StatusCode::UNPROCESSABLE_ENTITY,
-        &plan_page(page, plan, sent, was, problems),
-    )
+    let (heading, action) = match &plan {
+        Some(plan) => (
+            format!("Plan {}", plan.limits.name),
+            format!("/admin/plans/{}/edit", plan.code),
+        ),
+        None => ("New plan".to_owned(), "/admin/plans".to_owned()),
+    };
+    let code = Field::identifier("code", "Code")
+        .hint(
+            "What commands and addresses name it by: 1 to 63 of a-z, 0-9 and -. It never changes.",
+        )
+        .attribute("maxlength", "63");
+    let name = Field::text("name", "Name")
+        .hint("What people read.")
+        .attribute("maxlength", "100")
+        .autocomplete("off");
+    let number =
+        |number: &Number| form.field(Field::number(number.field, number.label).hint(number.hint));
+    let (leases, limits) = NUMBERS.split_at(3);
+    let page = PlanPage {
+        page: current.page(form.title(&heading), Tab::AdminPlans).await?,
+        heading,
+        plan: plan.map(Row::from),
+        action,
+        code: form.field(code),
+        name: form.field(name),
+        leases: leases.iter().map(number).collect(),
+        limits: limits.iter().map(number).collect(),
+        was: form.values_with_prefix("was_"),
+        form,
+    };
+    render_as(page.form.status(), &page)
 }
 
-/// A refusal of the noun, next to its field; anything else is no matter of the form.
-fn note(error: PlanError, problems: &mut Problems) -> Result<(), WebError> {
+/// Shows an error of the noun next to its field, if the form can show it.
+fn reject(form: FormState, error: PlanError) -> Result<FormState, WebError> {
     match error {
-        PlanError::Invalid(invalid) => problems.add(invalid.field, sentence(&invalid.problem)),
-        error @ (PlanError::InvalidCode | PlanError::Taken(_)) => {
-            problems.add("code", sentence(&error));
-        }
-        error @ (PlanError::Unknown(_) | PlanError::Database(_)) => return Err(error.into()),
+        PlanError::Invalid(invalid) => Ok(form.rejected(invalid.field, invalid.problem)),
+        PlanError::InvalidCode | PlanError::Taken(_) => Ok(form.rejected("code", error)),
+        PlanError::Unknown(_) | PlanError::Database(_) => Err(error.into()),
     }
-    Ok(())
 }
 
-pub(in crate::web) async fn create(
+fn plan_form(values: Values) -> FormState {
+    FormState::new("plan").with_all(values)
+}
+
+pub(crate) async fn show_new(RequireAdmin(current): RequireAdmin) -> Result<Response, WebError> {
+    show_form(&current, None, plan_form(values_of(&initial_limits()))).await
+}
+
+pub(crate) async fn create(
     State(web): State<Web>,
     RequireAdmin(current): RequireAdmin,
-    Form(sent): Form<Sent>,
+    Form(submitted): Form<Values>,
 ) -> Result<Response, WebError> {
-    let mut problems = Problems::of("plan-");
-    let mut limits = modest();
-    read(&sent, |_| None, &mut limits, &mut problems);
-    if problems.is_empty() {
-        match plans::create(&web.app.db, &current.actor(), at(&sent, "code"), &limits).await {
-            Ok(()) => {
-                current
-                    .flash(Flash::ok(format!("The plan {} is there.", limits.name)))
-                    .await?;
-                return Ok(Redirect::to("/admin/plans").into_response());
-            }
-            Err(error) => note(error, &mut problems)?,
+    let mut form = plan_form(submitted);
+    let mut limits = initial_limits();
+    apply(&mut form, &mut limits);
+    if form.is_rejected() {
+        return show_form(&current, None, form).await;
+    }
+    match plans::create(&web.app.db, &current.actor(), form.value("code"), &limits).await {
+        Ok(()) => {
+            let flash = Flash::ok(format!("The plan {} is there.", limits.name));
+            current.redirect("/admin/plans", flash).await
         }
+        Err(error) => show_form(&current, None, reject(form, error)?).await,
     }
-    back(&current, None, &sent, &Sent::new(), problems).await
 }
 
-async fn find(web: &Web, code: &str) -> Result<Plan, WebError> {
-    if !plans::is_slug(code) {
-        return Err(WebError::NotFound);
-    }
-    Ok(plans::find(&web.app.db, code).await?)
-}
-
-pub(in crate::web) async fn edit_form(
+pub(crate) async fn show(
     State(web): State<Web>,
     RequireAdmin(current): RequireAdmin,
     Path(code): Path<String>,
 ) -> Result<Response, WebError> {
-    let plan = find(&web, &code).await?;
-    let page = current
-        .page(format!("Plan {}", plan.limits.name), Tab::AdminPlans)
-        .await?;
-    let values = values(&plan.limits);
-    render(&plan_page(
-        page,
-        Some(&plan),
-        &values,
-        &values,
-        Problems::of("plan-"),
-    ))
+    let plan = plans::find(&web.app.db, &code).await?;
+    let mut values = values_of(&plan.limits);
+    for (field, value) in values.clone() {
+        values.insert(format!("was_{field}"), value);
+    }
+    show_form(&current, Some(plan), plan_form(values)).await
 }
 
-pub(in crate::web) async fn edit(
+pub(crate) async fn edit(
     State(web): State<Web>,
     RequireAdmin(current): RequireAdmin,
     Path(code): Path<String>,
-    Form(sent): Form<Sent>,
+    Form(submitted): Form<Values>,
 ) -> Result<Response, WebError> {
-    let plan = find(&web, &code).await?;
-    let was = |field: &str| sent.get(&format!("was_{field}")).cloned();
-    let mut problems = Problems::of("plan-");
-    // Once to find what cannot be read, before anything is locked.
-    read(&sent, was, &mut plan.limits.clone(), &mut problems);
-    if problems.is_empty() {
-        let edit = |limits: &mut Limits| read(&sent, was, limits, &mut Problems::default());
-        match plans::update(&web.app.db, &current.actor(), &code, edit).await {
-            Ok(limits) => {
-                let done = format!(
-                    "Saved. {} works so on every node within a second.",
-                    limits.name
-                );
-                current.flash(Flash::ok(done)).await?;
-                return Ok(Redirect::to("/admin/plans").into_response());
-            }
-            Err(error) => note(error, &mut problems)?,
-        }
+    let plan = plans::find(&web.app.db, &code).await?;
+    let mut form = plan_form(submitted);
+    // A first time to find the numbers that are none, before the plan is locked.
+    apply(&mut form, &mut plan.limits.clone());
+    if form.is_rejected() {
+        return show_form(&current, Some(plan), form).await;
     }
-    let was = sent
-        .iter()
-        .filter_map(|(key, value)| Some((key.strip_prefix("was_")?.to_owned(), value.clone())))
-        .collect();
-    back(&current, Some(&plan), &sent, &was, problems).await
+    let edit = |limits: &mut Limits| apply(&mut form.clone(), limits);
+    match plans::update(&web.app.db, &current.actor(), &code, edit).await {
+        Ok(limits) => {
+            let flash = Flash::ok(format!(
+                "Saved. {} works so on every node within a second.",
+                limits.name
+            ));
+            current.redirect("/admin/plans", flash).await
+        }
+        Err(error) => show_form(&current, Some(plan), reject(form, error)?).await,
+    }
 }
 
 #[cfg(test)]
@@ -389,29 +305,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_was_edited_is_changed() {
-        let mut limits = modest();
-        let seen = values(&limits);
-        let mut sent = seen.clone();
-        sent.insert("max_tokens".to_owned(), "1,000".to_owned());
-        // Somebody else has raised this in the meantime.
+    fn only_edited_limits_are_changed() {
+        let mut limits = initial_limits();
+        let mut values = values_of(&limits);
+        for (field, value) in values.clone() {
+            values.insert(format!("was_{field}"), value);
+        }
+        values.insert("max_tokens".to_owned(), "1,000".to_owned());
+        // Another administrator has raised this in the meantime.
         limits.max_waiters = 77;
-        let mut problems = Problems::default();
-        read(
-            &sent,
-            |field| seen.get(field).cloned(),
-            &mut limits,
-            &mut problems,
-        );
-        assert!(problems.is_empty());
+        let mut form = plan_form(values);
+        apply(&mut form, &mut limits);
+        assert!(!form.is_rejected());
         assert_eq!((limits.max_tokens, limits.max_waiters), (1000, 77));
-        sent.insert("max_tokens".to_owned(), "many".to_owned());
-        read(
-            &sent,
-            |field| seen.get(field).cloned(),
-            &mut limits,
-            &mut problems,
-        );
-        assert!(problems.at("max_tokens").is_some() && limits.max_tokens == 1000);
+        let mut form = form.with("max_tokens", "many");
+        apply(&mut form, &mut limits);
+        assert!(form.problem("max_tokens").is_some());
+        assert_eq!(limits.max_tokens, 1000);
     }
 }

@@ -9,7 +9,7 @@ use super::source::{Source, blank};
 /// Every top-level module has its place here. A module may use those of lower storeys, and no
 /// others. A new one belongs on the lowest storey that it can stand on.
 const STOREYS: &[&[&str]] = &[
-    &["id", "secret", "config"],
+    &["id", "secret", "config", "text"],
     &["db", "outages"],
     &[
         "accounts",

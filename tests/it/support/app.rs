@@ -16,7 +16,7 @@ use lockable::id::{AccountId, TokenId};
 use lockable::mail::{MailSettings, Mailer};
 use lockable::secret::Secret;
 use lockable::server::{self, listener};
-use lockable::tokens::{self, NewToken, Scope};
+use lockable::tokens::{self, EmailConfirmation, NewToken, Scope};
 use lockable::transport::Front;
 use lockable::{jobs, namespaces};
 use sqlx::postgres::PgConnectOptions;
@@ -259,9 +259,14 @@ impl TestAccount {
             scope,
             expires_at,
         };
-        tokens::create(&self.app.db, &self.row().await, &new)
-            .await
-            .unwrap()
+        tokens::create(
+            &self.app.db,
+            &self.row().await,
+            EmailConfirmation::NotRequired,
+            &new,
+        )
+        .await
+        .unwrap()
     }
 
     /// A new private namespace.

@@ -8,7 +8,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use lockable::accounts::{self, NewAccount};
 use lockable::secret::Secret;
-use lockable::tokens::{self, NewToken, Scope};
+use lockable::tokens::{self, EmailConfirmation, NewToken, Scope};
 
 use crate::support::client::Client;
 use crate::support::prelude::*;
@@ -38,7 +38,9 @@ impl Wire {
             scope: Scope::Locks,
             expires_at: None,
         };
-        let (_, token) = tokens::create(&db.pool, &account, &new).await.unwrap();
+        let (_, token) = tokens::create(&db.pool, &account, EmailConfirmation::NotRequired, &new)
+            .await
+            .unwrap();
         let url = db.url();
         let process = tokio::task::spawn_blocking(move || {
             Process::start(|command| {

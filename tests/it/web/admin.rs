@@ -1,4 +1,4 @@
-//! Administration in the browser: who may, what bad input gets, and what is on record of it.
+//! Administration in the browser: its readers, bad input, and the audit log.
 
 use reqwest::Method;
 
@@ -24,7 +24,7 @@ const ACTS: [&str; 7] = [
     "/admin/plans/hobbyist/edit",
     "/admin/locks",
 ];
-/// Everything that any of the acts asks for.
+/// The fields of all acts.
 const FIELDS: [(&str, &str); 6] = [
     ("plan", "business"),
     ("reason", "because"),
@@ -34,12 +34,12 @@ const FIELDS: [(&str, &str); 6] = [
     ("max_tokens", "1"),
 ];
 
-fn on_record(app: &TestApp) -> impl Future<Output = i64> {
+fn audit_entries(app: &TestApp) -> impl Future<Output = i64> {
     app.db.value::<i64>("SELECT count(*) FROM audit_log")
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn for_everybody_else_nothing_of_it_is_there() {
+async fn the_administration_does_not_exist_for_other_accounts() {
     let app = TestApp::start().await;
     let user = app.account_with_password("business").await;
     let (visitor, browser) = (app.browser(), sign_in(&app, &user.email, PASSWORD).await);
@@ -62,7 +62,7 @@ async fn for_everybody_else_nothing_of_it_is_there() {
         );
         assert_eq!(browser.submit(path, &FIELDS).await.status, 404, "{path}");
     }
-    // Not even an administrator's browser, sent there by another site.
+    // Another site cannot use an administrator's browser.
     let admin = app.administrator().await;
     let admin = sign_in(&app, &admin.email, PASSWORD).await;
     for path in ACTS {
@@ -71,14 +71,14 @@ async fn for_everybody_else_nothing_of_it_is_there() {
             .header("sec-fetch-site", "cross-site");
         assert_eq!(admin.send(request).await.status, 403, "{path}");
     }
-    assert_eq!(on_record(&app).await, 0);
-    // An administrator who is none any more.
+    assert_eq!(audit_entries(&app).await, 0);
+    // Nor does it exist for an account that is no administrator any more.
     app.db.execute("UPDATE accounts SET is_admin = false").await;
     assert_eq!(admin.get("/admin/accounts").await.status, 404);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn bad_input_comes_back_and_is_not_on_record() {
+async fn bad_input_is_rejected_and_not_in_the_audit_log() {
     let app = TestApp::start().await;
     let (admin, user) = (app.administrator().await, app.account("hobbyist").await);
     let browser = sign_in(&app, &admin.email, PASSWORD).await;
@@ -118,7 +118,7 @@ async fn bad_input_comes_back_and_is_not_on_record() {
             "{path}"
         );
     }
-    // What has been done already is said, and not done again.
+    // An act that was done before is not done again, and the page says so.
     assert_eq!(browser.submit(&to("restore"), &[]).await.location(), page);
     assert!(browser.get(&page).await.text.contains("Nothing to do"));
     assert_eq!(
@@ -156,7 +156,7 @@ async fn bad_input_comes_back_and_is_not_on_record() {
             assert!(!status.is_server_error(), "{path}?{query}: {status}");
         }
     }
-    assert_eq!(on_record(&app).await, 0);
+    assert_eq!(audit_entries(&app).await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -199,11 +199,11 @@ async fn plans_are_checked_field_by_field() {
         if field != "name" {
             assert!(
                 answer.text.contains(r#"value="Team""#),
-                "what was typed stays"
+                "the form keeps its values"
             );
         }
     }
-    assert_eq!(on_record(&app).await, 0);
+    assert_eq!(audit_entries(&app).await, 0);
     assert_eq!(
         browser.submit("/admin/plans", &good).await.location(),
         "/admin/plans"
@@ -222,7 +222,7 @@ async fn plans_are_checked_field_by_field() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_administrators_who_edit_different_limits_are_both_heard() {
+async fn two_administrators_edit_different_limits_at_once() {
     let app = TestApp::start().await;
     let admin = app.administrator().await;
     let browser = sign_in(&app, &admin.email, PASSWORD).await;
@@ -268,16 +268,17 @@ async fn two_administrators_who_edit_different_limits_are_both_heard() {
     assert_eq!(answer.location(), "/admin/plans");
     let row = "SELECT max_tokens || ' ' || max_waiters FROM plans WHERE code = 'hobbyist'";
     assert_eq!(app.db.value::<String>(row).await, "11 222");
-    // On record: from what to what, by whom, from where, in which request.
-    let line = "SELECT concat_ws(' ', actor, host(address), action, subject, before ->> 'max_waiters', after ->> 'max_waiters',
-                                 request_id) FROM audit_log ORDER BY audit_id DESC LIMIT 1";
+    // The audit log has the values before and after, the actor, the client IP and the request.
+    let entry = "SELECT concat_ws(' ', actor, host(address), action, subject,
+                                  before ->> 'max_waiters', after ->> 'max_waiters', request_id)
+                   FROM audit_log ORDER BY audit_id DESC LIMIT 1";
     let expected = format!(
         "{} 127.0.0.1 plan.update plan:hobbyist 100 222",
         admin.email
     );
     let request_id = answer.header("x-request-id").unwrap();
     assert_eq!(
-        app.db.value::<String>(line).await,
+        app.db.value::<String>(entry).await,
         format!("{expected} {request_id}")
     );
     let page = browser.get("/admin/audit?q=plan.update").await.text;
@@ -289,24 +290,26 @@ async fn two_administrators_who_edit_different_limits_are_both_heard() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn accounts_and_lines_are_found_and_paged() {
+async fn accounts_and_audit_entries_are_found_and_paged() {
     let app = TestApp::start().await;
     let admin = app.administrator().await;
     app.db
         .execute(
             "INSERT INTO accounts (email, email_key, plan_id)
-             SELECT 'User' || n || '@Example.com', 'user' || n || '@example.com', 1 FROM generate_series(1000, 1119) n",
+             SELECT 'User' || n || '@Example.com', 'user' || n || '@example.com', 1
+               FROM generate_series(1000, 1119) n",
         )
         .await;
     app.db
         .execute(
-            "INSERT INTO audit_log (actor, action, subject) SELECT 'command:root', 'account.create', 'user' || n || '@example.com'
+            "INSERT INTO audit_log (actor, action, subject)
+             SELECT 'command:root', 'account.create', 'user' || n || '@example.com'
                FROM generate_series(1000, 1119) n",
         )
         .await;
     let browser = sign_in(&app, &admin.email, PASSWORD).await;
     for (start, row) in [
-        ("/admin/accounts?q=USER1", "<tr>\n          <th"),
+        ("/admin/accounts?q=USER1", "<th scope=\"row\""),
         ("/admin/audit?q=USER1", "<li>\n    <p"),
     ] {
         let mut path = start.to_owned();

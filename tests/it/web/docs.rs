@@ -1,4 +1,4 @@
-//! The examples of the docs page and the front page, as they stand there.
+//! The examples of the documentation and of the front page, run as they are shown.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::{ExitStatus, Stdio};
@@ -18,7 +18,7 @@ async fn example(app: &TestApp, id: &str) -> String {
     example_of(app, "/docs", id).await
 }
 
-/// The same of another page.
+/// The code of a block of another page.
 async fn example_of(app: &TestApp, page: &str, id: &str) -> String {
     let docs = app.anonymous().get(page).await.text;
     let code = between(&docs, &format!(r#"<code id="{id}">"#), "</code>");
@@ -82,7 +82,7 @@ struct Running {
     folder: TempDir,
 }
 
-/// A job that says that it runs, and ends when told to, or when its folder is gone.
+/// A job that says that it runs, and ends on a signal, or when its folder is deleted.
 const JOB: &str =
     "#!/bin/sh\n: > running\nwhile [ -e running ] && [ ! -e end ]; do sleep 0.05; done\nexit 3\n";
 
@@ -99,7 +99,7 @@ impl Running {
         Running::start(command, token).await
     }
 
-    /// `work`: what stands in the place of the work.
+    /// Runs the example with `work` in the place of its work.
     async fn python(app: &TestApp, token: &Secret, work: &str) -> Running {
         let script = example(app, "code-python").await;
         for part in ["pause = 15", "until, 15", "...  # the work"] {
@@ -147,15 +147,15 @@ impl Running {
         .unwrap();
     }
 
-    /// How it ended, once it has with all that it had started: the pipe is closed when the last of
-    /// them is gone.
+    /// Its exit status, once it and all processes that it started have ended: the last of them
+    /// closes the pipe.
     async fn end(mut self) -> ExitStatus {
         let mut said = Vec::new();
         let mut all = self.child.stdout.take().unwrap();
-        // As whoever starts it does: it waits for its child.
+        // The program that starts it waits for its child, and so does the test.
         let both = async { tokio::join!(self.child.wait(), all.read_to_end(&mut said)) };
         let ended = tokio::time::timeout(DEADLINE, both).await;
-        // Whatever was forgotten ends now.
+        // Processes that outlive it end now.
         std::fs::write(self.folder.path().join("end"), "").unwrap();
         let (status, read) = ended.expect("something goes on");
         read.unwrap();
@@ -163,7 +163,7 @@ impl Running {
     }
 }
 
-/// Somebody with the right breaks the lock.
+/// Breaks the lock.
 async fn break_lock(app: &TestApp) {
     app.db
         .execute("UPDATE locks SET expires_at = clock_timestamp(), end_reason = 2")
@@ -171,7 +171,7 @@ async fn break_lock(app: &TestApp) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_shell_script_ends_with_everything_when_it_is_told_to() {
+async fn the_shell_script_ends_everything_that_it_started_on_a_signal() {
     let app = TestApp::start().await;
     let (token, other) = (
         app.account("hobbyist").await.token().await,
@@ -241,7 +241,7 @@ async fn the_python_program_stops_when_its_lease_is_lost_or_cannot_be_renewed() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_front_pages_lines_work_only_under_the_lock() {
+async fn the_front_pages_commands_work_only_under_the_lock() {
     let app = TestApp::start().await;
     let (token, other) = (
         app.account("hobbyist").await.token().await,

@@ -95,12 +95,14 @@ async fn an_odd_name_is_text_and_can_be_broken() {
         .await;
     assert_eq!(answer.location(), "/account/locks");
     assert!(!program.heartbeat(&encoded(ODD)).await.verdict());
-    // On record: who, what, why, in which request, from where.
-    let (actor, request, address, reason): (String, String, String, String) =
-        sqlx::query_as("SELECT actor, request_id, host(address), reason FROM audit_log WHERE action = 'lock.break'")
-            .fetch_one(&app.db.pool)
-            .await
-            .unwrap();
+    // The audit log has actor, subject, reason, request and client IP.
+    let (actor, request, address, reason): (String, String, String, String) = sqlx::query_as(
+        "SELECT actor, request_id, host(address), reason
+               FROM audit_log WHERE action = 'lock.break'",
+    )
+    .fetch_one(&app.db.pool)
+    .await
+    .unwrap();
     assert_eq!(
         (actor.as_str(), address.as_str(), reason.as_str()),
         (account.email.as_str(), "127.0.0.1", "tidy <up>")
@@ -153,7 +155,7 @@ async fn anothers_lock_is_neither_seen_nor_broken() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_no_page_of_ours_sends_changes_nothing() {
+async fn forms_that_no_page_sends_change_nothing() {
     let app = TestApp::start().await;
     let browser = sign_up(&app, "ada@example.com").await;
     for query in [

@@ -77,8 +77,8 @@ async fn with_a_mail_server_letters_go_there_and_tokens_need_a_confirmed_address
         "{}",
         page.text
     );
-    let once = hidden(&page, "once");
-    let fields = [("label", "x"), ("once", once.as_str())];
+    let form_id = hidden(&page, "form_id");
+    let fields = [("label", "x"), ("form_id", form_id.as_str())];
     let refused = browser.submit("/account/tokens", &fields).await;
     assert_eq!(refused.status, 403);
     assert!(refused.text.contains("Confirm your e-mail address first"));
@@ -107,20 +107,20 @@ async fn a_busy_mail_server_is_tried_again_and_holds_up_nobody() {
     let url = server.url("", "");
     let app = TestApp::start_with(|settings| settings.smtp_url = Some(url)).await;
     sign_up(&app, "ada@example.com").await;
-    eventually("it was offered", async || {
+    eventually("the letter was offered", async || {
         (server.offered() > 0).then_some(())
     })
     .await;
     assert!(server.received().is_empty());
     server.set(Mood::Takes);
     received(&server, "Confirm").await;
-    // What is refused for good is not offered again.
+    // A letter that is refused for good is not offered again.
     server.set(Mood::Refuses);
     let before = server.offered();
     app.browser()
         .submit("/forgot", &[("email", "ada@example.com")])
         .await;
-    eventually("it was offered", async || {
+    eventually("the letter was offered", async || {
         (server.offered() == before + 1).then_some(())
     })
     .await;
@@ -135,7 +135,7 @@ async fn a_stop_leaves_no_letter_behind() {
     let url = server.url("", "");
     let app = TestApp::start_with(|settings| settings.smtp_url = Some(url)).await;
     sign_up(&app, "ada@example.com").await;
-    eventually("it was offered", async || {
+    eventually("the letter was offered", async || {
         (server.offered() > 0).then_some(())
     })
     .await;
@@ -146,7 +146,7 @@ async fn a_stop_leaves_no_letter_behind() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn where_starttls_is_asked_for_nothing_is_sent_without_it() {
+async fn if_starttls_is_required_nothing_is_sent_without_it() {
     let server = MailServer::start().await;
     let url = server.url("postman:secret@", "?tls=required");
     let app = TestApp::start_with(|settings| settings.smtp_url = Some(url)).await;
@@ -157,10 +157,10 @@ async fn where_starttls_is_asked_for_nothing_is_sent_without_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn mail_goes_over_tls_to_a_server_whose_certificate_is_believed() {
+async fn mail_goes_over_tls_to_a_server_with_a_trusted_certificate() {
     let (pem, acceptor) = certificate();
     let folder = tempfile::tempdir().unwrap();
-    // For the user that the service becomes.
+    // Readable by the user that the service becomes.
     std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
     let believed = folder.path().join("believed.pem");
     std::fs::write(&believed, pem).unwrap();
@@ -172,7 +172,7 @@ async fn mail_goes_over_tls_to_a_server_whose_certificate_is_believed() {
         let database = Database::create().await;
         let url = format!(
             "{scheme}://postman:secret@localhost:{}{query}",
-            server.address.port()
+            server.socket_address.port()
         );
         let (data, believed) = (folder.path().join(scheme), believed.clone());
         let node = tokio::task::spawn_blocking(move || {
@@ -213,12 +213,12 @@ async fn mail_goes_over_tls_to_a_server_whose_certificate_is_believed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_mail_goes_to_a_server_whose_certificate_nobody_vouches_for() {
+async fn no_mail_goes_to_a_server_with_an_untrusted_certificate() {
     let (_, acceptor) = certificate();
     let server = MailServer::start_with(Tls::OnDemand(acceptor)).await;
     let url = format!(
         "smtp://postman:secret@localhost:{}?tls=required",
-        server.address.port()
+        server.socket_address.port()
     )
     .parse()
     .unwrap();

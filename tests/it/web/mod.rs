@@ -1,10 +1,10 @@
-//! The browser's side, over HTTP: every flow of visitors and account owners, and what bad input
-//! gets.
+//! The pages, over HTTP: every flow of visitors, owners and administrators, and bad input.
 
 mod admin;
 mod docs;
 mod locks;
 mod mail;
+mod main_elements;
 mod namespaces;
 mod outage;
 mod pages;
@@ -20,7 +20,7 @@ use crate::support::app::PASSWORD;
 use crate::support::client::{Answer, Browser};
 use crate::support::prelude::*;
 
-/// Signs up with [`PASSWORD`] and expects to be let in.
+/// Signs up with [`PASSWORD`], which must succeed.
 async fn sign_up(app: &TestApp, email: &str) -> Browser {
     let browser = app.browser();
     let answer = browser
@@ -30,7 +30,7 @@ async fn sign_up(app: &TestApp, email: &str) -> Browser {
     browser
 }
 
-/// Signs in and expects to be let in.
+/// Signs in, which must succeed.
 async fn sign_in(app: &TestApp, email: &str, password: &str) -> Browser {
     let browser = app.browser();
     let answer = browser
@@ -40,8 +40,7 @@ async fn sign_in(app: &TestApp, email: &str, password: &str) -> Browser {
     browser
 }
 
-/// Whether the browser is signed in: an account page is shown rather than the way to the sign-in
-/// page.
+/// Whether the browser is signed in: it gets an account page and is not sent to the sign-in page.
 async fn is_signed_in(browser: &Browser) -> bool {
     let answer = browser.get("/account").await;
     match answer.status.as_u16() {
@@ -72,7 +71,7 @@ fn between(text: &str, before: &str, after: &str) -> String {
         .to_owned()
 }
 
-/// What the one field in error says, and checks that it is tied to its input.
+/// The problem of a rejected field. Checks that it is tied to its input, the summary and the title.
 #[track_caller]
 fn field_error(answer: &Answer, id: &str) -> String {
     assert_eq!(answer.status, 422, "{answer:?}");
@@ -110,15 +109,15 @@ fn outbox(app: &TestApp) -> Vec<(PathBuf, String)> {
     letters
 }
 
-/// The newest letter to an address with this in its subject, once it is there.
-async fn letter_to(app: &TestApp, address: &str, subject: &str) -> String {
-    eventually(&format!("a letter to {address}: {subject}"), async || {
+/// The newest letter to an e-mail address with this in its subject, once it is there.
+async fn letter_to(app: &TestApp, email: &str, subject: &str) -> String {
+    eventually(&format!("a letter to {email}: {subject}"), async || {
         outbox(app)
             .into_iter()
             .rev()
             .map(|(_, text)| text)
             .find(|text| {
-                text.contains(&format!("To: {address}\r\n"))
+                text.contains(&format!("To: {email}\r\n"))
                     && between(text, "Subject: ", "\r\n").contains(subject)
             })
     })
@@ -138,7 +137,7 @@ fn secret_of(link: &str) -> &str {
     link.split_once("?link=").unwrap().1
 }
 
-/// Gives a request of the test's own the body of a form.
+/// A request with the body of a form.
 fn with_form(request: reqwest::RequestBuilder, fields: &[(&str, &str)]) -> reqwest::RequestBuilder {
     let form = url::form_urlencoded::Serializer::new(String::new())
         .extend_pairs(fields)

@@ -1,4 +1,4 @@
-//! Private namespaces in the browser, and what bad input to them gets.
+//! Private namespaces in the browser, and bad input.
 
 use super::*;
 
@@ -8,7 +8,7 @@ fn count(app: &TestApp) -> impl Future<Output = i64> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_hobbyist_is_told_what_they_are_and_where_to_get_them() {
+async fn a_hobbyist_reads_what_namespaces_are_and_where_to_get_them() {
     let app = TestApp::start_with(|settings| {
         settings.upgrade_url = Some(
             "https://example.com/upgrade?from=lockable&x=1"
@@ -35,7 +35,7 @@ async fn a_hobbyist_is_told_what_they_are_and_where_to_get_them() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn bad_names_and_leases_come_back_with_what_was_typed() {
+async fn bad_names_and_leases_are_rejected_and_the_form_keeps_its_values() {
     let app = TestApp::start().await;
     let account = app.account_with_password("business").await;
     let browser = sign_in(&app, &account.email, PASSWORD).await;
@@ -50,7 +50,7 @@ async fn bad_names_and_leases_come_back_with_what_was_typed() {
         field_error(&answer, "namespace-name");
         assert!(
             answer.text.contains(r#"value="5000""#),
-            "what was typed stays"
+            "the form keeps its values"
         );
     }
     for lease in [
@@ -97,7 +97,7 @@ async fn bad_names_and_leases_come_back_with_what_was_typed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_two_at_the_limit_one_is_made() {
+async fn of_two_creations_at_the_limit_one_succeeds() {
     let app = TestApp::start().await;
     let account = app.account_with_password("business").await;
     app.db
@@ -174,7 +174,7 @@ async fn another_accounts_namespace_is_not_there() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_smaller_plan_does_not_have_is_said_kept_and_may_be_deleted() {
+async fn namespaces_beyond_a_smaller_plan_are_marked_kept_and_may_be_deleted() {
     let app = TestApp::start().await;
     let account = app.account_with_password("business").await;
     let token = account.private("mine").await;

@@ -1,11 +1,11 @@
-//! While the database is away, pages say so.
+//! Pages while the database is unavailable.
 
 use std::sync::Arc;
 
 use super::*;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_database_that_is_away_is_a_page_with_retry_after_and_the_session_outlives_it() {
+async fn an_unavailable_database_is_a_page_with_retry_after_and_the_session_outlives_it() {
     let db = Arc::new(Database::create().await);
     let proxy = Proxy::to(&db).await;
     let app = TestApp::start_through(&db, &proxy).await;
@@ -35,7 +35,7 @@ async fn a_database_that_is_away_is_a_page_with_retry_after_and_the_session_outl
             "the request's id is on the page"
         );
     }
-    // What needs no database stands.
+    // Pages that need no database are shown.
     for path in ["/", "/docs", "/login", "/signup"] {
         assert_eq!(app.browser().get(path).await.status, 200, "{path}");
     }

@@ -1,4 +1,4 @@
-//! What holds for every page: headers, forgery, errors, what is loaded.
+//! Rules for every page: headers, forgery, errors, assets.
 
 use lockable::api::problem::Code;
 use reqwest::Method;
@@ -7,7 +7,7 @@ use super::*;
 use crate::support::client::send;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_page_forbids_what_it_does_not_need_and_has_what_readers_need() {
+async fn every_page_has_security_headers_and_accessible_markup() {
     let app = TestApp::start().await;
     let account = app.account_with_password("business").await;
     let browser = sign_in(&app, &account.email, PASSWORD).await;
@@ -29,8 +29,8 @@ async fn every_page_forbids_what_it_does_not_need_and_has_what_readers_need() {
         (&browser, "/account/delete"),
         (&browser, &token_page),
     ];
-    for (who, path) in pages {
-        let page = who.get(path).await;
+    for (browser, path) in pages {
+        let page = browser.get(path).await;
         let policy = page
             .header("content-security-policy")
             .unwrap_or_else(|| panic!("{path}"));
@@ -177,34 +177,34 @@ async fn errors_are_pages_that_say_what_to_do() {
         let status = browser.get(query).await.status;
         assert!(!status.is_server_error(), "{query}: {status}");
     }
-    // For administrators; to everybody else it is not there.
+    // To an account that is no administrator this page does not exist.
     assert_eq!(browser.get("/admin/accounts").await.status, 404);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_page_loads_is_served_and_may_be_kept_for_good() {
+async fn assets_are_served_and_may_be_cached_for_good() {
     let app = TestApp::start().await;
     let visitor = app.anonymous();
     let page = visitor.get("/").await;
     let mut loaded = 0;
     for attribute in ["href=\"", "src=\""] {
-        for address in page
+        for url in page
             .text
             .split(attribute)
             .skip(1)
             .map(|rest| rest.split('"').next().unwrap())
         {
             assert!(
-                address.starts_with(['/', '#']),
-                "nothing comes from elsewhere: {address}"
+                url.starts_with(['/', '#']),
+                "nothing comes from elsewhere: {url}"
             );
-            if address.starts_with("/assets/") {
-                let asset = visitor.get(address).await;
-                assert_eq!(asset.status, 200, "{address}");
+            if url.starts_with("/assets/") {
+                let asset = visitor.get(url).await;
+                assert_eq!(asset.status, 200, "{url}");
                 assert_eq!(
                     asset.header("cache-control"),
                     Some("public, max-age=31536000, immutable"),
-                    "{address}"
+                    "{url}"
                 );
                 loaded += 1;
             }
@@ -227,7 +227,7 @@ async fn what_a_page_loads_is_served_and_may_be_kept_for_good() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_docs_have_this_services_address_and_every_error_of_the_api() {
+async fn the_docs_have_this_services_url_and_every_error_of_the_api() {
     let app = TestApp::start_with(|settings| {
         settings.public_url = Some("https://locks.example.com".parse().unwrap());
     })
@@ -236,7 +236,7 @@ async fn the_docs_have_this_services_address_and_every_error_of_the_api() {
     assert!(docs.contains("https://locks.example.com/v1/acquire/my-first-lock"));
     assert!(
         docs.contains("LOCKABLE_DOMAIN = &#34;locks.example.com&#34;"),
-        "the public client is told its host"
+        "the public client gets its host"
     );
     assert!(!docs.contains("{url}") && !docs.contains("{host}"));
     for code in Code::ALL {

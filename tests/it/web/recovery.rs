@@ -1,4 +1,4 @@
-//! What links in mail do.
+//! The links in letters.
 
 use lockable::tokens::Scope;
 
@@ -7,7 +7,7 @@ use super::*;
 const NEW: &str = "another horse battery";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_address_is_confirmed_by_pressing_the_button_once() {
+async fn an_email_address_is_confirmed_by_pressing_the_button_once() {
     let app = TestApp::start().await;
     let browser = sign_up(&app, "ada@example.com").await;
     assert!(
@@ -46,7 +46,7 @@ async fn an_address_is_confirmed_by_pressing_the_button_once() {
             .value::<bool>("SELECT email_verified_at IS NOT NULL FROM accounts")
             .await
     );
-    // The form sent twice says the same; the link is used up all the same.
+    // The form sent twice gets the same response, although the link is used up.
     assert_eq!(
         reader.submit("/verify", &fields).await.location(),
         "/login?done=address-confirmed"
@@ -59,7 +59,7 @@ async fn an_address_is_confirmed_by_pressing_the_button_once() {
             .text
             .contains("Confirm your e-mail address")
     );
-    // For another purpose it never worked.
+    // A link works for its own purpose only.
     assert_eq!(
         reader
             .submit("/reset", &[("link", secret_of(&link)), ("password", NEW)])
@@ -84,7 +84,8 @@ async fn links_are_stored_hashed_and_work_for_an_hour_only() {
     let plain =
         format!("SELECT count(*) FROM email_links WHERE email_links::text LIKE '%{secret}%'");
     assert_eq!(app.db.value::<i64>(&plain).await, 0);
-    let hour = "SELECT expires_at BETWEEN created_at + interval '59 min' AND created_at + interval '61 min' FROM email_links";
+    let hour = "SELECT expires_at BETWEEN created_at + interval '59 min'
+                                    AND created_at + interval '61 min' FROM email_links";
     assert!(app.db.value::<bool>(hour).await);
     app.db
         .execute("UPDATE email_links SET expires_at = clock_timestamp()")
@@ -158,7 +159,7 @@ async fn a_forgotten_password_is_set_anew_and_ends_every_session() {
     );
     sign_in(&app, &account.email, NEW).await;
     letter_to(&app, &account.email, "was changed").await;
-    // Its address was confirmed before: its tokens are its own.
+    // The e-mail address was confirmed before, so the tokens are its owner's.
     assert!(app.token(&token).acquire("deploy").await.verdict());
 }
 
@@ -185,7 +186,7 @@ async fn a_used_link_is_no_way_to_guess_the_password() {
             .location(),
         "/login?done=password-set"
     );
-    // From as many addresses as it takes: each is a client of its own to the throttle.
+    // Each client IP has tries of its own, so the test uses many.
     let guess = async |number: u32, password| {
         let browser = app.browser();
         let request = browser.request(reqwest::Method::POST, "/reset");
@@ -209,7 +210,7 @@ async fn a_used_link_is_no_way_to_guess_the_password() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn links_are_not_tried_out_from_one_address() {
+async fn one_client_cannot_try_out_links() {
     let app = TestApp::start().await;
     let fields = [("link", "no-such-link"), ("password", NEW)];
     let mut tries = 0;
@@ -225,7 +226,7 @@ async fn links_are_not_tried_out_from_one_address() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_address_of_a_link_goes_nowhere_and_its_form_comes_through_without_fetch_metadata() {
+async fn the_url_of_a_link_is_in_no_referrer_and_its_form_works_without_fetch_metadata() {
     let app = TestApp::start().await;
     sign_up(&app, "ada@example.com").await;
     let link = link_in(
@@ -247,7 +248,7 @@ async fn the_address_of_a_link_goes_nowhere_and_its_form_comes_through_without_f
             "{path}"
         );
     }
-    // What browsers send over plain HTTP. With `no-referrer` the origin would be `null`.
+    // Browsers send these headers over plain HTTP. With `no-referrer` the origin would be `null`.
     let browser = app.browser();
     let request = browser
         .request(reqwest::Method::POST, "/verify")
@@ -259,14 +260,14 @@ async fn the_address_of_a_link_goes_nowhere_and_its_form_comes_through_without_f
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_first_proof_of_an_address_by_a_reset_leaves_nothing_of_whoever_signed_up_with_it() {
+async fn a_reset_that_first_proves_an_email_address_removes_what_was_made_before_it() {
     let app = TestApp::start().await;
     let squatter = sign_up(&app, "victim@example.com").await;
     let form = squatter.get("/account").await;
     let made = squatter
         .submit(
             "/account/tokens",
-            &[("label", "x"), ("once", &hidden(&form, "once"))],
+            &[("label", "x"), ("form_id", &hidden(&form, "form_id"))],
         )
         .await;
     let token = lockable::secret::Secret::new(between(&made.text, r#"<code id="token">"#, "<"));
@@ -348,7 +349,7 @@ async fn a_forgotten_password_says_nothing_about_who_has_an_account() {
             .iter()
             .any(|(_, text)| text.contains("nobody@example.com"))
     );
-    // And so many letters to one address are enough.
+    // One e-mail address gets no more than so many letters.
     let mut last = 303;
     for _ in 0..10 {
         last = app
@@ -362,7 +363,7 @@ async fn a_forgotten_password_says_nothing_about_who_has_an_account() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_new_address_counts_once_it_is_confirmed_and_the_old_one_is_told() {
+async fn a_new_email_address_counts_once_confirmed_and_the_old_one_gets_a_letter() {
     let app = TestApp::start().await;
     let account = app.account_with_password("hobbyist").await;
     let other = app.account_with_password("hobbyist").await;
@@ -430,7 +431,7 @@ async fn a_new_address_counts_once_it_is_confirmed_and_the_old_one_is_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_address_that_was_taken_meanwhile_is_a_page_and_changes_nothing() {
+async fn an_email_address_taken_meanwhile_is_a_page_and_changes_nothing() {
     let app = TestApp::start().await;
     let account = app.account_with_password("hobbyist").await;
     let browser = sign_in(&app, &account.email, PASSWORD).await;

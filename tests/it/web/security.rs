@@ -56,7 +56,7 @@ async fn a_session_that_began_with_the_old_password_ends_by_itself() {
     let app = TestApp::start().await;
     let account = app.account_with_password("hobbyist").await;
     let browser = sign_in(&app, &account.email, PASSWORD).await;
-    // As if its row had been written just after the change had ended all others.
+    // Its row was written just after the change had ended all others.
     let email = account.email.parse().unwrap();
     let hash = app
         .passwords
@@ -190,12 +190,12 @@ async fn an_account_is_deleted_with_its_password_and_its_locks_are_free_at_once(
         account.id
     );
     assert_eq!(app.db.value::<i64>(&left).await, 0);
-    // The address is free again.
+    // The e-mail address is free again.
     sign_up(&app, &account.email).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_has_a_session_cannot_guess_the_password_with_it() {
+async fn a_session_is_no_way_to_guess_the_password() {
     let app = TestApp::start().await;
     let browser = sign_up(&app, "ada@example.com").await;
     let mut last = 422;
@@ -224,7 +224,7 @@ async fn a_session_that_was_ended_stays_ended_whatever_still_writes_to_it() {
     let data = sessions::load(&app.app.db, hash).await.unwrap().unwrap();
     assert!(sessions::save(&app.app.db, hash, &data).await.unwrap());
     sessions::delete(&app.app.db, hash).await.unwrap();
-    // A request that had read it before comes to its end.
+    // A request that had read the session before saves it.
     assert!(!sessions::save(&app.app.db, hash, &data).await.unwrap());
     assert_eq!(
         app.db.value::<i64>("SELECT count(*) FROM sessions").await,

@@ -26,7 +26,7 @@ async fn signing_up_leads_to_the_account_and_signing_out_ends_the_session() {
             .text
             .contains("You are signed out.")
     );
-    // Whoever kept the cookie has nothing of it.
+    // The cookie is useless to anybody who kept it.
     let late = app.browser();
     let answer = late
         .send(
@@ -35,7 +35,7 @@ async fn signing_up_leads_to_the_account_and_signing_out_ends_the_session() {
         )
         .await;
     assert_eq!(answer.location(), "/login?next=%2Faccount");
-    // Again is no error.
+    // Signing out again is no error.
     assert_eq!(
         browser.submit("/logout", &[]).await.location(),
         "/login?done=signed-out"
@@ -43,7 +43,7 @@ async fn signing_up_leads_to_the_account_and_signing_out_ends_the_session() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn signing_in_works_in_any_case_and_goes_on_to_the_page_that_was_asked_for() {
+async fn signing_in_works_in_any_case_and_goes_on_to_the_requested_page() {
     let app = TestApp::start().await;
     let account = app.account_with_password("hobbyist").await;
     let browser = app.browser();
@@ -64,7 +64,7 @@ async fn signing_in_works_in_any_case_and_goes_on_to_the_page_that_was_asked_for
         "/account/security"
     );
     assert!(is_signed_in(&browser).await);
-    // Never to another site.
+    // Signing in never leads to another site.
     for next in ["https://evil.example", "//evil.example", "/\\evil.example"] {
         let fields = [
             ("email", account.email.as_str()),
@@ -115,7 +115,7 @@ async fn signing_in_says_the_same_whether_there_is_an_account() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_sign_up_that_breaks_a_rule_comes_back_with_what_was_typed() {
+async fn a_rejected_sign_up_form_keeps_its_values() {
     let app = TestApp::start().await;
     let browser = app.browser();
     let submit = async |email: &str, password: &str| {
@@ -155,13 +155,13 @@ async fn a_sign_up_that_breaks_a_rule_comes_back_with_what_was_typed() {
         );
         assert!(!answer.text.contains("<script>alert"));
     }
-    // No field at all is as an empty one.
+    // A missing field counts as an empty one.
     assert_eq!(browser.submit("/signup", &[]).await.status, 422);
     assert_eq!(browser.submit("/login", &[]).await.status, 422);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_two_sign_ups_with_one_address_one_wins_also_when_case_differs() {
+async fn of_two_sign_ups_with_one_email_address_one_wins_even_if_case_differs() {
     let app = TestApp::start().await;
     let one = app.browser();
     let other = app.browser();
@@ -220,7 +220,7 @@ async fn the_session_id_changes_at_sign_in_and_is_stored_hashed() {
     let account = app.account_with_password("hobbyist").await;
     let fields = [("email", account.email.as_str()), ("password", PASSWORD)];
     let browser = app.browser();
-    // An id that somebody else put into the browser is not taken on.
+    // A session id that somebody else put into the browser is not used.
     let planted = "lockable=AAAAAAAAAAAAAAAAAAAAAA";
     let request = with_form(
         browser
@@ -264,14 +264,14 @@ async fn the_session_id_changes_at_sign_in_and_is_stored_hashed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn over_https_the_cookie_is_bound_to_the_host_also_when_it_is_taken_back() {
+async fn over_https_the_cookie_is_bound_to_the_host_even_when_it_is_removed() {
     let app = TestApp::start_with(|settings| {
         settings.public_url = Some("https://locks.example.com".parse().unwrap());
     })
     .await;
     let browser = app.browser();
     let fields = [("email", "ada@example.com"), ("password", PASSWORD)];
-    // A proxy in front ends TLS; the browser names the public address as its origin.
+    // A proxy in front ends TLS; the browser names the public URL as its origin.
     let request = browser
         .request(Method::POST, "/signup")
         .header("origin", "https://locks.example.com");
@@ -309,7 +309,7 @@ async fn a_session_ends_when_idle_and_at_its_longest() {
             )
             .await
     );
-    // Seen again and again it still ends: never later than thirty days after it began.
+    // A session that is in use still ends thirty days after it began.
     app.db
         .execute(
             "UPDATE sessions SET created_at = clock_timestamp() - interval '29 days 23 h',
@@ -347,7 +347,7 @@ async fn signing_in_and_up_is_throttled_behind_a_trusted_proxy_too() {
             ))
             .await
     };
-    // Nothing that takes the time of a hash: a malformed address counts as well.
+    // A malformed e-mail address counts as well, and takes no time to hash.
     let mut refused = None;
     for _ in 0..100 {
         let answer = from("192.0.2.1", "/login", "nobody", "x").await;
@@ -361,7 +361,7 @@ async fn signing_in_and_up_is_throttled_behind_a_trusted_proxy_too() {
     let wait: u64 = refused.header("retry-after").unwrap().parse().unwrap();
     assert!((1..=60).contains(&wait), "{wait}");
     assert!(refused.text.contains("Too many tries"));
-    // Another address is not held up by it.
+    // Another client IP still has its tries.
     assert_eq!(
         from("192.0.2.2", "/login", &account.email, PASSWORD)
             .await
@@ -387,7 +387,7 @@ async fn signing_in_and_up_is_throttled_behind_a_trusted_proxy_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_suspended_account_is_signed_out_and_told_so_after_its_password() {
+async fn a_suspended_account_is_signed_out_and_reads_why_after_its_password() {
     let app = TestApp::start().await;
     let account = app.account_with_password("hobbyist").await;
     let admin = app.administrator().await;

@@ -1,5 +1,5 @@
-//! A mail server for tests: speaks enough of SMTP to be sent to, remembers what came, and refuses
-//! when told to.
+//! A mail server for tests. It speaks enough SMTP to receive letters, keeps them, and refuses them
+//! in a bad mood.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -14,48 +14,48 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 
-/// What came in one transaction.
+/// A letter, as it came in one transaction.
 #[derive(Debug, Clone)]
 pub(super) struct Received {
     pub(super) from: String,
     pub(super) to: Vec<String>,
     /// Header and body as they were sent.
     pub(super) text: String,
-    /// User name and password, where the client has given them.
+    /// User name and password, if the client sent them.
     pub(super) login: Option<(String, String)>,
 }
 
-/// How the server answers a message.
+/// The reply of the server to a letter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Mood {
     Takes,
-    /// Try again later.
+    /// Refuses for now.
     Busy,
-    /// Never.
+    /// Refuses for good.
     Refuses,
 }
 
-/// The mood, what was taken, and how many messages were offered.
+/// The mood, the letters taken, and the number of letters offered.
 type Shared = (Mood, Vec<Received>, u32);
 
 #[derive(Debug)]
 pub(super) struct MailServer {
-    pub(super) address: SocketAddr,
+    pub(super) socket_address: SocketAddr,
     shared: Arc<Mutex<Shared>>,
     task: JoinHandle<()>,
 }
 
-/// How the server speaks TLS.
+/// The way in which the server speaks TLS.
 #[derive(Clone)]
 pub(super) enum Tls {
     None,
-    /// When asked to (STARTTLS), and then before anything else.
+    /// After STARTTLS, without which it takes nothing.
     OnDemand(TlsAcceptor),
     /// From the first byte (`smtps://`).
     AtOnce(TlsAcceptor),
 }
 
-/// A certificate for `localhost`, as PEM, and what a server needs to use it.
+/// A certificate for `localhost`, as PEM, and the acceptor that uses it.
 pub(super) fn certificate() -> (String, TlsAcceptor) {
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     let key = PrivateKeyDer::Pkcs8(made.signing_key.serialize_der().into());
@@ -76,7 +76,7 @@ impl MailServer {
 
     pub(super) async fn start_with(tls: Tls) -> MailServer {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
+        let socket_address = listener.local_addr().unwrap();
         let shared = Arc::new(Mutex::new((Mood::Takes, Vec::new(), 0)));
         let task = tokio::spawn({
             let shared = shared.clone();
@@ -88,14 +88,14 @@ impl MailServer {
             }
         });
         MailServer {
-            address,
+            socket_address,
             shared,
             task,
         }
     }
 
     pub(super) fn url(&self, login: &str, query: &str) -> lockable::config::SecretUrl {
-        format!("smtp://{login}{}{query}", self.address)
+        format!("smtp://{login}{}{query}", self.socket_address)
             .parse()
             .unwrap()
     }
@@ -108,7 +108,7 @@ impl MailServer {
         self.shared.lock().unwrap().1.clone()
     }
 
-    /// How many messages it was offered, taken or not.
+    /// The number of letters that it was offered, taken or not.
     pub(super) fn offered(&self) -> u32 {
         self.shared.lock().unwrap().2
     }

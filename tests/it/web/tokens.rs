@@ -7,8 +7,8 @@ use super::*;
 
 /// Submits the form of the account page with these fields.
 async fn create(browser: &Browser, fields: &[(&str, &str)]) -> Answer {
-    let once = hidden(&browser.get("/account").await, "once");
-    let fields = [fields, &[("once", once.as_str())]].concat();
+    let form_id = hidden(&browser.get("/account").await, "form_id");
+    let fields = [fields, &[("form_id", form_id.as_str())]].concat();
     browser.submit("/account/tokens", &fields).await
 }
 
@@ -19,7 +19,7 @@ fn shown(answer: &Answer) -> Secret {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_is_shown_once_with_a_line_that_takes_a_lock() {
+async fn a_token_is_shown_once_with_a_command_that_takes_a_lock() {
     let app = TestApp::start().await;
     let browser = sign_up(&app, "ada@example.com").await;
     let made = create(
@@ -33,12 +33,12 @@ async fn a_token_is_shown_once_with_a_line_that_takes_a_lock() {
     )
     .await;
     let token = shown(&made);
-    let line = format!(
+    let command = format!(
         "curl -u {}: {}/v1/acquire/my-first-lock",
         token.expose(),
         app.url()
     );
-    assert!(made.text.contains(&line), "{}", made.text);
+    assert!(made.text.contains(&command), "{}", made.text);
     assert!(app.token(&token).acquire("my-first-lock").await.verdict());
     let list = browser.get("/account").await;
     assert!(!list.text.contains(token.expose()));
@@ -61,8 +61,8 @@ async fn a_token_is_shown_once_with_a_line_that_takes_a_lock() {
 async fn a_form_sent_twice_makes_one_token_and_shows_it_again() {
     let app = TestApp::start().await;
     let browser = sign_up(&app, "ada@example.com").await;
-    let once = hidden(&browser.get("/account").await, "once");
-    let fields = [("label", "twice"), ("once", once.as_str())];
+    let form_id = hidden(&browser.get("/account").await, "form_id");
+    let fields = [("label", "twice"), ("form_id", form_id.as_str())];
     let (one, other) = tokio::join!(
         browser.submit("/account/tokens", &fields),
         browser.submit("/account/tokens", &fields)
@@ -81,13 +81,12 @@ async fn a_form_sent_twice_makes_one_token_and_shows_it_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_form_sent_again_never_shows_a_token_of_other_answers_or_one_that_does_not_work_any_more()
-{
+async fn a_form_sent_again_never_shows_a_token_of_other_values_or_a_revoked_one() {
     let app = TestApp::start().await;
     let account = app.account_with_password("business").await;
     account.namespace("mine").await;
     let browser = sign_in(&app, &account.email, PASSWORD).await;
-    let once = hidden(&browser.get("/account").await, "once");
+    let form_id = hidden(&browser.get("/account").await, "form_id");
     let send = async |field: (&str, &str)| {
         let plain = [("label", "a"), ("namespace", "public"), ("expires", "0")];
         let fields = plain.map(|other| if other.0 == field.0 { field } else { other });
@@ -95,13 +94,13 @@ async fn a_form_sent_again_never_shows_a_token_of_other_answers_or_one_that_does
             &browser
                 .submit(
                     "/account/tokens",
-                    &[&fields[..], &[("once", once.as_str())]].concat(),
+                    &[&fields[..], &[("form_id", form_id.as_str())]].concat(),
                 )
                 .await,
         )
     };
     let token = send(("label", "a")).await;
-    // The way back in the browser's history, and something else typed.
+    // The reader goes back in the browser's history and types something else.
     let others = [
         send(("label", "b")).await,
         send(("namespace", "mine")).await,
@@ -124,13 +123,16 @@ async fn a_form_sent_again_never_shows_a_token_of_other_answers_or_one_that_does
     assert_ne!(again, token);
     assert!(app.token(&again).acquire("deploy").await.verdict());
 
-    // So for a successor.
+    // The same for a rotation.
     let (token_id, _) = account.token_with("public", Scope::Locks, None).await;
     let path = format!("/account/tokens/{token_id}/rotate");
     let rotate = async |keep_old| {
         shown(
             &browser
-                .submit(&path, &[("keep_old", keep_old), ("once", once.as_str())])
+                .submit(
+                    &path,
+                    &[("keep_old", keep_old), ("form_id", form_id.as_str())],
+                )
                 .await,
         )
     };
@@ -148,12 +150,12 @@ async fn a_form_sent_again_never_shows_a_token_of_other_answers_or_one_that_does
     assert_ne!(
         rotate("0").await,
         newer,
-        "asked for once more, with another answer"
+        "another intent, although the same form"
     );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_scope_for_what_is_not_built_yet_says_so() {
+async fn the_scope_for_a_later_api_says_so() {
     let app = TestApp::start().await;
     let browser = sign_up(&app, "ada@example.com").await;
     for page in [browser.get("/account").await, browser.get("/docs").await] {
@@ -168,7 +170,7 @@ async fn the_scope_for_what_is_not_built_yet_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_form_that_breaks_a_rule_comes_back_with_what_was_typed() {
+async fn a_rejected_token_form_keeps_its_values() {
     let app = TestApp::start().await;
     let browser = sign_up(&app, "ada@example.com").await;
     for label in ["", "  ", "a\0b", &"x".repeat(101)] {
@@ -241,7 +243,7 @@ async fn a_token_that_may_manage_needs_the_password_again() {
         app.db.value::<String>("SELECT scope FROM api_tokens").await,
         "manage"
     );
-    // So does its successor.
+    // Rotating it needs the password, too.
     let token_id = app.db.value::<i64>("SELECT token_id FROM api_tokens").await;
     let path = format!("/account/tokens/{token_id}/rotate");
     let answer = browser.submit(&path, &[("keep_old", "0")]).await;
@@ -264,8 +266,8 @@ async fn a_token_is_rotated_with_or_without_time_to_change_over() {
     let path = format!("/account/tokens/{token_id}/rotate");
     let answer = browser.submit(&path, &[("keep_old", "31536000")]).await;
     assert_eq!(answer.status, 422);
-    let once = hidden(&page, "once");
-    let fields = [("keep_old", "3600"), ("once", once.as_str())];
+    let form_id = hidden(&page, "form_id");
+    let fields = [("keep_old", "3600"), ("form_id", form_id.as_str())];
     let made = browser.submit(&path, &fields).await;
     let new = shown(&made);
     assert!(made.text.contains("still works for an hour"));
@@ -278,12 +280,12 @@ async fn a_token_is_rotated_with_or_without_time_to_change_over() {
     assert!(app.token(&new).heartbeat("deploy").await.verdict());
 
     let (token_id, old) = account.token_with("public", Scope::Locks, None).await;
-    let once = hidden(
+    let form_id = hidden(
         &browser.get(&format!("/account/tokens/{token_id}")).await,
-        "once",
+        "form_id",
     );
     let path = format!("/account/tokens/{token_id}/rotate");
-    let fields = [("keep_old", "0"), ("once", once.as_str())];
+    let fields = [("keep_old", "0"), ("form_id", form_id.as_str())];
     let new = shown(&browser.submit(&path, &fields).await);
     assert_eq!(
         shown(&browser.submit(&path, &fields).await),
@@ -314,7 +316,7 @@ async fn a_rotation_beyond_the_plan_comes_back_and_says_why() {
         let path = format!("/account/tokens/{}/rotate", paths.next().unwrap());
         browser.submit(&path, &[("keep_old", keep_old)]).await
     };
-    // One above the limit is what it takes to change over at all.
+    // One token above the limit is allowed: without it nobody could change over.
     shown(&rotate("3600").await);
     let answer = rotate("3600").await;
     assert_eq!(answer.status, 422, "{answer:?}");

@@ -171,20 +171,26 @@ async fn break_lease(
 ) -> Result<(), BreakError> {
     let reason = audit::check_reason(reason)?;
     let mut transaction = pool.begin().await?;
+    // First the row's lock, then a look of its own: a lease that looks lapsed while the heartbeat
+    // that renews it is in its commit would be missed.
+    sqlx::query!(
+        "/* locks.lock_row */
+        SELECT FROM locks WHERE namespace_id = $1 AND name = $2 FOR NO KEY UPDATE",
+        lease.namespace_id.0,
+        lease.name.as_str(),
+    )
+    .execute(&mut *transaction)
+    .await?;
     let broken = sqlx::query!(
         "/* locks.break */
-        WITH broken AS (
-          UPDATE locks l SET expires_at = clock_timestamp(), end_reason = 2
-           WHERE l.namespace_id = $1 AND l.name = $2
-             AND ($3::bigint IS NULL OR l.fencing_token = $3) AND ($4::bigint IS NULL OR l.account_id = $4)
-             AND lease_is_live(l.expires_at, l.end_reason, greatest(l.lease_ms, l.renewed_ms), (SELECT recent_until FROM lease_clock), (SELECT open_start FROM lease_clock),
-                   (SELECT outage_start FROM lease_clock), (SELECT outage_end FROM lease_clock), (SELECT grace_ms FROM lease_clock))
-          RETURNING l.account_id, l.lease_id, l.fencing_token, l.expires_at, l.needs_proof
-        ), ended AS (
-          INSERT INTO lease_ends (account_id, lease_id, namespace_id, name, ended_at, reason)
-          SELECT account_id, lease_id, $1, $2, expires_at, 2 FROM broken WHERE needs_proof ON CONFLICT DO NOTHING
-        )
-        SELECT account_id, fencing_token FROM broken",
+        UPDATE locks l SET expires_at = clock_timestamp(), end_reason = 2
+          FROM lease_clock c
+         WHERE l.namespace_id = $1 AND l.name = $2
+           AND ($3::bigint IS NULL OR l.fencing_token = $3)
+           AND ($4::bigint IS NULL OR l.account_id = $4)
+           AND lease_is_live(l.expires_at, l.end_reason, greatest(l.lease_ms, l.renewed_ms),
+                             c.recent_until, c.open_start, c.outage_start, c.outage_end, c.grace_ms)
+        RETURNING l.account_id, l.fencing_token",
         lease.namespace_id.0,
         lease.name.as_str(),
         lease.fencing_token,

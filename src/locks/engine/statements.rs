@@ -17,10 +17,11 @@
 //!    based on (which lease, whose, what is known to have ended) can have changed. The clock is
 //!    read in `SET`, after the wait for the row. A row that the sweeper deleted meanwhile is
 //!    inserted anew, with a fencing token of its own.
-//! 4. `ended_leases`: remembers the leases with ids of their clients' choosing that this statement
-//!    ended, in the same transaction. `CASE WHEN … IN (SELECT …)` finds the keys that were written:
-//!    it is hashed and evaluated last. As a join it was planned as one scan of the batch for each
-//!    key of the batch once the statistics said so, and took most of the statement's time.
+//! 4. `ended_leases`, of an acquire: remembers the lease before, if it had an id of its client's
+//!    choosing, since its row is now another's. `CASE WHEN … IN (SELECT …)` finds the keys that
+//!    were written: it is hashed and evaluated last. As a join it was planned as one scan of the
+//!    batch for each key of the batch once the statistics said so, and took most of the statement's
+//!    time.
 //!
 //! A key without a verdict lost a race between 2 and 3, and the caller retries it; it is never
 //! answered "no".

@@ -55,8 +55,8 @@ pub enum PasswordRefused {
     IsEmail,
 }
 
-/// Hashes and verifies passwords, a few at a time, so that a rush of sign-ins takes neither all
-/// memory nor the async threads.
+/// Hashes and verifies passwords, a few at a time, so that neither a rush of sign-ins nor clients
+/// that go away take all memory or the async threads.
 #[derive(Clone, Debug)]
 pub struct Passwords {
     permits: Arc<Semaphore>,
@@ -120,11 +120,17 @@ impl Passwords {
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> T {
-        let _permit = self
-            .permits
-            .acquire()
+        let permit = Arc::clone(&self.permits)
+            .acquire_owned()
             .await
             .expect("the semaphore is never closed");
+        // The permit belongs to the work: a client that goes away drops this future, and the work
+        // with its memory goes on.
+        let work = move || {
+            let result = work();
+            drop(permit);
+            result
+        };
         tokio::task::spawn_blocking(work)
             .await
             .expect("hashing does not panic and is not aborted")
@@ -162,6 +168,8 @@ fn hash(password: &Secret) -> PasswordHash {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
+
     use super::*;
 
     fn email() -> Email {
@@ -196,6 +204,18 @@ mod tests {
                 .verify(&Secret::new("correct horse"), Some("not a hash"))
                 .await
         );
+    }
+
+    #[tokio::test]
+    async fn a_client_that_goes_away_leaves_no_room_for_another_hash_beside_its_own() {
+        let passwords = Passwords::new(1);
+        let (finish, finished) = std::sync::mpsc::channel();
+        let mut hashing = Box::pin(passwords.off_the_async_threads(move || finished.recv()));
+        assert!((&mut hashing).now_or_never().is_none());
+        drop(hashing);
+        assert_eq!(passwords.permits.available_permits(), 0);
+        finish.send(()).unwrap();
+        passwords.off_the_async_threads(|| ()).await;
     }
 
     #[test]

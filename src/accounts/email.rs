@@ -3,20 +3,29 @@
 use std::fmt;
 use std::str::FromStr;
 
+use icu_properties::props::{DefaultIgnorableCodePoint, GeneralCategory};
+use icu_properties::{CodePointMapData, CodePointSetData};
+
 /// An e-mail address, in the form in which its owner typed it.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Email(String);
+pub struct Email {
+    text: String,
+    key: String,
+}
 
 impl Email {
     /// Its text, as its owner typed it.
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.text
     }
 
-    /// The form by which e-mail addresses are compared: those of two accounts never differ in case
-    /// only.
+    /// The form by which e-mail addresses are compared: the local part with ASCII letters in lower
+    /// case, the domain as IDNA writes it in ASCII.
+    ///
+    /// No other letter changes: by Unicode's rules, the Kelvin sign becomes a `k`, and who has a
+    /// mailbox of that name somewhere would have the account of another.
     pub fn key(&self) -> String {
-        self.0.to_lowercase()
+        self.key.clone()
     }
 }
 
@@ -29,26 +38,45 @@ impl FromStr for Email {
         let parsed: lettre::Address = text.parse().map_err(|_| InvalidEmail)?;
         // The standard allows an IP as the domain, such as [127.0.0.1]; a service should not send
         // mail there.
-        let plain = text.len() <= 254
+        let is_plain = text.len() <= 254
+            && parsed.user().len() <= 64
             && !text.ends_with(']')
-            && !text.chars().any(|c| c.is_control() || c.is_whitespace());
-        if plain && parsed.user().len() <= 64 {
-            Ok(Self(text.to_owned()))
-        } else {
-            Err(InvalidEmail)
+            && !text.chars().any(is_invisible);
+        if !is_plain {
+            return Err(InvalidEmail);
         }
+        let local_part = parsed.user().to_ascii_lowercase();
+        let domain = idna::domain_to_ascii(parsed.domain()).map_err(|_| InvalidEmail)?;
+        Ok(Self {
+            key: format!("{local_part}@{domain}"),
+            text: text.to_owned(),
+        })
     }
+}
+
+/// True for a character that nobody sees, so that two e-mail addresses look the same.
+fn is_invisible(c: char) -> bool {
+    const BLANK_BRAILLE: char = '\u{2800}';
+    let category = CodePointMapData::<GeneralCategory>::new().get(c);
+    c.is_control()
+        || c.is_whitespace()
+        || c == BLANK_BRAILLE
+        || CodePointSetData::new::<DefaultIgnorableCodePoint>().contains(c)
+        || matches!(
+            category,
+            GeneralCategory::Format | GeneralCategory::PrivateUse | GeneralCategory::Unassigned
+        )
 }
 
 impl fmt::Debug for Email {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        self.text.fmt(f)
     }
 }
 
 impl fmt::Display for Email {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        self.text.fmt(f)
     }
 }
 
@@ -69,6 +97,59 @@ mod tests {
     }
 
     #[test]
+    fn only_what_is_the_same_mailbox_has_the_same_key() {
+        let key = |text: &str| text.parse::<Email>().unwrap().key();
+        assert_eq!(key("\u{212a}ate@example.com"), "\u{212a}ate@example.com");
+        assert_ne!(key("\u{212a}ate@example.com"), key("kate@example.com"));
+        assert_ne!(key("\u{130}da@example.com"), key("ida@example.com"));
+        assert_ne!(key("Ä@example.com"), key("ä@example.com"));
+        assert_eq!(key("a@BÜCHER.example"), "a@xn--bcher-kva.example");
+        for domain in [
+            "bücher.example",
+            "Bücher.Example",
+            "XN--BCHER-KVA.example",
+            "bu\u{308}cher.example",
+        ] {
+            assert_eq!(
+                key(&format!("a@{domain}")),
+                "a@xn--bcher-kva.example",
+                "{domain}"
+            );
+        }
+    }
+
+    #[test]
+    fn invisible_characters_are_refused() {
+        for invisible in [
+            '\u{ad}',
+            '\u{34f}',
+            '\u{61c}',
+            '\u{115f}',
+            '\u{180e}',
+            '\u{200b}',
+            '\u{200d}',
+            '\u{202e}',
+            '\u{2060}',
+            '\u{2800}',
+            '\u{3164}',
+            '\u{fe0f}',
+            '\u{feff}',
+            '\u{ffa0}',
+            '\u{e0041}',
+            '\u{e000}',
+            '\u{a0}',
+            '\u{3000}',
+        ] {
+            for text in [
+                format!("a{invisible}da@example.com"),
+                format!("ada@ex{invisible}ample.com"),
+            ] {
+                assert_eq!(text.parse::<Email>(), Err(InvalidEmail), "{text:?}");
+            }
+        }
+    }
+
+    #[test]
     fn what_is_no_address_is_refused() {
         let long = format!("{}@example.com", "a".repeat(300));
         for bad in [
@@ -80,6 +161,7 @@ mod tests {
             "a\0@example.com",
             "a@b@c",
             "a@[127.0.0.1]",
+            "a@xn--a-.example",
             "a@[IPv6:::1]",
             "a\r\nBcc: x@y.z",
             &long,

@@ -1,6 +1,7 @@
 //! Passwords: argon2id, hashed off the async threads.
 
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::sync::{Arc, LazyLock};
 
 use argon2::password_hash::phc;
 use argon2::password_hash::{PasswordHasher, PasswordVerifier};
@@ -23,6 +24,13 @@ pub const LANES: u32 = 1;
 pub const MIN_CHARS: usize = 10;
 /// The most bytes of a password: hashing a long one must not keep a server busy.
 pub const MAX_BYTES: usize = 1024;
+
+/// The most common passwords of at least [`MIN_CHARS`] characters, in lower case (`data/`).
+static COMMON: LazyLock<HashSet<&'static str>> = LazyLock::new(|| {
+    include_str!("../../data/common-passwords.txt")
+        .lines()
+        .collect()
+});
 
 /// A password's hash in PHC form.
 #[derive(Clone)]
@@ -53,6 +61,12 @@ pub enum PasswordRefused {
     /// The password is the e-mail address, or its local part.
     #[error("choose a password that is not your e-mail address")]
     IsEmail,
+    /// The password is one of the most common ones.
+    #[error(
+        "this is one of the most common passwords, which are tried first: choose another, such as \
+         four words that have nothing to do with each other"
+    )]
+    IsCommon,
 }
 
 /// Hashes and verifies passwords, a few at a time, so that neither a rush of sign-ins nor clients
@@ -145,10 +159,16 @@ fn check(password: &Secret, email: &Email) -> Result<(), PasswordRefused> {
     if text.chars().count() < MIN_CHARS {
         return Err(PasswordRefused::TooShort);
     }
-    let lower = text.to_lowercase();
-    let key = email.key();
-    if lower == key || key.split('@').next() == Some(&lower) {
+    let lower = text.trim().to_lowercase();
+    let is_email = [email.as_str(), &email.key()].iter().any(|email| {
+        let email = email.to_lowercase();
+        lower == email || email.split('@').next() == Some(&lower)
+    });
+    if is_email {
         return Err(PasswordRefused::IsEmail);
+    }
+    if COMMON.contains(lower.as_str()) {
+        return Err(PasswordRefused::IsCommon);
     }
     Ok(())
 }
@@ -236,6 +256,36 @@ mod tests {
             check(&Secret::new("ADA.lovelace@example.com"), &email()),
             Err(PasswordRefused::IsEmail)
         );
-        assert_eq!(check(&Secret::new("пароль-ключ"), &email()), Ok(()));
+        for common in ["1q2w3e4r5t", "Password12", " BASKETBALL ", "1111111111"] {
+            assert_eq!(
+                check(&Secret::new(common), &email()),
+                Err(PasswordRefused::IsCommon),
+                "{common}"
+            );
+        }
+        let umlauts: Email = "Ärger@bücher.example".parse().unwrap();
+        for own in ["ärger@BÜCHER.example", "Ärger@xn--bcher-kva.example"] {
+            assert_eq!(
+                check(&Secret::new(own), &umlauts),
+                Err(PasswordRefused::IsEmail),
+                "{own}"
+            );
+        }
+        for uncommon in ["пароль-ключ", "basketball basketball", "correct horse"] {
+            assert_eq!(
+                check(&Secret::new(uncommon), &email()),
+                Ok(()),
+                "{uncommon}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_list_of_common_passwords_is_in_the_form_that_it_is_searched_in() {
+        assert!(COMMON.len() > 1000);
+        for common in COMMON.iter() {
+            assert_eq!(common.trim().to_lowercase(), *common);
+            assert!(common.chars().count() >= MIN_CHARS, "{common}");
+        }
     }
 }

@@ -16,8 +16,9 @@ use crate::plans::{LeaseRefused, Limits};
 pub use email::{Email, InvalidEmail};
 pub use passwords::{PasswordHash, PasswordRefused, Passwords};
 pub use store::{
-    change_email, create, delete, deleting, find, find_by_email, password_hash, promote, restore,
-    search, set_lease_default, set_password, set_plan, suspend, verify_email,
+    change_email, create, delete, deleting, find, find_by_email, password_hash, promote,
+    refresh_email_keys, restore, search, set_lease_default, set_password, set_plan, suspend,
+    verify_email,
 };
 
 /// An account with the limits of its plan.

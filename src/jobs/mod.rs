@@ -9,7 +9,7 @@ use tokio_util::task::TaskTracker;
 use crate::app::App;
 use crate::db::changes::Subscriber;
 use crate::locks::sweeper::Sweeper;
-use crate::{accounts, db, outages};
+use crate::{accounts, db, outages, tokens};
 
 /// Starts the jobs of a node. They end when the app is drained; wait for `tasks` after that.
 pub fn spawn(app: &App, tasks: &TaskTracker) {
@@ -51,6 +51,20 @@ pub fn spawn(app: &App, tasks: &TaskTracker) {
             accounts::links::sweep(&app.db).await?;
             Ok(())
         },
+    );
+    every(
+        app,
+        tasks,
+        "sweep revoked tokens",
+        Duration::from_secs(3600),
+        |app| async move { tokens::sweep(&app.db).await.map(drop) },
+    );
+    every(
+        app,
+        tasks,
+        "refresh the keys of e-mail addresses",
+        Duration::from_secs(24 * 3600),
+        |app| async move { accounts::refresh_email_keys(&app.db).await },
     );
     tasks.spawn(write_last_uses(app.clone()));
     let app = app.clone();

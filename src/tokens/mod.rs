@@ -14,7 +14,7 @@ use crate::accounts::Account;
 use crate::id::{NamespaceId, TokenId};
 
 pub use caller::Caller;
-pub use store::{create, create_for, list, revoke, revoke_all, rotate};
+pub use store::{create, create_for, list, revoke, revoke_all, rotate, sweep};
 pub use verifier::{Verifier, VerifyError};
 
 /// The rights of a token.

@@ -279,6 +279,20 @@ pub async fn revoke_all(connection: &mut PgConnection, account_id: AccountId) ->
     Ok(changed.rows_affected())
 }
 
+/// Deletes the tokens that were revoked more than 90 days ago, and returns their number. For a job.
+///
+/// # Errors
+/// If the database query fails.
+pub async fn sweep(pool: &PgPool) -> sqlx::Result<u64> {
+    let deleted = sqlx::query!(
+        "/* tokens.sweep */
+        DELETE FROM api_tokens WHERE revoked_at < clock_timestamp() - interval '90 days'"
+    )
+    .execute(pool)
+    .await?;
+    Ok(deleted.rows_affected())
+}
+
 /// The caller of a valid token: not revoked, not expired, its account neither suspended nor being
 /// deleted. `None` for any other.
 pub(super) async fn find_caller(

@@ -4,6 +4,7 @@
     reason = "a test that panics is a test that fails"
 )]
 
+mod accounts;
 mod architecture;
 mod authorization;
 mod locks;

@@ -58,6 +58,49 @@ fn email_taken(error: sqlx::Error) -> AccountError {
     }
 }
 
+/// Brings the keys of e-mail addresses to the form that this version compares by ([`Email::key`]).
+/// Only those that are not ASCII can have another. If two accounts would have the same key, the
+/// first to be looked at gets it, and the log names the other.
+///
+/// # Errors
+/// If the database query fails.
+pub async fn refresh_email_keys(pool: &PgPool) -> sqlx::Result<()> {
+    let accounts = sqlx::query!(
+        r#"/* accounts.not_ascii */
+        SELECT account_id AS "account_id: AccountId", email, email_key FROM accounts
+         WHERE octet_length(email) > char_length(email) ORDER BY account_id"#
+    )
+    .fetch_all(pool)
+    .await?;
+    for account in accounts {
+        // An e-mail address that is not accepted any more keeps its key.
+        let Ok(email) = account.email.parse::<Email>() else {
+            continue;
+        };
+        if email.key() == account.email_key {
+            continue;
+        }
+        let changed = sqlx::query!(
+            "/* accounts.set_email_key */
+            UPDATE accounts SET email_key = $3 WHERE account_id = $1 AND email = $2",
+            account.account_id.0,
+            account.email,
+            email.key()
+        )
+        .execute(pool)
+        .await;
+        match changed.map_err(email_taken) {
+            Err(AccountError::EmailTaken) => tracing::warn!(
+                account_id = account.account_id.0,
+                "another account has the same e-mail address: this one cannot sign in"
+            ),
+            Err(AccountError::Database(error)) => return Err(error),
+            Ok(_) | Err(_) => {}
+        }
+    }
+    Ok(())
+}
+
 /// Sets the account's own default lease; `None` for the plan's.
 ///
 /// # Errors

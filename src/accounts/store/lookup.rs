@@ -83,14 +83,15 @@ async fn select(pool: &PgPool, filter: &Filter, limit: i64) -> sqlx::Result<Vec<
          WHERE a.deleting_since IS NULL
            AND ($1::bigint IS NULL OR a.account_id = $1)
            AND ($2::text IS NULL OR a.email_key = $2)
-           AND ($3::text IS NULL OR strpos(a.email_key, $3) > 0)
+           AND ($3::text IS NULL OR strpos(lower(a.email), lower($3)) > 0
+                OR strpos(a.email_key, lower($3)) > 0)
            AND ($4::text IS NULL OR p.code = $4)
            AND ($5::bigint IS NULL OR a.account_id < $5)
          ORDER BY a.account_id DESC
          LIMIT $6"#,
         filter.account_id.map(|id| id.0),
         filter.email_key,
-        filter.text.as_ref().map(|text| text.to_lowercase()),
+        filter.text,
         filter.plan,
         filter.before_id.map(|id| id.0),
         limit,

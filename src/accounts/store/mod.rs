@@ -8,6 +8,8 @@ mod deletion;
 mod lookup;
 
 pub use administration::{promote, restore, set_plan, suspend};
-pub use changes::{change_email, create, set_lease_default, set_password, verify_email};
+pub use changes::{
+    change_email, create, refresh_email_keys, set_lease_default, set_password, verify_email,
+};
 pub use deletion::{delete, deleting};
 pub use lookup::{Filter, find, find_by_email, password_hash, search};

@@ -29,6 +29,16 @@ impl Email {
     }
 }
 
+impl Email {
+    /// An e-mail address that an account has, though a stricter rule may refuse it today.
+    pub(super) fn stored(text: &str) -> Self {
+        text.parse().unwrap_or_else(|InvalidEmail| Self {
+            text: text.to_owned(),
+            key: text.to_ascii_lowercase(),
+        })
+    }
+}
+
 impl FromStr for Email {
     type Err = InvalidEmail;
 

@@ -41,6 +41,13 @@ pub struct Account {
     pub created_at: DateTime<Utc>,
 }
 
+impl Account {
+    /// Its e-mail address.
+    pub fn email(&self) -> Email {
+        Email::stored(&self.email)
+    }
+}
+
 /// The settings of a new account.
 #[derive(Debug)]
 pub struct NewAccount<'a> {

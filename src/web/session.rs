@@ -16,10 +16,10 @@ use tower_sessions::{Expiry, Session, SessionManagerLayer, SessionStore, cookie,
 use url::Url;
 
 use super::error::WebError;
+use super::state::Web;
 use super::ui::page::{Flash, Page, Tab, Viewer};
 use crate::accounts::sessions::{self, NewSession, SessionHash};
 use crate::accounts::{self, Account, AccountError};
-use crate::app::App;
 use crate::audit::Actor;
 use crate::id::AccountId;
 use crate::transport::RequestContext;
@@ -289,7 +289,8 @@ impl CurrentAccount {
         end(&self.session).await
     }
 
-    async fn from_parts(parts: &Parts, app: &App) -> Result<Self, WebError> {
+    async fn from_parts(parts: &Parts, web: &Web) -> Result<Self, WebError> {
+        let app = &web.app;
         let bug = |what: &'static str| WebError::Bug(anyhow::anyhow!(what));
         let session = parts
             .extensions
@@ -333,6 +334,9 @@ impl CurrentAccount {
             session.flush().await.map_err(unavailable)?;
             return Err(suspended(reason));
         }
+        if !parts.method.is_safe() {
+            web.throttles.post(account.account_id.0)?;
+        }
         Ok(Self {
             account,
             session_hash,
@@ -356,12 +360,12 @@ pub(super) fn suspended(reason: &str) -> WebError {
 impl<S> FromRequestParts<S> for CurrentAccount
 where
     S: Send + Sync,
-    App: FromRef<S>,
+    Web: FromRef<S>,
 {
     type Rejection = WebError;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, WebError> {
-        Self::from_parts(parts, &App::from_ref(state)).await
+        Self::from_parts(parts, &Web::from_ref(state)).await
     }
 }
 
@@ -369,12 +373,12 @@ where
 impl<S> OptionalFromRequestParts<S> for CurrentAccount
 where
     S: Send + Sync,
-    App: FromRef<S>,
+    Web: FromRef<S>,
 {
     type Rejection = WebError;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Option<Self>, WebError> {
-        match Self::from_parts(parts, &App::from_ref(state)).await {
+        match Self::from_parts(parts, &Web::from_ref(state)).await {
             Ok(current) => Ok(Some(current)),
             Err(WebError::Bug(error)) => Err(WebError::Bug(error)),
             Err(_) => Ok(None),
@@ -401,12 +405,12 @@ pub(crate) struct RequireAdmin(pub(crate) CurrentAccount);
 impl<S> FromRequestParts<S> for RequireAdmin
 where
     S: Send + Sync,
-    App: FromRef<S>,
+    Web: FromRef<S>,
 {
     type Rejection = WebError;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, WebError> {
-        let current = CurrentAccount::from_parts(parts, &App::from_ref(state)).await?;
+        let current = CurrentAccount::from_parts(parts, &Web::from_ref(state)).await?;
         if current.account.is_admin {
             Ok(Self(current))
         } else {

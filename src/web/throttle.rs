@@ -1,10 +1,10 @@
 //! Limits on how often one client IP, or one e-mail address, may try: against guessing passwords
 //! and finding out who has an account.
 //!
-//! Counted on this node, in memory. By e-mail address alone the limit is wide, because anybody can
-//! use it up for the owner.
+//! Counted on this node, in memory. Anybody can use up the limit by e-mail address; so it is wide,
+//! and the owner's own browsers are not under it.
 
-use std::hash::{BuildHasher, RandomState};
+use std::hash::{BuildHasher, Hash, RandomState};
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -55,12 +55,14 @@ pub(crate) struct Throttles {
     sign_in_by_ip: Limiter,
     sign_in_by_email: Limiter,
     sign_in_by_both: Limiter,
+    sign_in_by_browser: Limiter,
     sign_up_by_ip: Limiter,
     sign_up_by_email: Limiter,
     mail_by_ip: Limiter,
     mail_by_email: Limiter,
     reset_by_ip: Limiter,
     password_by_account: Limiter,
+    post_by_account: Limiter,
 }
 
 impl std::fmt::Debug for Throttles {
@@ -77,30 +79,62 @@ impl Default for Throttles {
             sign_in_by_ip: Limiter::new(40, seconds(3)),
             sign_in_by_email: Limiter::new(60, seconds(10)),
             sign_in_by_both: Limiter::new(10, seconds(15)),
+            sign_in_by_browser: Limiter::new(10, seconds(15)),
             sign_up_by_ip: Limiter::new(20, seconds(60)),
             sign_up_by_email: Limiter::new(10, seconds(60)),
             mail_by_ip: Limiter::new(20, seconds(60)),
             mail_by_email: Limiter::new(4, seconds(300)),
             reset_by_ip: Limiter::new(20, seconds(6)),
             password_by_account: Limiter::new(10, seconds(15)),
+            post_by_account: Limiter::new(120, seconds(1)),
         }
     }
 }
 
 impl Throttles {
-    fn key(&self, what: impl std::hash::Hash) -> u64 {
+    fn key(&self, what: impl Hash) -> u64 {
         self.hasher.hash_one(what)
     }
 
-    /// One try to sign in. `email` in lower case.
+    /// One try to sign in with the key of an e-mail address, from any browser.
     ///
     /// # Errors
     /// When there were too many, with the seconds until the next is allowed.
     pub(crate) fn sign_in(&self, client_ip: IpAddr, email: &str) -> Result<(), WebError> {
+        self.sign_in_from(client_ip)?;
         let client_ip = throttle_key(client_ip);
-        self.sign_in_by_ip.check(self.key(client_ip))?;
         self.sign_in_by_both.check(self.key((client_ip, email)))?;
         self.sign_in_by_email.check(self.key(email))
+    }
+
+    /// One try to sign in from a browser that the account has signed in with before. Counted apart
+    /// from all others, so that they cannot keep the owner out.
+    ///
+    /// # Errors
+    /// As [`Self::sign_in`].
+    pub(crate) fn sign_in_again(
+        &self,
+        account_id: i64,
+        browser: impl Hash,
+    ) -> Result<(), WebError> {
+        self.sign_in_by_browser
+            .check(self.key((account_id, browser)))
+    }
+
+    /// One try to sign in from a client IP, whatever the account.
+    ///
+    /// # Errors
+    /// As [`Self::sign_in`].
+    pub(crate) fn sign_in_from(&self, client_ip: IpAddr) -> Result<(), WebError> {
+        self.sign_in_by_ip.check(self.key(throttle_key(client_ip)))
+    }
+
+    /// One change by an account that is signed in.
+    ///
+    /// # Errors
+    /// As [`Self::sign_in`].
+    pub(crate) fn post(&self, account_id: i64) -> Result<(), WebError> {
+        self.post_by_account.check(self.key(account_id))
     }
 
     /// One try to sign up, which tells whether an e-mail address is taken.

@@ -137,7 +137,7 @@ pub(crate) async fn send_verification_again(
     }
     let email = &account.email;
     web.throttles
-        .mail(context.client_ip(), &email.to_lowercase())?;
+        .mail(context.client_ip(), &account.email().key())?;
     emails::send_link(&web.app, account.account_id, Purpose::VerifyEmail, email).await?;
     let flash = Flash::ok(format!("The link is on its way to {email}."));
     current.redirect("/account", flash).await

@@ -17,6 +17,7 @@ use crate::web::emails;
 use crate::web::error::WebError;
 use crate::web::session::CurrentAccount;
 use crate::web::sign_in::credentials::{INVALID_EMAIL, new_password_field, no_secret};
+use crate::web::sign_in::known_browser::remember;
 use crate::web::sign_in::password_check::is_own_password;
 use crate::web::state::Web;
 use crate::web::ui::field::Field;
@@ -133,12 +134,7 @@ pub(crate) async fn change_password(
         let form = form.rejected("current_password", "this is not your current password");
         return show_forms(&web, &current, form).await;
     }
-    // The stored text was an e-mail address when it was stored.
-    let email: Email = current
-        .account
-        .email
-        .parse()
-        .map_err(|error| WebError::Bug(anyhow::Error::new(error)))?;
+    let email = current.account.email();
     let hash = match app.passwords.hash_new(&new_password, &email).await {
         Ok(hash) => hash,
         Err(error) => {
@@ -152,7 +148,10 @@ pub(crate) async fn change_password(
     transaction.commit().await?;
     current.keep_with_password(hash.as_str()).await?;
     emails::send_password_changed(app, &current.account.email);
-    current.redirect(PATH, done).await
+    let mut response = current.redirect(PATH, done).await?;
+    let url = &app.public_url;
+    remember(&mut response, url, account_id, hash.as_str(), None);
+    Ok(response)
 }
 
 #[derive(Debug, Default, Deserialize)]

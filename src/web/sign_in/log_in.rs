@@ -9,7 +9,8 @@ use serde::Deserialize;
 use tower_sessions::Session;
 
 use super::credentials::{Credentials, email_field};
-use super::password_check::find_account;
+use super::known_browser::remember;
+use super::password_check::{Verified, try_password};
 use crate::accounts::Email;
 use crate::transport::RequestContext;
 use crate::web::error::WebError;
@@ -109,16 +110,15 @@ pub(crate) async fn submit(
     Form(submitted): Form<Credentials>,
 ) -> Result<Response, WebError> {
     let next = own_path(&submitted.next);
-    let email = submitted.email.parse::<Email>();
-    let key = email
-        .as_ref()
-        .map_or_else(|_| submitted.email.trim().to_lowercase(), Email::key);
-    web.throttles.sign_in(context.client_ip(), &key)?;
-    let found = match &email {
-        Ok(email) => find_account(&web, email, &submitted.password).await?,
-        Err(_) => None,
+    let found = match submitted.email.parse::<Email>() {
+        Ok(email) => try_password(&web, &context, &headers, &email, &submitted.password).await?,
+        Err(_) => {
+            let text = submitted.email.trim().to_ascii_lowercase();
+            web.throttles.sign_in(context.client_ip(), &text)?;
+            None
+        }
     };
-    let Some((account, hash)) = found else {
+    let Some(verified) = found else {
         let form = FormState::default()
             .with("email", &submitted.email)
             .rejected(
@@ -127,11 +127,25 @@ pub(crate) async fn submit(
             );
         return show_form(form, next, None);
     };
-    if let Some(reason) = &account.suspended_reason {
+    if let Some(reason) = &verified.account.suspended_reason {
         return Err(suspended(reason));
     }
-    sign_in(&session, &context, &headers, account.account_id, &hash).await?;
-    Ok(Redirect::to(next.unwrap_or("/account")).into_response())
+    let Verified {
+        account,
+        password_hash,
+        browser,
+    } = verified;
+    let account_id = account.account_id;
+    sign_in(&session, &context, &headers, account_id, &password_hash).await?;
+    let mut response = Redirect::to(next.unwrap_or("/account")).into_response();
+    remember(
+        &mut response,
+        &web.app.public_url,
+        account_id,
+        &password_hash,
+        browser,
+    );
+    Ok(response)
 }
 
 /// Ends the session. Doing so again, or with a session that has ended, succeeds; while the database

@@ -2,6 +2,7 @@
 
 pub(super) mod credentials;
 pub(super) mod email_confirmation;
+pub(super) mod known_browser;
 mod link;
 pub(super) mod log_in;
 pub(super) mod password_check;

@@ -1,19 +1,39 @@
 //! Checking passwords: to sign in, and again before acts that a session alone must not allow.
 
+use axum::http::HeaderMap;
+
+use super::known_browser::{BrowserCookie, KnownBrowser};
 use crate::accounts::{self, Account, AccountError, Email};
 use crate::id::AccountId;
 use crate::secret::Secret;
+use crate::transport::RequestContext;
 use crate::web::error::WebError;
 use crate::web::session::CurrentAccount;
 use crate::web::state::Web;
 
-/// The account with this e-mail address and the hash of its password, if `password` is its
-/// password. Takes as long where there is no such account.
-pub(super) async fn find_account(
+/// An account whose password was right, with the hash of the password.
+pub(super) struct Verified {
+    pub(super) account: Account,
+    pub(super) password_hash: String,
+    /// The browser, if the account has signed in with it before.
+    pub(super) browser: Option<KnownBrowser>,
+}
+
+/// One try to sign in: the account with this e-mail address, if `password` is its password. Takes
+/// as long where there is no such account. Throttled, apart for a browser that is known.
+pub(super) async fn try_password(
     web: &Web,
+    context: &RequestContext,
+    headers: &HeaderMap,
     email: &Email,
     password: &Secret,
-) -> Result<Option<(Account, String)>, WebError> {
+) -> Result<Option<Verified>, WebError> {
+    let cookie = BrowserCookie::of(headers, &web.app.public_url);
+    match &cookie {
+        // The look-up shows whether the browser is known.
+        Some(_) => web.throttles.sign_in_from(context.client_ip())?,
+        None => web.throttles.sign_in(context.client_ip(), &email.key())?,
+    }
     let app = &web.app;
     let account = match accounts::find_by_email(&app.db, email).await {
         Ok(account) => Some(account),
@@ -27,8 +47,22 @@ pub(super) async fn find_account(
         .as_ref()
         .map_or(nobody, |account| account.account_id);
     let hash = accounts::password_hash(&app.db, account_id).await?;
+    let browser = cookie
+        .as_ref()
+        .zip(hash.as_deref())
+        .and_then(|(cookie, hash)| cookie.verify(account_id, hash));
+    match browser {
+        Some(browser) => web.throttles.sign_in_again(account_id.0, browser)?,
+        None if cookie.is_some() => web.throttles.sign_in(context.client_ip(), &email.key())?,
+        None => {}
+    }
     let is_right = app.passwords.verify(password, hash.as_deref()).await;
-    Ok(account.zip(hash).filter(|_| is_right))
+    let verified = account.zip(hash).map(|(account, password_hash)| Verified {
+        account,
+        password_hash,
+        browser,
+    });
+    Ok(verified.filter(|_| is_right))
 }
 
 /// Whether this is the password of the signed-in account. Throttled, since a session must not be

@@ -7,6 +7,7 @@ use axum::{Extension, Form};
 use serde::Deserialize;
 
 use super::credentials::{INVALID_EMAIL, email_field, new_password_field, no_secret};
+use super::known_browser::remember;
 use super::link::{LinkQuery, find_usable, show_unusable};
 use crate::accounts::links::{self, Purpose};
 use crate::accounts::{self, AccountError, Email, sessions};
@@ -150,10 +151,7 @@ pub(crate) async fn reset(
         return reset_again(&web, link.account_id, &submitted.password).await;
     }
     // The stored text was an e-mail address when it was stored.
-    let email: Email = account
-        .email
-        .parse()
-        .map_err(|error| WebError::Bug(anyhow::Error::new(error)))?;
+    let email = account.email();
     let hash = match app.passwords.hash_new(&submitted.password, &email).await {
         Ok(hash) => hash,
         Err(error) => {
@@ -177,7 +175,11 @@ pub(crate) async fn reset(
     links::void_all(&mut *transaction, link.account_id).await?;
     transaction.commit().await?;
     emails::send_password_changed(app, &account.email);
-    Ok(password_is_set())
+    let mut response = password_is_set();
+    // The link has proved whose browser this is.
+    let url = &app.public_url;
+    remember(&mut response, url, link.account_id, hash.as_str(), None);
+    Ok(response)
 }
 
 fn password_is_set() -> Response {

@@ -8,7 +8,8 @@ use axum::{Extension, Form};
 use tower_sessions::Session;
 
 use super::credentials::{Credentials, INVALID_EMAIL, email_field, new_password_field};
-use super::password_check::find_account;
+use super::known_browser::remember;
+use super::password_check::try_password;
 use crate::accounts::links::Purpose;
 use crate::accounts::{self, AccountError, Email, NewAccount};
 use crate::plans::DEFAULT_PLAN;
@@ -72,29 +73,31 @@ pub(crate) async fn submit(
         is_admin: false,
         email_verified: false,
     };
-    let (account_id, hash) = match accounts::create(&app.db, new, None).await {
+    let (account_id, hash, browser) = match accounts::create(&app.db, new, None).await {
         Ok(account_id) => {
             emails::send_link(app, account_id, Purpose::VerifyEmail, email.as_str()).await?;
-            (account_id, hash.as_str().to_owned())
+            (account_id, hash.as_str().to_owned(), None)
         }
         Err(AccountError::EmailTaken) => {
             // The form was sent twice, or its sender forgot that they have an account. With the
             // right password, signing up is signing in.
-            web.throttles.sign_in(client_ip, &email.key())?;
-            let found = find_account(&web, &email, &submitted.password).await?;
-            let Some((account, hash)) = found else {
+            let found = try_password(&web, &context, &headers, &email, &submitted.password).await?;
+            let Some(verified) = found else {
                 return show_form(form.rejected(
                     "email",
                     "There is an account with this address. Sign in, or ask for a new password.",
                 ));
             };
-            if let Some(reason) = &account.suspended_reason {
+            if let Some(reason) = &verified.account.suspended_reason {
                 return Err(suspended(reason));
             }
-            (account.account_id, hash)
+            let account_id = verified.account.account_id;
+            (account_id, verified.password_hash, verified.browser)
         }
         Err(error) => return Err(error.into()),
     };
     sign_in(&session, &context, &headers, account_id, &hash).await?;
-    Ok(Redirect::to("/account").into_response())
+    let mut response = Redirect::to("/account").into_response();
+    remember(&mut response, &app.public_url, account_id, &hash, browser);
+    Ok(response)
 }

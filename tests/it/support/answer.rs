@@ -24,6 +24,18 @@ impl Answer {
         self.headers.get(name).map(|value| value.to_str().unwrap())
     }
 
+    /// The cookie of this name that the response sets, with its attributes. Panics if it sets none.
+    #[track_caller]
+    pub(crate) fn cookie(&self, name: &str) -> &str {
+        let mut cookies = self.headers.get_all("set-cookie").iter();
+        cookies
+            .find_map(|cookie| {
+                let cookie = cookie.to_str().unwrap();
+                (cookie.split('=').next() == Some(name)).then_some(cookie)
+            })
+            .unwrap_or_else(|| panic!("{name} in {:?}", self.headers))
+    }
+
     /// The value of a header. Panics if it is missing.
     #[track_caller]
     pub(crate) fn required(&self, name: &str) -> &str {

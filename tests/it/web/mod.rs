@@ -2,6 +2,7 @@
 
 mod admin;
 mod docs;
+mod limits;
 mod locks;
 mod mail;
 mod main_elements;

@@ -305,8 +305,9 @@ mod tests {
                 for path in ["/call/a", "/cached/1", "/nowhere"] {
                     send(&front, path).await;
                 }
-                let gone = tokio::time::timeout(Duration::ZERO, send(&front, "/slow")).await;
-                assert!(gone.is_err());
+                // Polled once and dropped: a timer might lose against the deadline of the call.
+                let mut request = Box::pin(send(&front, "/slow"));
+                assert!(futures_util::poll!(request.as_mut()).is_pending());
             });
         });
         let counted = recorder.handle().render();

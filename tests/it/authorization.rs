@@ -302,10 +302,12 @@ async fn without_notices_a_node_looks_every_token_up() {
             .await
             .unwrap();
         until_status(&[&node], &token, 401, "the revoked token is refused").await;
-        assert!(
-            !node.app.changes.is_current(),
-            "and not because the news came"
-        );
+        // And not because the news came. A sign of life from just before counts for a second from
+        // when it was asked for, and a busy machine may deliver it late.
+        eventually("the node knows that it misses notices", async || {
+            (!node.app.changes.is_current()).then_some(())
+        })
+        .await;
         // Valid tokens still work; slower, because each request looks its token up.
         let lasting = account.token().await;
         assert_eq!(node.token(&lasting).heartbeat("x").await.status, 200);

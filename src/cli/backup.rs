@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::json;
 
-use super::{on_runtime, output};
+use super::{output, runtime};
 use crate::config::DatabaseSettings;
 use crate::db::backup;
 
@@ -35,7 +35,7 @@ pub(super) struct RestoreArgs {
 
 pub(super) fn backup(args: &BackupArgs) -> anyhow::Result<()> {
     args.database.validate()?;
-    let bytes = on_runtime(backup::backup(&args.database, &args.file))??;
+    let bytes = runtime::block_on(backup::backup(&args.database, &args.file))??;
     if args.json {
         return output::json(&json!({ "file": args.file, "bytes": bytes }));
     }
@@ -47,7 +47,7 @@ pub(super) fn backup(args: &BackupArgs) -> anyhow::Result<()> {
 
 pub(super) fn restore(args: &RestoreArgs) -> anyhow::Result<()> {
     args.database.validate()?;
-    on_runtime(backup::restore(&args.database, &args.file, args.replace))??;
+    runtime::block_on(backup::restore(&args.database, &args.file, args.replace))??;
     Ok(output::line(&format!(
         "restored from {}",
         args.file.display()

@@ -1,11 +1,12 @@
-//! The commands. Exit codes: 0 done, 1 it failed (and standard error says why), 2 it was called
-//! wrongly; `lockable run` has more.
+//! The commands. Exit codes: 0 done, 1 failed (standard error says why), 2 called wrongly; the
+//! client's commands have more (`client::exit`).
 
 mod admin;
 mod backup;
 mod client;
 pub mod logging;
 mod output;
+mod runtime;
 
 use std::process::ExitCode;
 
@@ -51,8 +52,8 @@ enum Command {
 }
 
 impl Cli {
-    /// Reads the command line and the environment. Ends the process where they cannot be read, or
-    /// ask for help.
+    /// Reads the command line and the environment. Ends the process if they are wrong, or ask for
+    /// help.
     #[must_use]
     pub fn from_command_line() -> Self {
         let mut command = without_empty_variables(Self::command());
@@ -62,8 +63,8 @@ impl Cli {
 
     /// Runs the command to its end.
     pub fn run(self) -> ExitCode {
-        // Two providers are compiled in by dependencies; this one is meant. Fails where a test has
-        // said so already.
+        // Dependencies compile two providers in; this one is used. Fails if a test has installed it
+        // already.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let default_filter = if matches!(self.command, Command::Serve(_)) {
             "info,sqlx=warn"
@@ -84,10 +85,10 @@ impl Cli {
             Command::Backup(args) => backup::backup(&args).map(|()| ExitCode::SUCCESS),
             Command::Restore(args) => backup::restore(&args).map(|()| ExitCode::SUCCESS),
             Command::Admin(args) => admin::run(*args).map(|()| ExitCode::SUCCESS),
-            Command::Run(args) => on_runtime(client::run(args)).flatten(),
-            Command::Acquire(args) => on_runtime(client::acquire(args)).flatten(),
-            Command::Heartbeat(args) => on_runtime(client::heartbeat(args)).flatten(),
-            Command::Release(args) => on_runtime(client::release(args)).flatten(),
+            Command::Run(args) => run_client(client::run(args)),
+            Command::Acquire(args) => run_client(client::acquire(args)),
+            Command::Heartbeat(args) => run_client(client::heartbeat(args)),
+            Command::Release(args) => run_client(client::release(args)),
         };
         match outcome {
             Ok(code) => code,
@@ -100,8 +101,8 @@ impl Cli {
     }
 }
 
-/// Leaves out environment variables that are empty: service managers and compose files set them so
-/// where they mean none.
+/// Ignores environment variables that are empty: service managers and compose files set them so
+/// when they mean none.
 fn without_empty_variables(command: clap::Command) -> clap::Command {
     command
         .mut_args(|arg| {
@@ -126,7 +127,7 @@ fn usage(sentence: &str) -> ExitCode {
 fn migrate(settings: &DatabaseSettings) -> anyhow::Result<()> {
     settings.validate()?;
     let source = Source::for_command(settings)?;
-    let outcome = on_runtime(migrate::prepare_with(
+    let outcome = runtime::block_on(migrate::prepare_with(
         source.options(),
         settings.unsafe_database,
     ));
@@ -134,10 +135,6 @@ fn migrate(settings: &DatabaseSettings) -> anyhow::Result<()> {
     Ok(outcome??)
 }
 
-/// Runs one command's work; a command has little to do at once.
-fn on_runtime<T>(work: impl Future<Output = T>) -> anyhow::Result<T> {
-    Ok(tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?
-        .block_on(work))
+fn run_client(work: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
+    runtime::block_on(work)?
 }

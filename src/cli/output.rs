@@ -1,13 +1,13 @@
-//! What commands print on standard output: for people in columns, for programs as JSON.
+//! The standard output of commands: columns for people, JSON for programs.
 
 use std::io::{ErrorKind, Write};
 
 use serde::Serialize;
 
-/// Writes a line. A reader that has seen enough (`| head`) is no failure.
+/// Writes a line. A reader that has gone (`| head`) is no error.
 ///
 /// # Errors
-/// Where it cannot be written.
+/// If standard output cannot be written.
 pub(super) fn line(text: &str) -> std::io::Result<()> {
     match writeln!(std::io::stdout(), "{text}") {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
@@ -18,7 +18,7 @@ pub(super) fn line(text: &str) -> std::io::Result<()> {
 /// Writes a value as JSON, with line breaks.
 ///
 /// # Errors
-/// Where it cannot be written.
+/// If standard output cannot be written.
 pub(super) fn json(value: &impl Serialize) -> anyhow::Result<()> {
     Ok(line(&serde_json::to_string_pretty(value)?)?)
 }
@@ -26,7 +26,7 @@ pub(super) fn json(value: &impl Serialize) -> anyhow::Result<()> {
 /// Writes rows in columns under a heading.
 ///
 /// # Errors
-/// Where it cannot be written.
+/// If standard output cannot be written.
 pub(super) fn table(heading: &[&str], rows: &[Vec<String>]) -> std::io::Result<()> {
     let mut widths: Vec<usize> = heading.iter().map(|title| title.chars().count()).collect();
     for row in rows {
@@ -49,7 +49,7 @@ pub(super) fn table(heading: &[&str], rows: &[Vec<String>]) -> std::io::Result<(
 /// Writes names and values, one a line.
 ///
 /// # Errors
-/// Where it cannot be written.
+/// If standard output cannot be written.
 pub(super) fn fields(pairs: &[(&str, String)]) -> std::io::Result<()> {
     let width = pairs.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
     pairs

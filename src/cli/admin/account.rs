@@ -5,7 +5,7 @@ use std::io::{IsTerminal, Read};
 use anyhow::{Context, bail};
 use clap::Subcommand;
 
-use super::Admin;
+use super::context::Admin;
 use crate::accounts::store::Filter;
 use crate::accounts::{self, Account, AccountError, Email, NewAccount, PasswordHash, Passwords};
 use crate::cli::output;
@@ -88,7 +88,7 @@ pub(super) async fn run(admin: &Admin, command: AccountCommand) -> anyhow::Resul
             } else {
                 None
             };
-            let without = password.is_none();
+            let needs_password = password.is_none();
             let new = NewAccount {
                 email: &email,
                 password,
@@ -99,7 +99,7 @@ pub(super) async fn run(admin: &Admin, command: AccountCommand) -> anyhow::Resul
             let account_id = accounts::create(pool, new, Some(actor)).await?;
             let account = accounts::find(pool, account_id).await?;
             show(admin, &account)?;
-            if without {
+            if needs_password {
                 eprintln!(
                     "The account has no password yet: its owner sets one through \"Forgotten password\" on the sign-in page."
                 );

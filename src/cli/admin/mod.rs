@@ -1,22 +1,22 @@
 //! `lockable admin`: accounts, tokens and plans from the command line of the machine that the
 //! database trusts.
 //!
-//! What is done stands in the audit log as `command:<user>`. Running nodes take it up within a
-//! second.
+//! Every change stands in the audit log as `command:<user>`. Running nodes follow it within a second.
 
 mod account;
+mod context;
 mod plan;
 mod token;
 
 use anyhow::bail;
 use clap::{Args, Subcommand};
 use serde_json::json;
-use sqlx::PgPool;
 
 use super::output;
 use crate::audit::{self, Act, Actor};
 use crate::config::DatabaseSettings;
 use crate::db::{self, Purpose, Source, identity, migrate};
+use context::Admin;
 
 /// `lockable admin`.
 #[derive(Args, Debug)]
@@ -47,20 +47,13 @@ enum AdminCommand {
     Restored,
 }
 
-/// What every administrative command works with.
-struct Admin {
-    pool: PgPool,
-    actor: Actor,
-    json: bool,
-}
-
-/// Runs one of them.
+/// Runs one administrative command.
 pub(super) fn run(args: AdminArgs) -> anyhow::Result<()> {
     args.database.validate()?;
     // Before the process becomes another user for the embedded cluster.
     let actor = Actor::command(&os_user());
     let source = Source::for_command(&args.database)?;
-    let outcome = super::on_runtime(async {
+    let outcome = super::runtime::block_on(async {
         prepare(&source, &args.database).await?;
         let pool = db::pool(source.options().clone(), Purpose::General, 2);
         let admin = Admin {
@@ -81,8 +74,7 @@ pub(super) fn run(args: AdminArgs) -> anyhow::Result<()> {
     outcome?
 }
 
-/// A new database is migrated, and one that this command runs by itself; not one under nodes that
-/// run.
+/// Migrates a database that is new, or that this command runs by itself; never one that nodes use.
 async fn prepare(source: &Source, settings: &DatabaseSettings) -> anyhow::Result<()> {
     let applied = migrate::applied_with(source.options()).await?;
     if applied == 0 || source.is_own() {
@@ -112,7 +104,7 @@ async fn restored(admin: &Admin) -> anyhow::Result<()> {
     Ok(output::line(&format!("fencing tokens go on from {next}"))?)
 }
 
-/// Whoever started this command.
+/// The name of the user who started this command, for the audit log.
 fn os_user() -> String {
     let uid = nix::unistd::getuid();
     nix::unistd::User::from_uid(uid)

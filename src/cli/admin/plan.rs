@@ -3,7 +3,7 @@
 use anyhow::anyhow;
 use clap::{Args, Subcommand};
 
-use super::Admin;
+use super::context::Admin;
 use crate::cli::output;
 use crate::plans::{self, DEFAULT_PLAN, InvalidLimits, Limits, Plan, PlanError};
 

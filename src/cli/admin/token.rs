@@ -5,7 +5,8 @@ use chrono::{DateTime, Utc};
 use clap::Subcommand;
 use serde_json::json;
 
-use super::{Admin, account};
+use super::account;
+use super::context::Admin;
 use crate::accounts::Email;
 use crate::cli::output;
 use crate::namespaces::PUBLIC;

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use url::Url;
 use uuid::Uuid;
 
-use super::Service;
+use super::service::Service;
 
 /// For one request, its connection included. A service that waits longer than that answers 503
 /// itself.
@@ -25,7 +25,7 @@ pub(super) struct Api {
 
 /// What the service said. `true` comes with what it tells in headers.
 #[derive(Clone, Debug)]
-pub(super) struct Answer {
+pub(super) struct Outcome {
     pub(super) response: bool,
     pub(super) fencing_token: Option<u64>,
     pub(super) lease_id: Option<String>,
@@ -38,7 +38,7 @@ pub(super) struct Answer {
 
 /// No `true` or `false`.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum NoAnswer {
+pub(super) enum RequestError {
     /// The same request will not do better.
     #[error("{0}")]
     Refused(String),
@@ -57,7 +57,7 @@ pub(super) enum NoAnswer {
 
 /// What is asked for besides the name.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Options {
+pub(super) struct Parameters {
     pub(super) lease_id: Option<Uuid>,
     pub(super) lease_ms: Option<u64>,
 }
@@ -75,14 +75,14 @@ struct Problem {
 }
 
 impl Api {
-    pub(super) fn new(service: &Service, name: &str) -> Result<Self, NoAnswer> {
+    pub(super) fn new(service: &Service, name: &str) -> Result<Self, RequestError> {
         if name.is_empty() || name == "." || name == ".." {
-            return Err(NoAnswer::Usage(format!(
+            return Err(RequestError::Usage(format!(
                 "{name:?} cannot be the name of a lock"
             )));
         }
         if !matches!(service.url.scheme(), "http" | "https") {
-            return Err(NoAnswer::Usage(
+            return Err(RequestError::Usage(
                 "LOCKABLE_URL has to begin with https:// or http://".to_owned(),
             ));
         }
@@ -92,7 +92,9 @@ impl Api {
             .redirect(redirect::Policy::none())
             .user_agent(concat!("lockable/", env!("CARGO_PKG_VERSION")))
             .build()
-            .map_err(|error| NoAnswer::Usage(format!("cannot set up HTTPS: {}", causes(&error))))?;
+            .map_err(|error| {
+                RequestError::Usage(format!("cannot set up HTTPS: {}", causes(&error)))
+            })?;
         Ok(Self {
             client,
             service: service.clone(),
@@ -100,16 +102,16 @@ impl Api {
         })
     }
 
-    fn url(&self, action: &str, options: Options) -> Url {
+    fn url(&self, action: &str, parameters: Parameters) -> Url {
         let mut url = self.service.url.clone();
         if let Ok(mut path) = url.path_segments_mut() {
             path.pop_if_empty().extend(["v1", action, &self.name]);
         }
-        if let Some(lease_id) = options.lease_id {
+        if let Some(lease_id) = parameters.lease_id {
             url.query_pairs_mut()
                 .append_pair("lease_id", &lease_id.to_string());
         }
-        if let Some(lease_ms) = options.lease_ms {
+        if let Some(lease_ms) = parameters.lease_ms {
             url.query_pairs_mut()
                 .append_pair("lease_ms", &lease_ms.to_string());
         }
@@ -117,8 +119,12 @@ impl Api {
     }
 
     /// Asks for `acquire`, `heartbeat` or `release`.
-    pub(super) async fn ask(&self, action: &str, options: Options) -> Result<Answer, NoAnswer> {
-        let unavailable = |sentence: String, retry_after| NoAnswer::Unavailable {
+    pub(super) async fn send(
+        &self,
+        action: &str,
+        parameters: Parameters,
+    ) -> Result<Outcome, RequestError> {
+        let unavailable = |sentence: String, retry_after| RequestError::Unavailable {
             sentence,
             retry_after,
         };
@@ -127,7 +133,7 @@ impl Api {
         // answered from a cache.
         let request = self
             .client
-            .post(self.url(action, options))
+            .post(self.url(action, parameters))
             .basic_auth(&self.service.auth_token, Some(""));
         let response = request
             .send()
@@ -140,31 +146,31 @@ impl Api {
         })?;
         if status == StatusCode::OK {
             let body: Body = serde_json::from_slice(&body).map_err(|_| {
-                NoAnswer::Refused(format!(
+                RequestError::Refused(format!(
                     "{} does not answer like a Lockable service",
                     self.service.url
                 ))
             })?;
-            return Ok(Answer::new(body.response, &headers, sent_at));
+            return Ok(Outcome::new(body.response, &headers, sent_at));
         }
         let problem: Problem = serde_json::from_slice(&body).unwrap_or_default();
-        let said = if problem.detail.is_empty() {
+        let detail = if problem.detail.is_empty() {
             problem.title
         } else {
             problem.detail
         };
-        let sentence = format!("the service answered {status}: {said}");
+        let sentence = format!("the service answered {status}: {detail}");
         if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
             return Err(unavailable(
                 sentence,
                 number(&headers, RETRY_AFTER.as_str()).map(Duration::from_secs),
             ));
         }
-        Err(NoAnswer::Refused(sentence))
+        Err(RequestError::Refused(sentence))
     }
 }
 
-impl Answer {
+impl Outcome {
     fn new(response: bool, headers: &HeaderMap, sent_at: Instant) -> Self {
         let expires_in_ms = number(headers, "lockable-expires-in-ms");
         let waited_ms = number(headers, "lockable-waited-ms").unwrap_or(0);

@@ -17,7 +17,7 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, killpg};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::{Pid, getpgrp, tcgetpgrp, tcsetpgrp};
 
-use super::run::Lease;
+use super::lease::Lease;
 
 /// Between two looks whether the group has ended.
 const LOOK: Duration = Duration::from_millis(20);

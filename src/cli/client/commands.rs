@@ -7,8 +7,9 @@ use clap::Args;
 use serde_json::json;
 use uuid::Uuid;
 
-use super::api::{Answer, Api, NoAnswer, Options};
-use super::{Service, duration, exit};
+use super::api::{Api, Outcome, Parameters, RequestError};
+use super::service::Service;
+use super::{duration, exit};
 use crate::cli::output;
 
 /// `lockable acquire` and `lockable heartbeat`.
@@ -48,52 +49,56 @@ const EXIT_CODES: &str = "Prints true or false. Exit codes:
 
 /// Takes the lock if it is free.
 pub(in crate::cli) async fn acquire(args: HoldArgs) -> anyhow::Result<ExitCode> {
-    ask("acquire", args.request, args.lease).await
+    send("acquire", args.request, args.lease).await
 }
 
 /// Renews the lease.
 pub(in crate::cli) async fn heartbeat(args: HoldArgs) -> anyhow::Result<ExitCode> {
-    ask("heartbeat", args.request, args.lease).await
+    send("heartbeat", args.request, args.lease).await
 }
 
 /// Gives the lock back.
 pub(in crate::cli) async fn release(args: RequestArgs) -> anyhow::Result<ExitCode> {
-    ask("release", args, None).await
+    send("release", args, None).await
 }
 
-async fn ask(action: &str, args: RequestArgs, lease: Option<Duration>) -> anyhow::Result<ExitCode> {
-    let options = Options {
+async fn send(
+    action: &str,
+    args: RequestArgs,
+    lease: Option<Duration>,
+) -> anyhow::Result<ExitCode> {
+    let parameters = Parameters {
         lease_id: args.lease_id,
         lease_ms: lease.map(milliseconds),
     };
-    let answer = match Api::new(&args.service, &args.name) {
-        Ok(api) => api.ask(action, options).await,
+    let outcome = match Api::new(&args.service, &args.name) {
+        Ok(api) => api.send(action, parameters).await,
         Err(error) => Err(error),
     };
-    match answer {
-        Ok(answer) => {
+    match outcome {
+        Ok(outcome) => {
             if args.json {
-                output::line(&as_json(&answer).to_string())?;
+                output::line(&as_json(&outcome).to_string())?;
             } else {
-                output::line(&answer.response.to_string())?;
+                output::line(&outcome.response.to_string())?;
             }
-            Ok(if answer.response {
+            Ok(if outcome.response {
                 ExitCode::SUCCESS
             } else {
                 ExitCode::from(exit::FALSE)
             })
         }
-        Err(error) => Ok(complain(&error)),
+        Err(error) => Ok(report_error(&error)),
     }
 }
 
 /// Says on standard error why there is no answer, and returns the exit code for it.
-pub(super) fn complain(error: &NoAnswer) -> ExitCode {
+pub(super) fn report_error(error: &RequestError) -> ExitCode {
     eprintln!("lockable: {error}");
     match error {
-        NoAnswer::Refused(_) => ExitCode::from(exit::REFUSED),
-        NoAnswer::Unavailable { .. } => ExitCode::from(exit::UNAVAILABLE),
-        NoAnswer::Usage(_) => ExitCode::from(2),
+        RequestError::Refused(_) => ExitCode::from(exit::REFUSED),
+        RequestError::Unavailable { .. } => ExitCode::from(exit::UNAVAILABLE),
+        RequestError::Usage(_) => ExitCode::from(2),
     }
 }
 
@@ -101,18 +106,18 @@ pub(super) fn milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn as_json(answer: &Answer) -> serde_json::Value {
-    if !answer.response {
+fn as_json(outcome: &Outcome) -> serde_json::Value {
+    if !outcome.response {
         return json!({ "response": false });
     }
     let mut object = json!({ "response": true });
-    let told = [
-        ("fencing_token", answer.fencing_token.map(Into::into)),
-        ("lease_id", answer.lease_id.clone().map(Into::into)),
-        ("lease_ms", answer.lease_ms.map(Into::into)),
-        ("expires_in_ms", answer.expires_in_ms.map(Into::into)),
+    let details = [
+        ("fencing_token", outcome.fencing_token.map(Into::into)),
+        ("lease_id", outcome.lease_id.clone().map(Into::into)),
+        ("lease_ms", outcome.lease_ms.map(Into::into)),
+        ("expires_in_ms", outcome.expires_in_ms.map(Into::into)),
     ];
-    for (name, value) in told {
+    for (name, value) in details {
         if let Some(value) = value {
             object[name] = value;
         }

@@ -18,10 +18,12 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
-use super::api::{Answer, Api, NoAnswer, Options};
+use super::api::{Api, Outcome, Parameters, RequestError};
 use super::child::Child;
-use super::commands::{complain, milliseconds};
-use super::{Service, duration, exit};
+use super::commands::{milliseconds, report_error};
+use super::lease::Lease;
+use super::service::Service;
+use super::{duration, exit};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
@@ -32,7 +34,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const RELEASE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Passed on to the command; before it runs, they end the waiting.
-const PASSED_ON: [Signal; 6] = [
+const FORWARDED_SIGNALS: [Signal; 6] = [
     Signal::SIGTERM,
     Signal::SIGHUP,
     Signal::SIGUSR1,
@@ -42,7 +44,7 @@ const PASSED_ON: [Signal; 6] = [
 ];
 /// While the command runs: what a shell has its jobs stop and go on with, and that a command has
 /// stopped.
-const CONTROLS: [Signal; 4] = [
+const JOB_CONTROL_SIGNALS: [Signal; 4] = [
     Signal::SIGCHLD,
     Signal::SIGTSTP,
     Signal::SIGCONT,
@@ -91,16 +93,16 @@ Exit codes: the command's own (128 + N if signal N ended it), or
 pub(in crate::cli) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     let api = match Api::new(&args.service, &args.name) {
         Ok(api) => api,
-        Err(error) => return Ok(complain(&error)),
+        Err(error) => return Ok(report_error(&error)),
     };
-    let mut signals = caught(&PASSED_ON)?;
+    let mut signals = catch_signals(&FORWARDED_SIGNALS)?;
     let lease_id = Cell::new(Uuid::new_v4());
     let granted = tokio::select! {
         granted = acquire(&api, &args, &lease_id) => granted,
         Some(signal) = signals.recv() => {
             // Nothing runs yet, but the request under way may have been granted.
-            let options = Options { lease_id: Some(lease_id.get()), lease_ms: None };
-            let _ = tokio::time::timeout(RELEASE_PATIENCE, api.ask("release", options)).await;
+            let parameters = Parameters { lease_id: Some(lease_id.get()), lease_ms: None };
+            let _ = tokio::time::timeout(RELEASE_PATIENCE, api.send("release", parameters)).await;
             return Ok(ExitCode::from(128 + signal as u8));
         }
     };
@@ -110,47 +112,39 @@ pub(in crate::cli) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
             eprintln!("lockable: somebody else has the lock {:?}", args.name);
             return Ok(ExitCode::from(exit::NOT_GRANTED));
         }
-        Err(error) => return Ok(complain(&error)),
+        Err(error) => return Ok(report_error(&error)),
     };
     // Not before: a stop while it waits for the lock is this process's own.
-    let controls = caught(&CONTROLS);
-    let code =
-        match controls.and_then(|controls| Ok((controls, Child::spawn(&args.command, &lease)?))) {
-            Ok((mut controls, child)) => {
-                let held = Held {
-                    api: &api,
-                    lease: &lease,
-                    grace: args.kill_after.min(lease.length / 3),
-                };
-                held.while_running(child, &mut signals, &mut controls).await
+    let job_control = catch_signals(&JOB_CONTROL_SIGNALS);
+    let code = match job_control
+        .and_then(|job_control| Ok((job_control, Child::spawn(&args.command, &lease)?)))
+    {
+        Ok((mut job_control, child)) => {
+            let renewal = Renewal {
+                api: &api,
+                lease: &lease,
+                grace: args.kill_after.min(lease.length / 3),
+            };
+            renewal
+                .while_running(child, &mut signals, &mut job_control)
+                .await
+        }
+        Err(error) => {
+            eprintln!(
+                "lockable: cannot run {}: {error}",
+                args.command[0].display()
+            );
+            if error.kind() == ErrorKind::NotFound {
+                exit::NO_SUCH_COMMAND
+            } else {
+                exit::CANNOT_RUN
             }
-            Err(error) => {
-                eprintln!(
-                    "lockable: cannot run {}: {error}",
-                    args.command[0].display()
-                );
-                if error.kind() == ErrorKind::NotFound {
-                    exit::NO_SUCH_COMMAND
-                } else {
-                    exit::CANNOT_RUN
-                }
-            }
-        };
+        }
+    };
     if code != exit::LEASE_LOST {
         release(&api, lease.id).await;
     }
     Ok(ExitCode::from(code))
-}
-
-/// A granted lease.
-#[derive(Debug)]
-pub(super) struct Lease {
-    pub(super) id: Uuid,
-    pub(super) fencing_token: u64,
-    length: Duration,
-    held_until: Instant,
-    /// What a request about it carries.
-    options: Options,
 }
 
 /// Asks until the lock is granted (or, `None`, the wait is over).
@@ -158,16 +152,16 @@ async fn acquire(
     api: &Api,
     args: &RunArgs,
     lease_id: &Cell<Uuid>,
-) -> Result<Option<Lease>, NoAnswer> {
+) -> Result<Option<Lease>, RequestError> {
     let started = Instant::now();
     let mut pause = FIRST_PAUSE;
     loop {
-        let options = Options {
+        let parameters = Parameters {
             lease_id: Some(lease_id.get()),
             lease_ms: args.lease.map(milliseconds),
         };
-        let wait = match api.ask("acquire", options).await {
-            Ok(answer) if answer.response => return granted(&answer, options).map(Some),
+        let wait = match api.send("acquire", parameters).await {
+            Ok(outcome) if outcome.response => return granted(&outcome, parameters).map(Some),
             Ok(_) if started.elapsed() >= args.wait => return Ok(None),
             Ok(_) => {
                 // It was certainly not granted. An id serves one lease, and this one may have had
@@ -177,12 +171,12 @@ async fn acquire(
                 // Not past the end of the wait: the last try comes at it.
                 jitter(&mut pause).min(args.wait.saturating_sub(started.elapsed()))
             }
-            Err(NoAnswer::Unavailable {
+            Err(RequestError::Unavailable {
                 sentence,
                 retry_after,
             }) => {
                 if started.elapsed() >= args.wait.max(PATIENCE) {
-                    return Err(NoAnswer::Unavailable {
+                    return Err(RequestError::Unavailable {
                         sentence,
                         retry_after,
                     });
@@ -196,27 +190,27 @@ async fn acquire(
     }
 }
 
-fn granted(answer: &Answer, options: Options) -> Result<Lease, NoAnswer> {
+fn granted(outcome: &Outcome, parameters: Parameters) -> Result<Lease, RequestError> {
     let (Some(id), Some(fencing_token), Some(lease_ms), Some(held_until)) = (
-        options.lease_id,
-        answer.fencing_token,
-        answer.lease_ms,
-        answer.held_until,
+        parameters.lease_id,
+        outcome.fencing_token,
+        outcome.lease_ms,
+        outcome.held_until,
     ) else {
-        return Err(NoAnswer::Refused(
+        return Err(RequestError::Refused(
             "the service says nothing of the lease in its answer's headers: `lockable run` needs them".to_owned(),
         ));
     };
-    let heartbeat = Options {
-        lease_id: options.lease_id,
-        lease_ms: options.lease_ms,
+    let heartbeat = Parameters {
+        lease_id: parameters.lease_id,
+        lease_ms: parameters.lease_ms,
     };
     Ok(Lease {
         id,
         fencing_token,
         length: Duration::from_millis(lease_ms),
         held_until,
-        options: heartbeat,
+        parameters: heartbeat,
     })
 }
 
@@ -230,18 +224,18 @@ fn jitter(pause: &mut Duration) -> Duration {
 async fn release(api: &Api, lease_id: Uuid) {
     let started = Instant::now();
     let mut pause = FIRST_PAUSE;
-    let options = Options {
+    let parameters = Parameters {
         lease_id: Some(lease_id),
         lease_ms: None,
     };
     loop {
-        match tokio::time::timeout(RELEASE_PATIENCE, api.ask("release", options)).await {
-            Ok(Ok(answer)) if answer.response => return,
+        match tokio::time::timeout(RELEASE_PATIENCE, api.send("release", parameters)).await {
+            Ok(Ok(outcome)) if outcome.response => return,
             Ok(Ok(_)) => {
                 eprintln!("lockable: the lease had ended before the release");
                 return;
             }
-            Ok(Err(NoAnswer::Unavailable { .. })) if started.elapsed() < RELEASE_PATIENCE => {}
+            Ok(Err(RequestError::Unavailable { .. })) if started.elapsed() < RELEASE_PATIENCE => {}
             Ok(Err(error)) => {
                 eprintln!(
                     "lockable: the lock was not released and frees itself when its lease lapses: {error}"
@@ -260,21 +254,21 @@ async fn release(api: &Api, lease_id: Uuid) {
 }
 
 /// A lease that is kept alive.
-struct Held<'a> {
+struct Renewal<'a> {
     api: &'a Api,
     lease: &'a Lease,
     /// From SIGTERM to SIGKILL.
     grace: Duration,
 }
 
-impl Held<'_> {
+impl Renewal<'_> {
     /// Waits for the command, and renews the lease meanwhile; where that fails, ends the command in
     /// time.
     async fn while_running(
         &self,
         mut child: Child,
         signals: &mut Signals,
-        controls: &mut Signals,
+        job_control: &mut Signals,
     ) -> u8 {
         let lost = self.keep_renewing();
         tokio::pin!(lost);
@@ -282,7 +276,7 @@ impl Held<'_> {
             tokio::select! {
                 code = child.ended() => return code,
                 Some(signal) = signals.recv() => child.signal(signal),
-                Some(signal) = controls.recv() => child.control(signal),
+                Some(signal) = job_control.recv() => child.control(signal),
                 kill_at = &mut lost => break kill_at,
             }
         };
@@ -301,19 +295,19 @@ impl Held<'_> {
                 tokio::time::sleep(pause).await;
                 // A connection that leads nowhere must leave time for another try.
                 let patience = self.lease.length / 4;
-                let asked = self.api.ask("heartbeat", self.lease.options);
-                tokio::time::timeout(patience, asked)
+                let request = self.api.send("heartbeat", self.lease.parameters);
+                tokio::time::timeout(patience, request)
                     .await
                     .unwrap_or_else(|_| {
-                        Err(NoAnswer::Unavailable {
+                        Err(RequestError::Unavailable {
                             sentence: "no answer in time".to_owned(),
                             retry_after: None,
                         })
                     })
             };
             match tokio::time::timeout_at(end_at.into(), renewed).await {
-                Ok(Ok(answer)) if answer.response => {
-                    held_until = answer.held_until.unwrap_or(held_until);
+                Ok(Ok(outcome)) if outcome.response => {
+                    held_until = outcome.held_until.unwrap_or(held_until);
                     pause = self.lease.length / 3;
                 }
                 // Certainly lost.
@@ -332,7 +326,7 @@ impl Held<'_> {
 type Signals = mpsc::Receiver<Signal>;
 
 /// Catches these signals from now on, instead of what they would do to this process.
-fn caught(signals: &[Signal]) -> std::io::Result<Signals> {
+fn catch_signals(signals: &[Signal]) -> std::io::Result<Signals> {
     let (sender, receiver) = mpsc::channel(16);
     for name in signals.iter().copied() {
         let mut stream = signal(SignalKind::from_raw(name as i32))?;

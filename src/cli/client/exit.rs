@@ -1,0 +1,16 @@
+//! Exit codes beyond those of every command: the numbers of sysexits.h where one fits.
+
+/// The service answered `false`.
+pub(super) const FALSE: u8 = 1;
+/// The service could not be reached, or could not say.
+pub(super) const UNAVAILABLE: u8 = 69;
+/// `run`: somebody else had the lock for as long as was waited.
+pub(super) const NOT_GRANTED: u8 = 75;
+/// `run`: the lease was lost while the command ran, and the command was ended.
+pub(super) const LEASE_LOST: u8 = 76;
+/// The service refused the request: a bad token, a bad name, or the plan does not allow it.
+pub(super) const REFUSED: u8 = 77;
+/// `run`: the command is there but cannot be run.
+pub(super) const CANNOT_RUN: u8 = 126;
+/// `run`: there is no such command.
+pub(super) const NO_SUCH_COMMAND: u8 = 127;

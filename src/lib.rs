@@ -10,7 +10,8 @@
 //! * the nouns, with their types, rules and queries: [`accounts`], [`tokens`], [`plans`],
 //!   [`namespaces`], [`locks`], [`audit`]; and [`mail`];
 //! * [`db`]: pools, migrations, notices, the embedded cluster; [`outages`]: the record of outages;
-//!   [`config`]: settings; [`text`]: words for people.
+//!   [`config`]: settings; [`signals`]: signals that the process ignores;
+//!   [`text`]: words for people.
 
 pub mod accounts;
 pub mod api;
@@ -28,6 +29,7 @@ pub mod outages;
 pub mod plans;
 pub mod secret;
 pub mod server;
+pub mod signals;
 pub mod text;
 pub mod tokens;
 pub mod transport;

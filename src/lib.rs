@@ -13,6 +13,9 @@
 //!   [`config`]: settings; [`signals`]: signals that the process ignores;
 //!   [`text`]: words for people.
 
+// `println!` and `eprintln!` end the process if nobody reads: see `cli::output`.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
 pub mod accounts;
 pub mod api;
 pub mod app;

@@ -23,7 +23,7 @@ pub fn is_ignored(kind: SignalKind) -> bool {
         .is_ok_and(|status| mask_has(&status, kind.as_raw_value()))
 }
 
-/// Reads the line `SigIgn:` of `/proc/self/status`: a hexadecimal mask whose lowest bit is signal 1.
+/// Reads the line `SigIgn:` of `/proc/self/status`: a hexadecimal mask, its lowest bit is signal 1.
 fn mask_has(status: &str, signal: i32) -> bool {
     let mask = status
         .lines()

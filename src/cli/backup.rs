@@ -14,7 +14,7 @@ use crate::db::backup;
 pub(super) struct BackupArgs {
     #[command(flatten)]
     database: DatabaseSettings,
-    /// Where to write it; an older file of this name is replaced when the new one is complete
+    /// The file to write; an older file of this name is replaced when the new one is complete
     file: PathBuf,
     /// Print what was written as JSON
     #[arg(long)]

@@ -49,6 +49,9 @@ enum Command {
     Heartbeat(client::HoldArgs),
     /// Give a lock back
     Release(client::RequestArgs),
+    /// The process between `run` and its command; started by `run` only
+    #[command(hide = true)]
+    Watchdog(client::WatchdogArgs),
 }
 
 impl Cli {
@@ -85,16 +88,17 @@ impl Cli {
             Command::Backup(args) => backup::backup(&args).map(|()| ExitCode::SUCCESS),
             Command::Restore(args) => backup::restore(&args).map(|()| ExitCode::SUCCESS),
             Command::Admin(args) => admin::run(*args).map(|()| ExitCode::SUCCESS),
-            Command::Run(args) => run_client(client::run(args)),
-            Command::Acquire(args) => run_client(client::acquire(args)),
-            Command::Heartbeat(args) => run_client(client::heartbeat(args)),
-            Command::Release(args) => run_client(client::release(args)),
+            Command::Run(args) => return run_client(client::run(args)),
+            Command::Acquire(args) => return run_client(client::acquire(args)),
+            Command::Heartbeat(args) => return run_client(client::heartbeat(args)),
+            Command::Release(args) => return run_client(client::release(args)),
+            Command::Watchdog(args) => return run_client(client::watchdog(args)),
         };
         match outcome {
             Ok(code) => code,
             Err(error) if error.is::<SettingsError>() => usage(&error.to_string()),
             Err(error) => {
-                eprintln!("lockable: {error:#}");
+                output::error(format_args!("{error:#}"));
                 ExitCode::FAILURE
             }
         }
@@ -120,7 +124,7 @@ fn without_empty_variables(command: clap::Command) -> clap::Command {
 }
 
 fn usage(sentence: &str) -> ExitCode {
-    eprintln!("lockable: {sentence}");
+    output::error(sentence);
     ExitCode::from(2)
 }
 
@@ -135,6 +139,11 @@ fn migrate(settings: &DatabaseSettings) -> anyhow::Result<()> {
     Ok(outcome??)
 }
 
-fn run_client(work: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
-    runtime::block_on(work)?
+/// Runs a command of the client, whose exit code 1 means `false` and nothing else.
+fn run_client(work: impl Future<Output = anyhow::Result<ExitCode>>) -> ExitCode {
+    let outcome = runtime::block_on(work).map_err(Into::into).flatten();
+    outcome.unwrap_or_else(|error: anyhow::Error| {
+        output::error(format_args!("{error:#}"));
+        ExitCode::from(client::exit::SYSTEM)
+    })
 }

@@ -56,3 +56,16 @@ pub(super) fn fields(pairs: &[(&str, String)]) -> std::io::Result<()> {
         .iter()
         .try_for_each(|(name, value)| line(&format!("{name:width$}  {value}")))
 }
+
+/// Writes a line to standard error, with the program's name in front. An error of the
+/// writing is ignored, because there is nowhere to report it: `eprintln!` would end the process.
+pub(super) fn error(message: impl std::fmt::Display) {
+    notice(format_args!("lockable: {message}"));
+}
+
+/// Writes a line to standard error as it is; an error of the writing is ignored as in [`error`].
+pub(super) fn notice(line: impl std::fmt::Display) {
+    // One write, so that lines of several processes do not mix. Not through the standard library's
+    // lock: whoever waits for a reader in it would keep others waiting, at the program's end too.
+    let _ = nix::unistd::write(std::io::stderr(), format!("{line}\n").as_bytes());
+}

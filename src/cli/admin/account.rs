@@ -100,8 +100,9 @@ pub(super) async fn run(admin: &Admin, command: AccountCommand) -> anyhow::Resul
             let account = accounts::find(pool, account_id).await?;
             show(admin, &account)?;
             if needs_password {
-                eprintln!(
-                    "The account has no password yet: its owner sets one through \"Forgotten password\" on the sign-in page."
+                output::notice(
+                    "The account has no password yet: its owner sets one through \"Forgotten \
+                     password\" on the sign-in page.",
                 );
             }
             Ok(())
@@ -138,7 +139,7 @@ pub(super) async fn find(admin: &Admin, email: &Email) -> anyhow::Result<Account
 async fn read_password(email: &Email) -> anyhow::Result<PasswordHash> {
     let mut stdin = std::io::stdin();
     if stdin.is_terminal() {
-        eprintln!("Password, then Enter and Ctrl-D (it is shown as you type):");
+        output::notice("Password, then Enter and Ctrl-D (it is shown as you type):");
     }
     let mut text = String::new();
     stdin

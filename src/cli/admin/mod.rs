@@ -1,7 +1,8 @@
 //! `lockable admin`: accounts, tokens and plans from the command line of the machine that the
 //! database trusts.
 //!
-//! Every change stands in the audit log as `command:<user>`. Running nodes follow it within a second.
+//! Every change stands in the audit log as `command:<user>`. Running nodes follow it within a
+//! second.
 
 mod account;
 mod context;

@@ -35,7 +35,7 @@ pub(super) enum PlanCommand {
 
 #[derive(Args, Debug)]
 pub(super) struct LimitArgs {
-    /// What people call it
+    /// Its name for people
     #[arg(long)]
     name: Option<String>,
     /// Shortest lease, milliseconds; the same as the longest: the lease is fixed

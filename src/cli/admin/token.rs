@@ -19,13 +19,13 @@ pub(super) enum TokenCommand {
         /// E-mail address of the account that it is for
         #[arg(long)]
         email: Email,
-        /// What to call it
+        /// Its name in lists
         #[arg(long, default_value = "made with lockable admin")]
         label: String,
         /// The namespace whose locks it takes: public, or a private one of the account
         #[arg(long, value_name = "NAME", default_value = PUBLIC)]
         namespace: String,
-        /// What it may do: locks, or manage (also the account's tokens, namespaces and settings,
+        /// Its rights: locks, or manage (also the account's tokens, namespaces and settings,
         /// through API v2, which is not built yet: until then such a token does what the other
         /// does)
         #[arg(long, default_value = "locks")]

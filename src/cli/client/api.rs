@@ -1,29 +1,48 @@
 //! Version 1 of the API, from the caller's side.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::header::{HeaderMap, RETRY_AFTER};
 use reqwest::{Client, StatusCode, redirect};
 use serde::Deserialize;
 use url::Url;
 use uuid::Uuid;
 
-use super::service::Service;
+use super::clock::BootInstant;
+use super::service::{Service, ServiceArgs};
+use crate::locks::LockName;
 
 /// For one request, its connection included. A service that waits longer than that answers 503
 /// itself.
 const TIMEOUT: Duration = Duration::from_secs(15);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Characters of a lock's name that are escaped in a URL: all but those that RFC 3986 calls
+/// unreserved.
+const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
+
 /// A connection to the service, for one lock.
 #[derive(Debug)]
 pub(super) struct Api {
     client: Client,
     service: Service,
-    name: String,
+    name: LockName,
 }
 
-/// What the service said. `true` comes with what it tells in headers.
+/// One of the API's calls.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Call {
+    Acquire,
+    Heartbeat,
+    Release,
+}
+
+/// The service's verdict. `true` comes with details of the lease.
 #[derive(Clone, Debug)]
 pub(super) struct Outcome {
     pub(super) response: bool,
@@ -31,31 +50,34 @@ pub(super) struct Outcome {
     pub(super) lease_id: Option<String>,
     pub(super) lease_ms: Option<u64>,
     pub(super) expires_in_ms: Option<u64>,
-    /// Until then the lease is certainly held, on this machine's monotonic clock: counted from
-    /// before the request was sent.
-    pub(super) held_until: Option<Instant>,
+    /// The lease is certainly held until then: counted from the instant before the request was
+    /// sent.
+    pub(super) held_until: Option<BootInstant>,
 }
 
-/// No `true` or `false`.
+/// There is neither `true` nor `false`.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum RequestError {
     /// The same request will not do better.
     #[error("{0}")]
     Refused(String),
-    /// Whether it took effect is not known; the same request may be sent again.
+    /// The request may have taken effect or not; it may be sent again.
     #[error("{sentence}")]
     Unavailable {
-        /// What happened.
+        /// The cause.
         sentence: String,
         /// How long the service asks to be left alone.
         retry_after: Option<Duration>,
     },
-    /// The name or the address cannot be asked for.
+    /// The options do not make a request.
     #[error("{0}")]
     Usage(String),
+    /// This machine refused what a request needs.
+    #[error("{0}")]
+    System(String),
 }
 
-/// What is asked for besides the name.
+/// The parameters of a request, besides the name.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Parameters {
     pub(super) lease_id: Option<Uuid>,
@@ -74,67 +96,54 @@ struct Problem {
     detail: String,
 }
 
+impl Call {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Acquire => "acquire",
+            Self::Heartbeat => "heartbeat",
+            Self::Release => "release",
+        }
+    }
+}
+
 impl Api {
-    pub(super) fn new(service: &Service, name: &str) -> Result<Self, RequestError> {
-        if name.is_empty() || name == "." || name == ".." {
-            return Err(RequestError::Usage(format!(
-                "{name:?} cannot be the name of a lock"
-            )));
-        }
-        if !matches!(service.url.scheme(), "http" | "https") {
-            return Err(RequestError::Usage(
-                "LOCKABLE_URL has to begin with https:// or http://".to_owned(),
-            ));
-        }
-        let client = Client::builder()
-            .timeout(TIMEOUT)
-            .connect_timeout(CONNECT_TIMEOUT)
-            .redirect(redirect::Policy::none())
-            .user_agent(concat!("lockable/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .map_err(|error| {
-                RequestError::Usage(format!("cannot set up HTTPS: {}", causes(&error)))
-            })?;
+    /// # Errors
+    /// If the options name no service or no lock, or this machine cannot send requests.
+    pub(super) fn new(args: &ServiceArgs, name: &str) -> Result<Self, RequestError> {
+        let name = LockName::new(name).map_err(|error| RequestError::Usage(error.to_string()))?;
+        let service = args
+            .resolve()
+            .map_err(|error| RequestError::Usage(error.to_string()))?;
+        let client = client(&service.url).map_err(|error| {
+            RequestError::System(format!("cannot set up HTTPS: {}", causes(&error)))
+        })?;
         Ok(Self {
             client,
-            service: service.clone(),
-            name: name.to_owned(),
+            service,
+            name,
         })
     }
 
-    fn url(&self, action: &str, parameters: Parameters) -> Url {
-        let mut url = self.service.url.clone();
-        if let Ok(mut path) = url.path_segments_mut() {
-            path.pop_if_empty().extend(["v1", action, &self.name]);
-        }
-        if let Some(lease_id) = parameters.lease_id {
-            url.query_pairs_mut()
-                .append_pair("lease_id", &lease_id.to_string());
-        }
-        if let Some(lease_ms) = parameters.lease_ms {
-            url.query_pairs_mut()
-                .append_pair("lease_ms", &lease_ms.to_string());
-        }
-        url
+    pub(super) fn name(&self) -> &LockName {
+        &self.name
     }
 
-    /// Asks for `acquire`, `heartbeat` or `release`.
+    /// Sends a request and waits for its outcome.
     pub(super) async fn send(
         &self,
-        action: &str,
+        call: Call,
         parameters: Parameters,
     ) -> Result<Outcome, RequestError> {
         let unavailable = |sentence: String, retry_after| RequestError::Unavailable {
             sentence,
             retry_after,
         };
-        let sent_at = Instant::now();
-        // POST: nothing between here and there takes it for a question that may be repeated or
-        // answered from a cache.
+        let sent_at = BootInstant::now();
+        // POST: no proxy repeats it or answers it from a cache.
         let request = self
             .client
-            .post(self.url(action, parameters))
-            .basic_auth(&self.service.auth_token, Some(""));
+            .post(url(&self.service.url, call, &self.name, parameters))
+            .basic_auth(self.service.auth_token.expose(), Some(""));
         let response = request
             .send()
             .await
@@ -170,10 +179,52 @@ impl Api {
     }
 }
 
+/// Plain HTTP works on a machine that has no CA certificates: none are looked for.
+fn client(service: &Url) -> reqwest::Result<Client> {
+    let builder = Client::builder()
+        .timeout(TIMEOUT)
+        .connect_timeout(CONNECT_TIMEOUT)
+        .redirect(redirect::Policy::none())
+        .user_agent(concat!("lockable/", env!("CARGO_PKG_VERSION")));
+    if service.scheme() == "https" || has_https_proxy() {
+        builder.build()
+    } else {
+        builder.tls_certs_only([]).build()
+    }
+}
+
+/// True if plain HTTP goes through a proxy that is reached by HTTPS.
+fn has_https_proxy() -> bool {
+    ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"]
+        .into_iter()
+        .filter_map(std::env::var_os)
+        .any(|proxy| proxy.to_string_lossy().starts_with("https:"))
+}
+
+/// The name is escaped here: a URL's own setter drops tabs and line feeds, and `.` segments.
+fn url(service: &Url, call: Call, name: &LockName, parameters: Parameters) -> Url {
+    let mut url = service.clone();
+    let prefix = service.path().trim_end_matches('/');
+    let segment = utf8_percent_encode(name.as_str(), ESCAPED);
+    url.set_path(&format!("{prefix}/v1/{}/{segment}", call.as_str()));
+    if let Some(lease_id) = parameters.lease_id {
+        url.query_pairs_mut()
+            .append_pair("lease_id", &lease_id.to_string());
+    }
+    if let Some(lease_ms) = parameters.lease_ms {
+        url.query_pairs_mut()
+            .append_pair("lease_ms", &lease_ms.to_string());
+    }
+    url
+}
+
 impl Outcome {
-    fn new(response: bool, headers: &HeaderMap, sent_at: Instant) -> Self {
+    fn new(response: bool, headers: &HeaderMap, sent_at: BootInstant) -> Self {
         let expires_in_ms = number(headers, "lockable-expires-in-ms");
         let waited_ms = number(headers, "lockable-waited-ms").unwrap_or(0);
+        let held_until = |expires_in_ms: u64| {
+            sent_at + Duration::from_millis(expires_in_ms.saturating_add(waited_ms))
+        };
         Self {
             response,
             fencing_token: number(headers, "lockable-fencing-token"),
@@ -183,7 +234,7 @@ impl Outcome {
                 .map(str::to_owned),
             lease_ms: number(headers, "lockable-lease-ms"),
             expires_in_ms,
-            held_until: expires_in_ms.map(|ms| sent_at + Duration::from_millis(ms + waited_ms)),
+            held_until: expires_in_ms.map(held_until),
         }
     }
 }
@@ -192,7 +243,7 @@ fn number(headers: &HeaderMap, name: &str) -> Option<u64> {
     headers.get(name)?.to_str().ok()?.trim().parse().ok()
 }
 
-/// An error with what lies under it: "error sending request" alone helps nobody.
+/// An error with its causes: "error sending request" alone helps nobody.
 fn causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
@@ -202,4 +253,44 @@ fn causes(error: &dyn std::error::Error) -> String {
         next = cause.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn path(service: &str, name: &str) -> String {
+        let name = LockName::new(name).unwrap();
+        let url = url(
+            &service.parse().unwrap(),
+            Call::Acquire,
+            &name,
+            Parameters::default(),
+        );
+        url.path().to_owned()
+    }
+
+    #[test]
+    fn the_service_may_have_a_path_of_its_own() {
+        for service in ["http://h", "http://h/"] {
+            assert_eq!(path(service, "a/b c"), "/v1/acquire/a%2Fb%20c");
+        }
+        for service in ["http://h/x/y", "http://h/x/y/"] {
+            assert_eq!(path(service, "ä"), "/x/y/v1/acquire/%C3%A4");
+        }
+    }
+
+    proptest! {
+        /// The service reads the very name that the client was given, whatever its characters.
+        #[test]
+        fn a_name_arrives_as_it_was_given(text in "\\PC{1,60}|[.%2eE\\\\/+;?#&=~ ]{1,12}") {
+            if LockName::new(&text).is_ok() {
+                let path = path("http://h/x", &text);
+                let segment = path.strip_prefix("/x/v1/acquire/").unwrap();
+                let name = LockName::parse_segment(segment).unwrap();
+                prop_assert_eq!(name.as_str(), text);
+            }
+        }
+    }
 }

@@ -7,8 +7,8 @@ use clap::Args;
 use serde_json::json;
 use uuid::Uuid;
 
-use super::api::{Api, Outcome, Parameters, RequestError};
-use super::service::Service;
+use super::api::{Api, Call, Outcome, Parameters, RequestError};
+use super::service::ServiceArgs;
 use super::{duration, exit};
 use crate::cli::output;
 
@@ -18,92 +18,97 @@ use crate::cli::output;
 pub(in crate::cli) struct HoldArgs {
     #[command(flatten)]
     request: RequestArgs,
-    /// Length of the lease, such as 30s or 5m, where the plan lets it be chosen
+    /// Length of the lease, such as 30, 1.5 or 5m (plain numbers are seconds), where the plan lets
+    /// it be chosen
     #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
     lease: Option<Duration>,
 }
 
-/// `lockable release`, and what the others have too.
+/// `lockable release`, and the options of the others.
 #[derive(Args, Debug)]
 #[command(after_help = EXIT_CODES)]
 pub(in crate::cli) struct RequestArgs {
-    /// Name of the lock
+    /// Name of the lock: 1 to 255 bytes without control characters, not . or ..
     name: String,
     #[command(flatten)]
-    service: Service,
+    service: ServiceArgs,
     /// Id of the lease, a UUID of your choosing: with it the request can be repeated, and only who
     /// knows it renews or releases the lock
     #[arg(long, value_name = "UUID")]
     lease_id: Option<Uuid>,
-    /// Print the answer as JSON, with the fencing token and the lease
+    /// Print the outcome as JSON, with the fencing token and the lease
     #[arg(long)]
     json: bool,
 }
 
-const EXIT_CODES: &str = "Prints true or false. Exit codes:
+const EXIT_CODES: &str = "\
+Prints true or false. Exit codes:
     0  true
-    1  false
-    2  called wrongly
+    1  false, and nothing else
+    2  called wrongly: an option, the URL, a name that no lock can have
    69  no answer: whether it took effect is not known; with --lease-id it may be sent again
-   77  refused by the service: a bad token or name, or the plan does not allow it";
+   71  this machine refused what the request needs, such as a descriptor
+   74  the answer could not be written; the request has had its effect
+   77  refused by the service: a bad token, or the plan does not allow it
+  101  an error in this program";
 
 /// Takes the lock if it is free.
 pub(in crate::cli) async fn acquire(args: HoldArgs) -> anyhow::Result<ExitCode> {
-    send("acquire", args.request, args.lease).await
+    Ok(send(Call::Acquire, &args.request, args.lease).await)
 }
 
 /// Renews the lease.
 pub(in crate::cli) async fn heartbeat(args: HoldArgs) -> anyhow::Result<ExitCode> {
-    send("heartbeat", args.request, args.lease).await
+    Ok(send(Call::Heartbeat, &args.request, args.lease).await)
 }
 
 /// Gives the lock back.
 pub(in crate::cli) async fn release(args: RequestArgs) -> anyhow::Result<ExitCode> {
-    send("release", args, None).await
+    Ok(send(Call::Release, &args, None).await)
 }
 
-async fn send(
-    action: &str,
-    args: RequestArgs,
-    lease: Option<Duration>,
-) -> anyhow::Result<ExitCode> {
+async fn send(call: Call, args: &RequestArgs, lease: Option<Duration>) -> ExitCode {
     let parameters = Parameters {
         lease_id: args.lease_id,
-        lease_ms: lease.map(milliseconds),
+        lease_ms: lease.map(duration::milliseconds),
     };
     let outcome = match Api::new(&args.service, &args.name) {
-        Ok(api) => api.send(action, parameters).await,
+        Ok(api) => api.send(call, parameters).await,
         Err(error) => Err(error),
     };
-    match outcome {
-        Ok(outcome) => {
-            if args.json {
-                output::line(&as_json(&outcome).to_string())?;
-            } else {
-                output::line(&outcome.response.to_string())?;
-            }
-            Ok(if outcome.response {
-                ExitCode::SUCCESS
-            } else {
-                ExitCode::from(exit::FALSE)
-            })
+    let outcome = match outcome {
+        Ok(outcome) => outcome,
+        Err(error) => {
+            output::error(&error);
+            return ExitCode::from(exit_code(&error));
         }
-        Err(error) => Ok(report_error(&error)),
+    };
+    let text = if args.json {
+        as_json(&outcome).to_string()
+    } else {
+        outcome.response.to_string()
+    };
+    if let Err(error) = output::line(&text) {
+        output::error(format_args!(
+            "the answer is {text}, but could not be written: {error}"
+        ));
+        return ExitCode::from(exit::OUTPUT);
+    }
+    if outcome.response {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(exit::FALSE)
     }
 }
 
-/// Says on standard error why there is no answer, and returns the exit code for it.
-pub(super) fn report_error(error: &RequestError) -> ExitCode {
-    eprintln!("lockable: {error}");
+/// The exit code of a command whose request has no outcome.
+pub(super) fn exit_code(error: &RequestError) -> u8 {
     match error {
-        RequestError::Refused(_) => ExitCode::from(exit::REFUSED),
-        RequestError::Unavailable { .. } => ExitCode::from(exit::UNAVAILABLE),
-        RequestError::Usage(_) => ExitCode::from(2),
+        RequestError::Refused(_) => exit::REFUSED,
+        RequestError::Unavailable { .. } => exit::UNAVAILABLE,
+        RequestError::Usage(_) => exit::USAGE,
+        RequestError::System(_) => exit::SYSTEM,
     }
-}
-
-pub(super) fn milliseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn as_json(outcome: &Outcome) -> serde_json::Value {

@@ -2,13 +2,17 @@
 //! API.
 
 mod api;
-mod child;
+mod clock;
 mod commands;
 mod duration;
-mod exit;
+pub(super) mod exit;
 mod lease;
+mod processes;
+mod protocol;
 mod run;
 mod service;
+mod watchdog;
 
 pub(super) use commands::{HoldArgs, RequestArgs, acquire, heartbeat, release};
 pub(super) use run::{RunArgs, run};
+pub(super) use watchdog::{WatchdogArgs, watchdog};

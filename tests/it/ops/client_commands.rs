@@ -1,46 +1,14 @@
 //! `lockable acquire`, `heartbeat`, `release` and `run`, against a node.
 
-use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use super::client_world::{World, numbers, works};
 use super::{failed, succeeded};
 use crate::support::prelude::*;
 use crate::support::process::lockable;
-
-/// A node, and a token of a business account on it.
-struct World {
-    app: TestApp,
-    token: String,
-}
-
-impl World {
-    async fn new() -> Self {
-        let app = TestApp::start().await;
-        let account = app.account("business").await;
-        let token = account.token().await;
-        let token = token.expose().to_owned();
-        Self { app, token }
-    }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = lockable();
-        command
-            .args(arguments)
-            .env("LOCKABLE_URL", self.app.url())
-            .env("LOCKABLE_AUTH_TOKEN", &self.token);
-        command
-    }
-
-    async fn run(&self, arguments: &[&str]) -> Output {
-        let mut command = self.command(arguments);
-        tokio::task::spawn_blocking(move || command.output().unwrap())
-            .await
-            .unwrap()
-    }
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn verdicts_are_exit_codes() {
@@ -70,7 +38,7 @@ async fn verdicts_are_exit_codes() {
     let said = failed(&unknown.output().unwrap(), 77);
     assert!(said.contains("401") && !said.contains("b9164069"), "{said}");
     failed(&world.run(&["acquire", ".."]).await, 2);
-    failed(&world.run(&["acquire", "x", "--lease", "30"]).await, 2);
+    failed(&world.run(&["acquire", "x", "--lease", "30x"]).await, 2);
     // A release has no length: it is not offered.
     assert!(
         failed(&world.run(&["release", "x", "--lease", "30s"]).await, 2)
@@ -102,7 +70,7 @@ async fn run_holds_the_lock_while_the_command_runs() {
         held
     })
     .await;
-    let taken = world.run(&["run", "job", "--", "true"]).await;
+    let taken = world.run(&["run", "-n", "job", "--", "true"]).await;
     assert!(failed(&taken, 75).contains("somebody else"));
     // Longer than its lease: it is renewed.
     eventually("it was renewed past its first end", async || {
@@ -196,31 +164,6 @@ async fn run_kills_a_command_that_does_not_end_before_the_lease_does() {
     );
 }
 
-/// Whether it still works: a process that nobody has waited for yet does not.
-fn works(pid: i32) -> bool {
-    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
-        !stat
-            .rsplit(')')
-            .next()
-            .unwrap_or_default()
-            .trim_start()
-            .starts_with(['Z', 'X'])
-    })
-}
-
-/// Numbers that commands have written to this file, once there are as many.
-async fn numbers(file: &Path, count: usize) -> Vec<i32> {
-    eventually("the commands run", async || {
-        let text = std::fs::read_to_string(file).ok()?;
-        let found: Vec<i32> = text
-            .split_terminator('\n')
-            .filter_map(|line| line.parse().ok())
-            .collect();
-        (found.len() == count).then_some(found)
-    })
-    .await
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn run_ends_what_the_command_has_started_when_the_lease_is_lost() {
     let world = World::new().await;
@@ -229,7 +172,8 @@ async fn run_ends_what_the_command_has_started_when_the_lease_is_lost() {
     // The shell ends at the first word; of what it has started, one process listens too, and one
     // does not.
     let script = format!(
-        "sh -c 'echo $$ >> {0}; exec sleep 300' & sh -c 'trap \"\" TERM; echo $$ >> {0}; while :; do sleep 0.1; done' & wait",
+        "sh -c 'echo $$ >> {0}; exec sleep 300' &
+        sh -c 'trap \"\" TERM; echo $$ >> {0}; while :; do sleep 0.1; done' & wait",
         started.display()
     );
     let child = world

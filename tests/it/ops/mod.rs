@@ -3,6 +3,12 @@
 
 mod backup;
 mod client_commands;
+mod client_job;
+mod client_machine;
+mod client_outputs;
+mod client_requests;
+mod client_waiting;
+mod client_world;
 mod embedded;
 mod nodes;
 mod settings;

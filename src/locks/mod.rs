@@ -1,6 +1,6 @@
-//! Locks: taking, keeping and giving them back. Knows nothing of HTTP.
+//! Locks: taking, keeping and releasing them. Knows nothing of HTTP.
 //!
-//! * [`names`]: what a lock may be called;
+//! * [`names`]: the rules for names of locks;
 //! * [`engine`]: one request, one outcome; behind it lanes that send requests in batches;
 //! * [`store`]: the queries that are not the engine's;
 //! * [`sweeper`]: removes rows that nobody needs any more;
@@ -32,7 +32,7 @@ pub enum BreakError {
     /// The reason breaks the rule for reasons.
     #[error(transparent)]
     InvalidReason(#[from] InvalidReason),
-    /// The database could not be asked.
+    /// The database query failed.
     #[error(transparent)]
     Database(#[from] sqlx::Error),
 }
@@ -127,8 +127,8 @@ pub struct Lease {
     pub lease_id: Uuid,
     /// Strictly increasing for one lock, in the order of grants (P4).
     pub fencing_token: i64,
-    /// How long it now lasts, milliseconds. The client's deadline is the instant before it sent the
-    /// request, plus this.
+    /// The time for which it now lasts, milliseconds. The client's deadline is the instant before it
+    /// sent the request, plus this.
     pub expires_in_ms: i32,
     /// The length that it was granted with, milliseconds.
     pub lease_ms: i32,

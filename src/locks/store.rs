@@ -56,8 +56,9 @@ pub async fn list_live(
          WHERE l.account_id = $1 AND (n.account_id = $1 OR n.account_id IS NULL)
            AND ($2::text IS NULL OR n.name = $2)
            AND ($3::text IS NULL OR (n.name COLLATE "C", l.name) > ($3, $4::text))
-           AND lease_is_live(l.expires_at, l.end_reason, greatest(l.lease_ms, l.renewed_ms), c.recent_until, c.open_start,
-                             c.outage_start, c.outage_end, c.grace_ms)
+           AND lease_is_live(l.expires_at, l.end_reason, greatest(l.lease_ms, l.renewed_ms),
+                             c.recent_until, c.open_start, c.outage_start, c.outage_end,
+                             c.grace_ms)
          ORDER BY n.name COLLATE "C", l.name
          LIMIT $5"#,
         account_id.0,
@@ -79,8 +80,9 @@ pub async fn count_live(pool: &PgPool, account_id: AccountId) -> sqlx::Result<i6
         r#"/* locks.count_live */
         SELECT count(*) AS "count!" FROM locks l CROSS JOIN lease_clock c
          WHERE l.account_id = $1
-           AND lease_is_live(l.expires_at, l.end_reason, greatest(l.lease_ms, l.renewed_ms), c.recent_until, c.open_start,
-                             c.outage_start, c.outage_end, c.grace_ms)"#,
+           AND lease_is_live(l.expires_at, l.end_reason, greatest(l.lease_ms, l.renewed_ms),
+                             c.recent_until, c.open_start, c.outage_start, c.outage_end,
+                             c.grace_ms)"#,
         account_id.0
     )
     .fetch_one(pool)
@@ -99,8 +101,9 @@ pub async fn any_live(
         r#"/* locks.any_live */
         SELECT EXISTS (SELECT FROM locks l CROSS JOIN lease_clock c
           WHERE l.namespace_id = $1
-            AND lease_is_live(l.expires_at, l.end_reason, greatest(l.lease_ms, l.renewed_ms), c.recent_until, c.open_start,
-                              c.outage_start, c.outage_end, c.grace_ms)) AS "any!""#,
+            AND lease_is_live(l.expires_at, l.end_reason, greatest(l.lease_ms, l.renewed_ms),
+                              c.recent_until, c.open_start, c.outage_start, c.outage_end,
+                              c.grace_ms)) AS "any!""#,
         namespace_id.0
     )
     .fetch_one(connection)

@@ -82,7 +82,8 @@ async fn sweep_locks(pool: &PgPool, block: i64) -> sqlx::Result<u64> {
              -- A lease that an outage protected ended later than it says.
              AND (l.expires_at <= c.outage_start
                   OR c.grace_end < clock_timestamp() - interval '1 hour')
-             AND NOT lease_is_live(l.expires_at, l.end_reason, greatest(l.lease_ms, l.renewed_ms), c.recent_until,
+             AND NOT lease_is_live(l.expires_at, l.end_reason,
+                                   greatest(l.lease_ms, l.renewed_ms), c.recent_until,
                                    c.open_start, c.outage_start, c.outage_end, c.grace_ms)
              FOR UPDATE OF l SKIP LOCKED))",
         block,

@@ -1,4 +1,4 @@
-//! The kinds of statements that a lane sends, and the names under which they are logged and counted.
+//! The kinds of statements that a lane sends, and the names under which logs and metrics have them.
 
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
@@ -7,7 +7,7 @@ use super::request::{LockRequest, LockedRelease, Outcomes};
 use super::statements;
 use crate::locks::{Acquire, Heartbeat, Release};
 
-/// How requests of one kind are sent to the database together.
+/// A kind of statement: it executes requests of one kind together.
 pub(super) trait BatchStatement {
     type Request: LockRequest;
     /// The name in logs and in the label `statement` of `lockable_database_seconds`.
@@ -18,7 +18,8 @@ pub(super) trait BatchStatement {
     const NO_VERDICT: &'static str = "lost_race";
 
     /// Executes the requests in one transaction, which writes nothing after `latest_at` on the
-    /// database's clock. Outcomes are in the order of the requests; `None` where there is no verdict.
+    /// database's clock. Outcomes are in the order of the requests; a request without a verdict has
+    /// `None`.
     fn send(
         connection: &mut PgConnection,
         requests: &[&Self::Request],

@@ -1,4 +1,5 @@
-//! The connections of a lane: what is sent on them, and how a statement can fail.
+//! The connections of a lane: they execute batches, say how a statement failed, and carry the
+//! database's clock.
 
 use std::time::{Duration, Instant};
 
@@ -26,7 +27,7 @@ pub(super) enum SendError {
     InDoubt,
     /// It was rolled back because of other transactions: retry it.
     Contention,
-    /// It was rolled back because of what it says. A bug of ours, if it is about one request.
+    /// The database refused the statement itself. A bug of ours, if it is about one request.
     Refused,
 }
 
@@ -48,7 +49,8 @@ pub(super) struct TransactionResult<S: BatchStatement> {
 /// where they failed together.
 pub(super) type StatementResults<S> = Vec<TransactionResult<S>>;
 
-/// A reading of the database's clock, carried forward by the node's monotonic clock.
+/// A reading of the database's clock, carried forward by the node's monotonic clock. It turns the
+/// deadline of a request into the latest instant of its statement (ADR 9).
 #[derive(Clone, Copy, Debug)]
 struct DatabaseClock {
     time: DateTime<Utc>,
@@ -61,8 +63,9 @@ const READING_KEPT_FOR: Duration = Duration::from_secs(30);
 /// The age at which it is read again if a statement had no verdict on a request: the reason may be
 /// that the database's clock was set forward.
 const DOUBTED_READING_KEPT_FOR: Duration = Duration::from_secs(1);
-/// What the clocks may drift apart, as a part of the reading's age: 1 / 1,000, twice what NTP slews.
-const DRIFT: i32 = 1000;
+/// The drift of the clocks that is allowed for, as a divisor of the reading's age: 1 / 1,000, twice
+/// what NTP slews.
+const DRIFT_DIVISOR: u32 = 1000;
 
 impl DatabaseClock {
     async fn read(connection: &mut PgConnection) -> sqlx::Result<Self> {
@@ -76,13 +79,13 @@ impl DatabaseClock {
     /// An instant of the database's clock that is not later than `instant`.
     fn at(&self, instant: Instant) -> DateTime<Utc> {
         let ahead = instant.saturating_duration_since(self.read_at);
-        let drift = self.read_at.elapsed() / DRIFT.unsigned_abs();
+        let drift = self.read_at.elapsed() / DRIFT_DIVISOR;
         let delta = TimeDelta::from_std(ahead.saturating_sub(drift)).unwrap_or_default();
         self.time + delta
     }
 }
 
-/// A connection to the database, and a reading of the clock there.
+/// An open connection, and a reading of the clock of its database.
 struct Session {
     connection: PgConnection,
     clock: DatabaseClock,
@@ -177,7 +180,12 @@ impl LaneConnection {
     ) -> Result<(Outcomes<S::Request>, Duration), SendError> {
         let count = pending.len();
         let mut session = self.take(database).await.map_err(|error| {
-            tracing::warn!(%error, statement = S::NAME, requests = count, "no connection to the database");
+            tracing::warn!(
+                %error,
+                statement = S::NAME,
+                requests = count,
+                "no connection to the database"
+            );
             SendError::NotSent
         })?;
         let requests: Vec<&S::Request> = pending.iter().map(|pending| &pending.request).collect();
@@ -199,16 +207,31 @@ impl LaneConnection {
                 Ok((outcomes, took))
             }
             Ok(Err(error)) if db::is_contention(&error) => {
-                tracing::debug!(%error, statement = S::NAME, requests = count, "lost against other statements: retried");
+                tracing::debug!(
+                    %error,
+                    statement = S::NAME,
+                    requests = count,
+                    "lost against other statements: retried"
+                );
                 self.0 = Some(session);
                 Err(SendError::Contention)
             }
             Ok(Err(error)) if db::is_unavailable(&error) => {
-                tracing::warn!(%error, statement = S::NAME, requests = count, "the database's answer is lost");
+                tracing::warn!(
+                    %error,
+                    statement = S::NAME,
+                    requests = count,
+                    "the database's answer is lost"
+                );
                 Err(SendError::InDoubt)
             }
             Ok(Err(error)) => {
-                tracing::error!(%error, statement = S::NAME, requests = count, "the database refused a statement");
+                tracing::error!(
+                    %error,
+                    statement = S::NAME,
+                    requests = count,
+                    "the database refused a statement"
+                );
                 self.0 = Some(session);
                 Err(SendError::Refused)
             }
@@ -224,8 +247,8 @@ impl LaneConnection {
     }
 }
 
-/// A connection for each statement: a batch has each lock once, so its statements cannot wait for
-/// each other.
+/// The connections of a lane: one for each kind of statement, so that they run at the same time. A
+/// batch has each lock once, so they cannot wait for each other's rows.
 #[derive(Default)]
 pub(super) struct LaneConnections {
     pub(super) insert_if_absent: LaneConnection,

@@ -1,5 +1,5 @@
-//! Delivers outcomes: a reply to the client, followers included, a count, and what the engine has
-//! to do about it afterwards.
+//! Delivers the outcomes of a batch: replies to clients and their followers, counts, and collects
+//! in a [`Settlement`] the requests that the queue gets back.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use crate::locks::{
     ReleaseOutcome,
 };
 
-/// What remains to be done after a batch.
+/// The end of a batch: which requests were answered, and which go back to the queue.
 #[derive(Default)]
 pub(super) struct Settlement {
     /// The locks whose requests were answered.
@@ -30,8 +30,8 @@ pub(super) type Deliver<R> =
     fn(Pending<R>, <R as LockRequest>::Outcome, Duration, &Usage, &mut Tally) -> Option<AnyRequest>;
 
 impl Settlement {
-    /// Delivers the outcomes of one statement's requests; sorts the requests that have none into
-    /// this settlement.
+    /// Delivers the outcomes of one kind's requests with `deliver`, and sorts the requests that have
+    /// none into this settlement.
     pub(super) fn deliver<S: BatchStatement>(
         &mut self,
         results: StatementResults<S>,
@@ -68,6 +68,7 @@ impl Settlement {
         tally.record(S::COUNTER);
     }
 
+    /// Retries, isolates or rejects a request whose statement failed.
     fn handle_error<R: LockRequest>(&mut self, mut pending: Pending<R>, error: &SendError) {
         match error {
             SendError::Refused => self.reject(pending, EngineError::Refused),
@@ -77,7 +78,7 @@ impl Settlement {
             SendError::Contention => self.reject(pending, EngineError::Unknown),
             SendError::NotSent => self.retry(pending),
             SendError::InDoubt => {
-                pending.in_doubt = true;
+                pending.is_in_doubt = true;
                 if pending.request.is_repeatable() {
                     self.retry(pending);
                 } else {
@@ -132,7 +133,7 @@ fn is_too_late(took: Duration, lease_ms: i32) -> bool {
     took.as_millis() * 2 > lease_ms.unsigned_abs().into()
 }
 
-/// Sends the reply; true if somebody received it, or nobody was to.
+/// Sends the reply. True if the client received it, or if nobody waits for this request's outcome.
 fn send_reply<R: LockRequest>(
     pending: Pending<R>,
     outcome: Result<R::Outcome, EngineError>,
@@ -142,6 +143,8 @@ fn send_reply<R: LockRequest>(
         .is_none_or(|reply| reply.send(outcome).is_ok())
 }
 
+/// Replies to the acquire and its followers. Returns the compensating release of a grant that
+/// nobody received, or the acquire itself if it needs another lease id.
 pub(super) fn deliver_acquire(
     mut pending: Pending<Acquire>,
     outcome: AcquireOutcome,
@@ -156,10 +159,10 @@ pub(super) fn deliver_acquire(
     };
     tally.add(label, 1);
     if outcome == AcquireOutcome::LeaseEnded && !pending.request.needs_proof {
-        // It was granted, the result was lost, and the lease has ended since: the id that the
-        // engine drew is used up, the client's request is not.
+        // An earlier execution granted it, its result was lost, and the lease has ended since. The
+        // id that the engine drew is used up, the client's request is not: it is sent with a new id.
         pending.request.lease_id = Uuid::new_v4();
-        pending.in_doubt = false;
+        pending.is_in_doubt = false;
         return Some(AnyRequest::Acquire(pending));
     }
     for follower in std::mem::take(&mut pending.followers) {
@@ -171,8 +174,8 @@ pub(super) fn deliver_acquire(
         return None;
     };
     usage.note_grant(pending.request.account_id, pending.request.max_live_locks);
-    // A client without a lease id of its own cannot learn of the grant later: what it does not
-    // receive is released.
+    // A client without a lease id of its own cannot learn of the grant later: a grant that it does
+    // not receive is released.
     let compensation =
         (!pending.request.needs_proof).then(|| release_of_grant(&pending.request, lease.lease_id));
     let is_received = if is_too_late(took, lease.expires_in_ms) {
@@ -184,6 +187,7 @@ pub(super) fn deliver_acquire(
     if is_received { None } else { compensation }
 }
 
+/// Replies to the heartbeat.
 pub(super) fn deliver_heartbeat(
     pending: Pending<Heartbeat>,
     outcome: HeartbeatOutcome,
@@ -203,6 +207,7 @@ pub(super) fn deliver_heartbeat(
     None
 }
 
+/// Replies to the release; or returns it as a [`LockedRelease`] if its lease id is not known.
 pub(super) fn deliver_release(
     pending: Pending<Release>,
     outcome: ReleaseOutcome,
@@ -213,12 +218,13 @@ pub(super) fn deliver_release(
     if outcome == ReleaseOutcome::Lost(Lost::Unknown)
         && let Some(lease_id) = pending.request.lease_id
     {
-        // Its acquire may still be on its way, or in its commit.
+        // Its acquire may still be on the way, or in its commit: only the row's lock tells.
         return Some(AnyRequest::LockedRelease(pending.under_lock(lease_id)));
     }
     finish_release(pending, outcome, usage, tally)
 }
 
+/// Replies to the release, which for a compensating one nobody receives.
 pub(super) fn deliver_locked_release(
     pending: Pending<LockedRelease>,
     outcome: ReleaseOutcome,

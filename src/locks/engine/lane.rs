@@ -28,7 +28,7 @@ use super::request::{AnyRequest, LockRequest, LockedRelease, Pending};
 use crate::locks::usage::Usage;
 use crate::locks::{Acquire, Heartbeat, LockKey, Release};
 
-/// How long requests of a lock are isolated after one of them met a locked row.
+/// The time for which requests of a lock are isolated after one of them met a locked row.
 const ISOLATED_FOR: Duration = Duration::from_secs(10);
 /// The number of isolated requests in flight at once, in all lanes of a node; each has a connection
 /// of its own.
@@ -46,7 +46,7 @@ pub(super) struct Lane {
     pub(super) runtime: Handle,
 }
 
-/// The results of a batch.
+/// The results of a batch, by kind of statement.
 struct BatchResult {
     inserts: StatementResults<InsertIfAbsent>,
     acquires: StatementResults<Acquire>,
@@ -86,7 +86,7 @@ impl BatchResult {
     }
 }
 
-/// What a lane remembers from batch to batch.
+/// The state that a lane keeps from batch to batch.
 #[derive(Default)]
 struct LaneState {
     /// The locks whose rows were found locked, and when.
@@ -96,7 +96,8 @@ struct LaneState {
 }
 
 impl Lane {
-    /// Sends batches until the queue is closed and empty.
+    /// Sends batches until the queue is closed and empty: as a task of the runtime, or from a thread
+    /// of the lane's own while it is crowded.
     pub(super) async fn run(self) {
         let mut connections = LaneConnections::default();
         let mut state = LaneState::default();
@@ -201,7 +202,8 @@ impl Lane {
         }
     }
 
-    /// Divides a batch by the statements that it takes.
+    /// Prepares a batch for its statements: isolates the requests of contended locks, and moves the
+    /// acquires that are predicted to be inserts to `predicted_inserts`.
     fn prepare(&self, mut batch: Batch, state: &mut LaneState) -> Batch {
         metrics::histogram!("lockable_batch_size").record(batch.len() as f64);
         if !state.contended.is_empty() {
@@ -211,7 +213,8 @@ impl Lane {
         batch
     }
 
-    /// Executes a batch, each kind in a transaction of its own, all at once.
+    /// Executes a batch: each kind in a transaction of its own, all at the same time, but for the
+    /// two kinds of release, which share a connection.
     async fn send_batch(&self, batch: Batch, connections: &mut LaneConnections) -> BatchResult {
         let database = &self.database;
         let (inserts, acquires, heartbeats, (releases, locked_releases)) = tokio::join!(

@@ -1,11 +1,11 @@
 //! The lock engine: one request, one outcome.
 //!
 //! ```text
-//! Engine ──► queue ──► lane ──► connection ──► statements (sql/*.sql) ──► PostgreSQL
-//! client ◄── delivery ◄──┘
+//! Engine ─► queue ─► lane ─► connection ─► statements (sql/*.sql) ─► PostgreSQL
+//! client ◄─ delivery ◄─┘
 //! ```
 //!
-//! * `request`: a request on its way, who waits for it, and the release that undoes it;
+//! * `request`: a pending request, its reply and deadline, and the release that undoes it;
 //! * `queue`: bounded, fair between accounts, in order for each lock;
 //! * `lane`: the loop that sends batches, delivers outcomes and settles with the queue;
 //! * `prediction`: which acquires are most likely of locks that have no row;
@@ -41,7 +41,7 @@ use super::{
     ReleaseOutcome,
 };
 
-/// How an engine is set up.
+/// The settings of an engine.
 #[derive(Clone, Copy, Debug)]
 pub struct EngineSettings {
     /// The number of lanes: batches of a node that can be in flight at once.
@@ -50,7 +50,7 @@ pub struct EngineSettings {
     pub largest_batch: usize,
     /// The most requests that wait in a lane.
     pub queue_capacity: usize,
-    /// How long a request may take until it is answered as unknown.
+    /// The time after which a request is answered as [`EngineError::Unknown`].
     pub deadline: Duration,
 }
 
@@ -110,7 +110,7 @@ impl Engine {
     /// request's.
     ///
     /// # Errors
-    /// If the outcome cannot be known, or nothing was done.
+    /// [`EngineError`]: its variants say whether the request may have been executed.
     pub async fn acquire(&self, request: Acquire) -> Result<AcquireOutcome, EngineError> {
         let max = request.max_live_locks;
         if self.usage.is_at_limit(request.account_id, max) {
@@ -146,7 +146,7 @@ impl Engine {
     /// Makes a lease last its full length again.
     ///
     /// # Errors
-    /// If the outcome cannot be known, or nothing was done.
+    /// [`EngineError`]: its variants say whether the request may have been executed.
     pub async fn heartbeat(&self, request: Heartbeat) -> Result<HeartbeatOutcome, EngineError> {
         self.submit(request).await
     }
@@ -154,7 +154,7 @@ impl Engine {
     /// Ends a lease.
     ///
     /// # Errors
-    /// If the outcome cannot be known, or nothing was done.
+    /// [`EngineError`]: its variants say whether the request may have been executed.
     pub async fn release(&self, request: Release) -> Result<ReleaseOutcome, EngineError> {
         self.submit(request).await
     }
@@ -191,6 +191,7 @@ impl Engine {
         self.tasks.wait().await;
     }
 
+    /// Queues a request and waits for its outcome, until the deadline.
     async fn submit<R: LockRequest>(&self, request: R) -> Result<R::Outcome, EngineError> {
         let deadline = Instant::now() + self.deadline;
         let (reply, outcome) = oneshot::channel();
@@ -203,6 +204,7 @@ impl Engine {
         }
     }
 
+    /// The queue of the lane that has all requests of this lock.
     fn lane(&self, key: &LockKey) -> &Queue {
         let at = if self.lanes.len() == 1 {
             0

@@ -59,12 +59,13 @@ impl Batch {
     }
 }
 
-/// The queue of a lane. Each operation holds its mutex for as long as it takes to move a few
-/// pointers.
+/// The queue of a lane. An operation holds its mutex only while it moves requests from one
+/// collection to another.
 #[derive(Debug)]
 pub(super) struct Queue {
     state: Mutex<QueueState>,
-    arrived: Notify,
+    /// Wakes the lane: a request arrived, a batch was settled, or the queue was closed.
+    changed: Notify,
     capacity: usize,
 }
 
@@ -128,7 +129,7 @@ impl Queue {
     pub(super) fn new(capacity: usize) -> Self {
         Self {
             state: Mutex::default(),
-            arrived: Notify::new(),
+            changed: Notify::new(),
             capacity,
         }
     }
@@ -137,8 +138,8 @@ impl Queue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Accepts a request, or rejects it at once: a full queue is no better place to wait than the
-    /// client's own. No account may fill more than a quarter of the queue.
+    /// Accepts a request, or rejects it at once: in a full queue it would wait longer than a client
+    /// that retries. No account may fill more than a quarter of the queue.
     pub(super) fn push(&self, request: AnyRequest) {
         let rejected = {
             let mut state = self.state();
@@ -158,7 +159,7 @@ impl Queue {
         };
         match rejected {
             Some((request, error)) => request.reject(error),
-            None => self.arrived.notify_one(),
+            None => self.changed.notify_one(),
         }
     }
 
@@ -175,7 +176,7 @@ impl Queue {
     /// Rejects every further request; what was accepted is still handed out.
     pub(super) fn close(&self) {
         self.state().is_closed = true;
-        self.arrived.notify_one();
+        self.changed.notify_one();
     }
 
     /// Waits until requests are ready, and takes at most `limit` of them. `None` once the queue is
@@ -194,7 +195,7 @@ impl Queue {
                     return None;
                 }
             }
-            self.arrived.notified().await;
+            self.changed.notified().await;
         }
     }
 
@@ -216,11 +217,12 @@ impl Queue {
             state.ready.push_front(request);
         }
         drop(state);
-        self.arrived.notify_one();
+        self.changed.notify_one();
     }
 }
 
 impl QueueState {
+    /// Makes the request ready, or puts it into the backlog of its lock.
     fn add(&mut self, request: AnyRequest) {
         self.count(request.account_id());
         match self.backlogs.get_mut(request.key()) {
@@ -233,6 +235,8 @@ impl QueueState {
         }
     }
 
+    /// Takes requests that are ready. Those that come too late or that nobody waits for any more are
+    /// rejected instead, and compensated if they may have been executed.
     fn take_batch(&mut self, limit: usize) -> Batch {
         let mut batch = Batch::default();
         let too_late = Instant::now() + TOO_CLOSE_TO_DEADLINE;
@@ -261,9 +265,9 @@ impl QueueState {
         batch
     }
 
-    /// Moves plain acquires right behind a plain acquire that is about to be sent into its
-    /// followers: whatever becomes of it, some lease holds the lock afterwards, and they arrived
-    /// before that was decided.
+    /// Makes the plain acquires that stand directly behind a plain acquire, which is about to be
+    /// sent, its followers. They are answered `held` with its outcome: whether it is granted or not,
+    /// a lease holds the lock then, and they arrived before that was decided.
     fn take_followers(&mut self, first: &mut Pending<Acquire>) {
         if self.waiting == self.ready.len() {
             return; // No lock has a backlog.

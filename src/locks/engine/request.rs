@@ -1,4 +1,4 @@
-//! A request on its way through a lane: what is asked, who waits for the outcome, and until when.
+//! A request on its way through a lane: with its reply, its deadline, and its followers.
 
 use std::time::{Duration, Instant};
 
@@ -11,8 +11,8 @@ use crate::locks::{
     ReleaseOutcome,
 };
 
-/// How long the engine tries to release a lease that nobody received. A lease of a plan's usual
-/// length has lapsed by then.
+/// The time for which the engine tries to release a lease that nobody received. A lease of a plan's
+/// usual length has lapsed by then.
 const COMPENSATION_DEADLINE: Duration = Duration::from_secs(60);
 
 /// A request that the engine answers.
@@ -25,6 +25,7 @@ pub(super) trait LockRequest: Send + Sync + Sized + 'static {
     /// True if a second execution has the effect and the outcome of one.
     fn is_repeatable(&self) -> bool;
 
+    /// The request among those of all kinds.
     fn into_any(pending: Pending<Self>) -> AnyRequest;
 
     /// The release that undoes a request which may have been executed and whose outcome nobody
@@ -45,7 +46,7 @@ impl LockRequest for Acquire {
         self.account_id
     }
 
-    /// By its lease id, which each acquire has.
+    /// Each acquire has a lease id, by which a second execution finds the lease of the first.
     fn is_repeatable(&self) -> bool {
         true
     }
@@ -54,11 +55,11 @@ impl LockRequest for Acquire {
         AnyRequest::Acquire(pending)
     }
 
-    /// Only of a lease whose id the engine drew: the client cannot repeat the request to learn of
-    /// it.
+    /// Only for a lease whose id the engine drew: a client with an id of its own can repeat the
+    /// request to learn of the grant.
     fn compensating_release(pending: &Pending<Self>) -> Option<AnyRequest> {
         let acquire = &pending.request;
-        (pending.in_doubt && !acquire.needs_proof)
+        (pending.is_in_doubt && !acquire.needs_proof)
             .then(|| release_of_grant(acquire, acquire.lease_id))
     }
 }
@@ -105,8 +106,8 @@ impl LockRequest for Release {
 }
 
 /// A release by lease id that is decided under the row's lock alone: it waits for a grant that is
-/// still in its commit, and where there is no such lease it leaves a mark, so that an acquire of the
-/// id which arrives later, or was under way, is refused (P6).
+/// still in its commit. If there is no such lease, it leaves a mark, so that an acquire of the id
+/// which arrives later, or is in flight, is refused (P6).
 #[derive(Debug)]
 pub(super) struct LockedRelease {
     pub(super) key: LockKey,
@@ -161,10 +162,10 @@ pub(super) struct Pending<R: LockRequest> {
     pub(super) request: R,
     /// `None` for a release that the engine issues itself: nobody waits for its outcome.
     pub(super) reply: Option<Reply<R>>,
-    /// The instant at which the request is answered as unknown. No statement may write for it later.
+    /// The instant at which the request is answered as unknown. No statement writes for it later.
     pub(super) deadline: Instant,
     /// True once it was sent and its result lost: it may have been executed.
-    pub(super) in_doubt: bool,
+    pub(super) is_in_doubt: bool,
     /// True once it was sent as an insert-if-absent; a wrong prediction is not made twice.
     pub(super) insert_tried: bool,
     /// The replies of later requests for the same lock that this one's outcome answers as well.
@@ -177,7 +178,7 @@ impl<R: LockRequest> Pending<R> {
             request,
             reply,
             deadline,
-            in_doubt: false,
+            is_in_doubt: false,
             insert_tried: false,
             followers: Vec::new(),
         }
@@ -202,7 +203,7 @@ impl Pending<Release> {
             is_clients: true,
         };
         Pending {
-            in_doubt: self.in_doubt,
+            is_in_doubt: self.is_in_doubt,
             ..Pending::new(request, self.reply, self.deadline)
         }
     }

@@ -1,13 +1,13 @@
 //! The statements that decide about leases: columns in, rows out. Each is about many locks at once
 //! and is a transaction of its own.
 //!
-//! [`acquire`], [`heartbeat`] and [`release`] (`sql/*.sql`) have one shape, in four named steps,
-//! and every word of it is there because its absence went wrong (ADR 3):
+//! [`acquire`], [`heartbeat`] and [`release`] (`sql/*.sql`) have one shape, in four named steps. Each
+//! detail of it is there because its absence went wrong (ADR 3):
 //!
 //! 1. `observed`: reads the row of each key, by primary key whatever the statistics say (a lateral
 //!    subquery that cannot be flattened into another join: its `LIMIT 1` also keeps the planner
-//!    from taking a batch for millions of rows), and says whether its lease lives
-//!    ([`lease_is_live`](../../migrations) is the one definition of that).
+//!    from taking a batch for millions of rows), and says whether its lease lives (the SQL function
+//!    `lease_is_live` is the one definition of that).
 //! 2. `verdicts`: refuses what cannot succeed, without writing: no row lock, no transaction id, no
 //!    flush.
 //! 3. `written_rows`: tries the rest, in key order, by an upsert, which has no plan to choose and
@@ -23,8 +23,8 @@
 //!    batch for each key of the batch once the statistics said so, and took most of the statement's
 //!    time.
 //!
-//! A key without a verdict lost a race between 2 and 3, and the caller retries it; it is never
-//! answered "no".
+//! A key without a verdict lost a race between steps 2 and 3. The caller retries it and never
+//! answers `false`.
 //!
 //! [`insert_if_absent`] stands beside [`acquire`], for locks that most likely have no row: it
 //! observes nothing, and so costs two thirds.
@@ -184,7 +184,7 @@ impl<'a> ProofColumns<'a> {
 /// the order of the requests; `None`: it lost a race, retry it.
 ///
 /// # Errors
-/// If the database cannot be asked or its answer is lost: then nothing is known.
+/// If the database is unavailable or its answer is lost: then nothing is known.
 pub async fn acquire(
     connection: &mut PgConnection,
     requests: &[&Acquire],
@@ -283,7 +283,7 @@ pub async fn insert_if_absent(
 /// none. Outcomes are in the order of the requests; `None`: it lost a race, retry it.
 ///
 /// # Errors
-/// If the database cannot be asked or its answer is lost: then nothing is known, and a retry is
+/// If the database is unavailable or its answer is lost: then nothing is known, and a retry is
 /// safe.
 pub async fn heartbeat(
     connection: &mut PgConnection,
@@ -321,7 +321,7 @@ pub async fn heartbeat(
 /// The row stays. Outcomes are in the order of the requests; `None`: it lost a race, retry it.
 ///
 /// # Errors
-/// If the database cannot be asked or its answer is lost: then nothing is known, and a retry with a
+/// If the database is unavailable or its answer is lost: then nothing is known, and a retry with a
 /// lease id is safe.
 pub async fn release(
     connection: &mut PgConnection,
@@ -397,7 +397,7 @@ pub(super) async fn release_under_lock(
 /// The database's clock, now.
 ///
 /// # Errors
-/// If the database cannot be asked or its answer is lost.
+/// If the database is unavailable or its answer is lost.
 pub(super) async fn read_clock(connection: &mut PgConnection) -> sqlx::Result<DateTime<Utc>> {
     sqlx::query_scalar!(r#"/* locks.read_clock */ SELECT clock_timestamp() AS "now!""#)
         .fetch_one(connection)

@@ -10,8 +10,9 @@ WITH clock AS MATERIALIZED (
          l.account_id AS seen_account_id, l.lease_id AS seen_lease_id,
          l.needs_proof AS seen_needs_proof, l.end_reason AS seen_end_reason, e.ended,
          l.lease_id = i.lease_id AND l.account_id = i.account_id AS is_own,
-         lease_is_live(l.expires_at, l.end_reason, greatest(l.lease_ms, l.renewed_ms), c.recent_until,
-                       c.open_start, c.outage_start, c.outage_end, c.grace_ms) AS live
+         lease_is_live(l.expires_at, l.end_reason, greatest(l.lease_ms, l.renewed_ms),
+                       c.recent_until, c.open_start, c.outage_start, c.outage_end,
+                       c.grace_ms) AS live
     FROM (SELECT unnest($1::bigint[]) AS namespace_id, unnest($2::text[]) AS name,
                  unnest($3::bigint[]) AS account_id, unnest($4::bigint[]) AS token_id,
                  unnest($5::uuid[]) AS lease_id, unnest($6::boolean[]) AS needs_proof,
@@ -37,7 +38,8 @@ WITH clock AS MATERIALIZED (
     FROM observed
 ), written_rows AS (
   INSERT INTO locks AS l (namespace_id, name, account_id, token_id, fencing_token, seen_token,
-                          acquired_at, expires_at, lease_id, lease_ms, needs_proof, holder, metadata)
+                          acquired_at, expires_at, lease_id, lease_ms, needs_proof, holder,
+                          metadata)
   -- OFFSET 0 keeps the condition above the sort: it is tested for each row right before its insert.
   SELECT namespace_id, name, account_id, token_id, nextval('lock_fence'), seen_token,
          clock_timestamp(), clock_timestamp() + length_ms * interval '1 ms', lease_id, length_ms,
@@ -71,7 +73,7 @@ WITH clock AS MATERIALIZED (
                        THEN l.acquired_at ELSE clock_timestamp() END,
     lease_ms = CASE WHEN l.lease_id = excluded.lease_id AND l.account_id = excluded.account_id
                     THEN l.lease_ms ELSE excluded.lease_ms END,
-    -- A repetition of a client's is a renewal; one of the engine's own, after a lost answer, is not.
+    -- A client's repetition is a renewal; the engine's own, after a lost answer, is not.
     renewed_ms = CASE WHEN l.lease_id = excluded.lease_id AND l.account_id = excluded.account_id
                       THEN CASE WHEN l.needs_proof THEN excluded.lease_ms ELSE l.renewed_ms END END
   WHERE greatest(l.fencing_token, l.mark_token) = excluded.seen_token
@@ -91,7 +93,8 @@ WITH clock AS MATERIALIZED (
          CASE seen_end_reason WHEN 0 THEN 3 ELSE seen_end_reason END
     FROM verdicts
    WHERE verdict = 'try' AND seen_needs_proof AND NOT is_own
-     AND CASE WHEN (namespace_id, name) IN (SELECT namespace_id, name FROM written_rows) THEN true END
+     AND CASE WHEN (namespace_id, name) IN (SELECT namespace_id, name FROM written_rows)
+              THEN true END
    ORDER BY 1, 2
   ON CONFLICT DO NOTHING
 )
@@ -103,6 +106,6 @@ UNION ALL
 SELECT namespace_id, name, verdict, NULL, NULL, NULL, NULL, NULL, NULL
   FROM verdicts WHERE verdict <> 'try'
 UNION ALL
--- No verdict, only counted: a lease that lapsed without a release, of a lock that may be taken over.
+-- No verdict, only counted: a lapsed lease, of a lock that may be taken over.
 SELECT namespace_id, name, 'lapsed', NULL, NULL, NULL, NULL, NULL, NULL
   FROM verdicts WHERE verdict = 'try' AND seen_end_reason IN (0, 3) AND NOT is_own

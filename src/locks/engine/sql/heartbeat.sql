@@ -8,8 +8,9 @@ WITH clock AS MATERIALIZED (
   SELECT i.namespace_id, i.name, i.account_id, i.lease_id AS proof, i.requested_ms,
          e.reason AS ended_by, l.account_id AS seen_account_id, l.token_id, l.fencing_token,
          l.lease_id, l.lease_ms, l.needs_proof, l.end_reason,
-         lease_is_live(l.expires_at, l.end_reason, greatest(l.lease_ms, l.renewed_ms), c.recent_until,
-                       c.open_start, c.outage_start, c.outage_end, c.grace_ms) AS live
+         lease_is_live(l.expires_at, l.end_reason, greatest(l.lease_ms, l.renewed_ms),
+                       c.recent_until, c.open_start, c.outage_start, c.outage_end,
+                       c.grace_ms) AS live
     FROM (SELECT unnest($1::bigint[]) AS namespace_id, unnest($2::text[]) AS name,
                  unnest($3::bigint[]) AS account_id, unnest($4::uuid[]) AS lease_id,
                  unnest($5::integer[]) AS requested_ms) i
@@ -28,8 +29,8 @@ WITH clock AS MATERIALIZED (
                                    seen_account_id = account_id, proof) AS verdict
     FROM observed
 ), written_rows AS (
-  -- The proposed row is inserted only where the sweeper deleted the row of a lapsed lease meanwhile;
-  -- it is then an ended one, and no verdict.
+  -- The proposed row is inserted only if the sweeper deleted the row of a lapsed lease meanwhile.
+  -- It is then that of an ended lease, and no verdict.
   INSERT INTO locks AS l (namespace_id, name, account_id, token_id, fencing_token, acquired_at,
                           expires_at, lease_id, lease_ms, end_reason, needs_proof)
   SELECT namespace_id, name, account_id, token_id, fencing_token, 'epoch', 'epoch', lease_id,
@@ -57,7 +58,7 @@ WITH clock AS MATERIALIZED (
             l.lease_ms, l.end_reason
 )
 SELECT namespace_id AS "namespace_id!", name AS "name!",
-       CASE end_reason WHEN 0 THEN 'renewed' WHEN 3 THEN 'expired' ELSE 'again' END AS "verdict!",
+       CASE end_reason WHEN 0 THEN 'renewed' WHEN 3 THEN 'expired' ELSE 'lost_race' END AS "verdict!",
        lease_id, fencing_token, acquired_at, expires_at, lease_ms, NULL::timestamptz AS written_at
   FROM written_rows
 UNION ALL

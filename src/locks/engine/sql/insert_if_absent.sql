@@ -2,7 +2,8 @@
 -- Grants each lock that has no row; says nothing about the others.
 -- $1 namespace ids, $2 names, $3 account ids, $4 token ids, $5 lease ids, $6 needs proof, $7 lease
 -- lengths, $8 holders, $9 metadata, $10 the latest instant at which anything may be written.
--- OFFSET 0 keeps the last condition above the sort: it is tested for each row right before its insert.
+-- OFFSET 0 keeps the last condition above the sort: it is tested for each row right before its
+-- insert.
 INSERT INTO locks AS l (namespace_id, name, account_id, token_id, fencing_token, acquired_at,
                         expires_at, lease_id, lease_ms, needs_proof, holder, metadata)
 SELECT i.namespace_id, i.name, i.account_id, i.token_id, nextval('lock_fence'), clock_timestamp(),

@@ -11,8 +11,8 @@ WITH clock AS MATERIALIZED (
          unnest($3::bigint[]) AS account_id, unnest($4::uuid[]) AS lease_id,
          unnest($5::boolean[]) AS is_clients
 ), written_rows AS (
-  -- Where there is no row, the mark is one: of a lease that ended before it was granted. OFFSET 0
-  -- keeps the condition above the sort: it is tested for each row right before its insert.
+  -- If there is no row, the mark is inserted as one: of a lease that ended before it was granted.
+  -- OFFSET 0 keeps the condition above the sort: it is tested for each row right before its insert.
   INSERT INTO locks AS l (namespace_id, name, account_id, token_id, fencing_token, acquired_at,
                           expires_at, lease_id, lease_ms, end_reason, needs_proof)
   SELECT namespace_id, name, account_id, 0, nextval('lock_fence'), clock_timestamp(),

@@ -1,7 +1,7 @@
-# What several scripts need. Sourced, by bash 3.2 (macOS) too.
+# Functions that several scripts share. Sourced, by bash 3.2 (macOS) too.
 
-# The folder of PostgreSQL's programs, version 14 or newer; empty and 1 if there is none. It looks in
-# the same places as the service (src/db/embedded).
+# The folder of PostgreSQL's programs, version 14 or newer; empty and 1 if there is none. It looks
+# in the same places as the service (src/db/embedded).
 pg_bin() {
   local candidate
   for candidate in "${PG_BIN:-}" \

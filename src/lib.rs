@@ -4,9 +4,9 @@
 //! that):
 //!
 //! * [`cli`]: the commands; [`server`]: listeners, the router, start and stop;
-//! * [`api`] and [`web`]: thin adapters for programs and for people; [`transport`]: what they share
-//!   of HTTP; [`jobs`]: what runs by the clock;
-//! * [`app`]: what every handler may use, put together once;
+//! * [`api`] and [`web`]: thin adapters for programs and for people; [`transport`]: the part
+//!   of HTTP that they share; [`jobs`]: the regular work of a node;
+//! * [`app`]: the state that handlers and jobs share;
 //! * the nouns, with their types, rules and queries: [`accounts`], [`tokens`], [`plans`],
 //!   [`namespaces`], [`locks`], [`audit`]; and [`mail`];
 //! * [`db`]: pools, migrations, notices, the embedded cluster; [`outages`]: the record of outages;

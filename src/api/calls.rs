@@ -16,9 +16,9 @@ pub struct Call {
     pub methods: &'static [Method],
     /// The query parameters that it takes.
     pub parameters: &'static [&'static str],
-    /// What the answer `true` says of the lock, for the documentation.
+    /// The meaning of the answer `true`, for the documentation.
     pub true_means: &'static str,
-    /// What the answer `false` says of the lock, for the documentation.
+    /// The meaning of the answer `false`, for the documentation.
     pub false_means: &'static str,
 }
 

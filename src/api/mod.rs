@@ -1,6 +1,6 @@
 //! The HTTP API: adapters over the nouns, nothing else. [`calls`] is the table of version 1's
 //! calls, [`v1`] its contract, [`auth`] verifies credentials and counts requests, [`pressure`]
-//! holds refusals back, [`problem`] turns errors into documents.
+//! holds rejections back, [`problem`] turns errors into documents.
 
 pub mod auth;
 pub mod calls;
@@ -28,7 +28,7 @@ pub struct Api {
     pub app: App,
     /// The request rates of all accounts on this node.
     pub rates: RequestRates,
-    /// The time for which refusals for too much load are held back.
+    /// The time for which rejections for too much load are held back.
     pub pressure: Pressure,
 }
 

@@ -208,7 +208,9 @@ mod tests {
         );
         insta::assert_snapshot!(
             refused(&HEARTBEAT, "wait_ms=1"),
-            @"invalid-parameter: wait_ms does not go with heartbeat, which takes: lease_ms, lease_id.");
+            @"invalid-parameter: wait_ms does not go with heartbeat, which takes: \
+              lease_ms, lease_id."
+        );
         insta::assert_snapshot!(
             refused(&RELEASE, "lease_ms=1"),
             @"invalid-parameter: lease_ms does not go with release, which takes: lease_id."
@@ -267,7 +269,8 @@ mod tests {
     fn unknown_and_repeated_parameters_are_refused_by_name() {
         insta::assert_snapshot!(
             refused(&ACQUIRE, "ttl=5"),
-            @r#"unknown-parameter: There is no parameter "ttl": acquire takes lease_ms, wait_ms, lease_id."#
+            @"unknown-parameter: There is no parameter \"ttl\": acquire takes \
+              lease_ms, wait_ms, lease_id."
         );
         insta::assert_snapshot!(
             refused(&RELEASE, "%00%1b[31m=5"),

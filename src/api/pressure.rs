@@ -1,9 +1,9 @@
-//! Holds refusals back while the processors have no time left.
+//! Holds rejections for too much load back while the processors have no time left.
 //!
-//! A refusal costs a good third of an answer. If the database is the limit, that is nothing, and
-//! refusals are sent at once. If the processors are, clients that repeat a refused request at once
-//! would take them away from accepted requests. Their refusals are then held back (ADR 4), never
-//! for longer than `Retry-After` asks them to wait.
+//! To reject a request costs a good third of answering it. If the database is the limit, that is
+//! nothing, and rejections are sent at once. If the processors are, clients that repeat a rejected
+//! request at once would take them away from accepted requests. Rejections are then held back
+//! (ADR 4), never for longer than their `Retry-After`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,7 +24,7 @@ const SHORTEST_HOLD: Duration = Duration::from_millis(5);
 /// The longest hold.
 const LONGEST_HOLD: Duration = Duration::from_secs(RETRY_AFTER_S as u64);
 
-/// The time for which refusals are held back now. Cheap to clone.
+/// The time for which rejections are held back now. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct Pressure {
     hold_us: Arc<AtomicU64>,
@@ -50,8 +50,8 @@ impl Pressure {
         pressure
     }
 
-    /// Waits until this problem may be sent: not at all, unless it is a refusal for too much load
-    /// and the threads have no time left.
+    /// Waits until this problem may be sent: not at all, unless it rejects a request for too much
+    /// load and the threads have no time left.
     pub async fn hold_back(&self, problem: &Problem) {
         let hold = self.hold();
         if problem.code() == Code::Overloaded && !hold.is_zero() {
@@ -93,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn refusals_are_held_back_only_while_the_threads_are_busy() {
+    fn rejections_are_held_back_only_while_the_threads_are_busy() {
         let pressure = Pressure::default();
         assert_eq!(pressure.hold(), Duration::ZERO);
         pressure.threads_were_busy(BUSY);
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_refusals_for_too_much_load_are_held_back_and_only_under_pressure() {
+    async fn only_rejections_for_too_much_load_are_held_back_and_only_under_pressure() {
         let pressure = Pressure::default();
         let sent_at_once = |code| {
             pressure

@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn the_refusal_says_when_to_come_back() {
+    fn the_rejection_says_when_to_come_back() {
         let problem = exceeded(NonZeroU32::new(1000).unwrap(), Duration::from_millis(1001));
         insta::assert_debug_snapshot!(problem);
     }

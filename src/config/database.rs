@@ -9,7 +9,7 @@ use super::{SecretUrl, SettingsError};
 
 const DATABASE_CONNECTIONS: u32 = 20;
 
-/// Where the data is.
+/// The settings of the database.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Database")]
 pub struct DatabaseSettings {

@@ -2,7 +2,7 @@
 
 use clap::{Args, ValueEnum};
 
-/// Which events are logged, and how.
+/// The settings of the log: a filter and a format.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Log")]
 pub struct LogSettings {

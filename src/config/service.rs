@@ -50,14 +50,14 @@ pub struct Settings {
     #[arg(long, env = "LOCKABLE_TLS_KEY", value_name = "FILE")]
     pub tls_key: Option<PathBuf>,
 
-    /// What browsers and mail call this service, such as https://locks.example.com. Its scheme
+    /// The URL of the service in browsers and mail, such as https://locks.example.com. Its scheme
     /// decides whether cookies are Secure and HSTS is sent [default: from the listener]
     #[arg(long, env = "LOCKABLE_PUBLIC_URL", value_name = "URL", value_parser = web_url)]
     pub public_url: Option<Url>,
 
-    /// Proxies in front of the service, as addresses or networks separated by commas
-    /// (10.0.0.0/8,127.0.0.1). Only they are believed when they say in X-Forwarded-For who asked
-    /// [default: none, the peer's address counts]
+    /// Proxies in front of the service, as IPs or networks separated by commas
+    /// (10.0.0.0/8,127.0.0.1). Only their X-Forwarded-For is believed [default: none, the peer is
+    /// the client]
     #[arg(
         long,
         env = "LOCKABLE_TRUSTED_PROXIES",
@@ -81,7 +81,7 @@ pub struct Settings {
     #[arg(long, env = "LOCKABLE_MAIL_FROM", value_name = "ADDRESS")]
     pub mail_from: Option<String>,
 
-    /// Where a Hobbyist is sent who asks for Business things
+    /// The page to which Hobbyists are sent who need the Business plan
     #[arg(long, env = "LOCKABLE_UPGRADE_URL", value_name = "URL", value_parser = web_url)]
     pub upgrade_url: Option<Url>,
 
@@ -104,9 +104,9 @@ pub struct Settings {
     )]
     pub drain_timeout_ms: u64,
 
-    /// Batches of questions about locks that this node may have under way at once, each with four
-    /// connections to PostgreSQL (eight in a crowd). More help only where a commit takes long and
-    /// processors have nothing to do meanwhile
+    /// Batches of lock requests that this node may have in flight at once, each with four
+    /// connections to PostgreSQL (eight in a crowd). More help only if commits take long and
+    /// processors are idle meanwhile
     #[arg(
         long,
         env = "LOCKABLE_LANES",
@@ -116,7 +116,7 @@ pub struct Settings {
     )]
     pub lanes: u16,
 
-    /// Questions in one batch, at most
+    /// The most lock requests in one statement
     #[arg(
         long,
         env = "LOCKABLE_LARGEST_BATCH",
@@ -136,7 +136,7 @@ pub struct Settings {
     )]
     pub threads: Option<u16>,
 
-    /// Where the data is.
+    /// The settings of the database.
     #[command(flatten)]
     pub database: DatabaseSettings,
 }

@@ -1,4 +1,4 @@
-//! What the service knows of a request besides its message.
+//! The context of a request: what the service knows of it besides its message.
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicI64, Ordering};

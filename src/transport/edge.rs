@@ -52,7 +52,7 @@ struct Shared {
 }
 
 impl Edge {
-    /// `is_served_over_tls`: the public URL is `https`, so browsers are told to keep to it.
+    /// `is_served_over_tls`: the public URL is `https`, so answers carry HSTS.
     pub fn new(proxies: TrustedProxies, is_served_over_tls: bool) -> Self {
         Self(Arc::new(Shared {
             proxies,

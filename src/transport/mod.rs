@@ -1,4 +1,4 @@
-//! What the API and the pages share of HTTP, and nothing of either: the client's IP
+//! The part of HTTP that the API and the pages share, and nothing of either: the client's IP
 //! ([`client_ip`]), the request's id ([`request_id`]) and context ([`context`]), and the way of
 //! every request: [`front`] (the service at a connection), [`edge`] (log line, metrics, common
 //! headers) and [`guard`] (panics, deadline, last touch on the answer). They are put together in

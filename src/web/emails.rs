@@ -85,7 +85,7 @@ pub(super) async fn send_link(
     Ok(())
 }
 
-/// Tells the owner, at the e-mail address until now, that the account has another one.
+/// Tells the owner, at the former e-mail address, that the account has another one.
 pub(super) fn send_email_changed(app: &App, to: &str, new_email: &str) {
     let service = &app.public_url;
     let text = EmailChanged { service, new_email };

@@ -83,7 +83,7 @@ fn error_page(error: &WebError, context: &RequestContext) -> Response {
         request_id: status.is_server_error().then(|| context.id().to_string()),
         link,
     };
-    // Where even this page cannot be written, the bare status remains.
+    // If even this page cannot be written, the bare status remains.
     let mut response = render_as(status, &page).unwrap_or_else(|_| status.into_response());
     let retry_after = match error {
         WebError::Throttled { retry_after_s } => Some(Duration::from_secs(*retry_after_s)),

@@ -57,7 +57,7 @@ impl FormDeduplicator {
     /// A form without an id always issues one.
     ///
     /// # Errors
-    /// Those of `issue`, and where the database cannot be asked; then nothing is remembered.
+    /// The error of `issue`, or of the database query; then nothing is remembered.
     pub(crate) async fn issue_once<E, F>(
         &self,
         db: &PgPool,

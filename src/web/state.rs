@@ -23,9 +23,9 @@ pub struct ApiReference {
 pub struct ApiCall {
     /// Its path, with `{name}` for the lock's name.
     pub path: &'static str,
-    /// What the answer `true` says of the lock.
+    /// The meaning of the answer `true`.
     pub true_means: &'static str,
-    /// What the answer `false` says of the lock.
+    /// The meaning of the answer `false`.
     pub false_means: &'static str,
 }
 

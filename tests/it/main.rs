@@ -1,4 +1,4 @@
-//! The integration tests, one binary, against real PostgreSQL. How to write one: see [`support`].
+//! The integration tests, one binary, against real PostgreSQL. [`support`] shows how to write one.
 #![expect(
     clippy::unwrap_used,
     reason = "a test that panics is a test that fails"

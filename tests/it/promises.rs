@@ -24,7 +24,7 @@ fn exists(name: &str) -> bool {
     let texts = files.filter_map(|file| read(&file));
     let mut attributes = texts.filter_map(|text| {
         let (before, _) = text.split_once(&format!("fn {function}("))?;
-        // What stands between this function and the end of the one before it.
+        // The text between this function and the end of the one before it.
         Some(before.rsplit("\n}").next()?.to_owned())
     });
     attributes.any(|lines| {

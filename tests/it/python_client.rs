@@ -1,6 +1,6 @@
 //! The public Python client, `lockable.dev` from PyPI, as it is: over TLS, against the binary.
 //!
-//! The package has the address of its service built in, https://api.lockable.dev. The driving
+//! The package has the URL of its service built in, https://api.lockable.dev. The driving
 //! script sends that name to the test's own port when it is resolved, and a certificate for it is
 //! made here; no file of the package is touched, which the script checks against the package's own
 //! list of checksums.
@@ -15,7 +15,7 @@ use crate::support::prelude::*;
 const PACKAGES: &[&str] = &["lockable.dev==0.1.2", "requests>=2.32,<3"];
 const HOST: &str = "api.lockable.dev";
 
-/// Where the package is, installed when it is not there yet. Kept between runs.
+/// The folder of the package, installed if it is not there yet. Kept between runs.
 pub(crate) fn packages() -> PathBuf {
     static ONE_AT_A_TIME: std::sync::Mutex<()> = std::sync::Mutex::new(());
     let _turn = ONE_AT_A_TIME.lock();
@@ -61,7 +61,7 @@ fn succeed(command: &mut Command) -> Output {
     output
 }
 
-/// A service over TLS, and what a Python process needs to reach it as its author does.
+/// A service over TLS, with the files by which a Python process reaches it as its author does.
 struct Service {
     process: Process,
     folder: tempfile::TempDir,

@@ -97,12 +97,12 @@ fn a_fast_run_starts_no_cluster_of_a_tests_own() {
 }
 
 /// The pool may still hold sessions of before the restart, and finds out one by one.
-async fn eventually_ok<T>(db: &Database, ask: impl AsyncFn() -> T) -> T {
+async fn eventually_ok<T>(db: &Database, read: impl AsyncFn() -> T) -> T {
     eventually("the database answers", async || {
         db.pool.execute("SELECT 1").await.ok()
     })
     .await;
-    ask().await
+    read().await
 }
 
 #[tokio::test(flavor = "multi_thread")]

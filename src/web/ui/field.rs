@@ -179,7 +179,8 @@ impl Field {
         self
     }
 
-    /// What browsers and password managers fill in: a token of the `autocomplete` attribute.
+    /// The kind of value that browsers and password managers fill in: a token of the attribute
+    /// `autocomplete`.
     #[must_use]
     pub(crate) fn autocomplete(self, token: &'static str) -> Self {
         self.attribute("autocomplete", token)

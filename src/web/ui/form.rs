@@ -11,7 +11,7 @@ use super::field::Field;
 use crate::text::sentence;
 use crate::web::error::WebError;
 
-/// What a submitted form leads to: a value, or the same form with its problems. `Err` is for all
+/// The result of a submitted form: a value, or the same form with its problems. `Err` is for errors
 /// that the form cannot show.
 pub(crate) type Submission<T> = Result<Result<T, FormState>, WebError>;
 

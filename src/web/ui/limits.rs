@@ -56,7 +56,7 @@ impl LimitsView {
     }
 }
 
-/// How much of a limit is used: `3 of 1,000`.
+/// The use of a limit: `3 of 1,000`.
 pub(crate) fn used(number: impl TryInto<i64>, limit: i32) -> String {
     let number = number.try_into().unwrap_or(i64::MAX);
     format!("{} of {}", grouped(number), grouped(limit))

@@ -151,7 +151,7 @@ impl Page {
 /// Makes the response of a page.
 ///
 /// # Errors
-/// Where the template fails, which only a bug can do.
+/// If the template fails, which only a bug makes it do.
 pub(crate) fn render(template: &impl Template) -> Result<Response, WebError> {
     render_as(StatusCode::OK, template)
 }
@@ -159,7 +159,7 @@ pub(crate) fn render(template: &impl Template) -> Result<Response, WebError> {
 /// Makes the response of a page with another status, such as that of a form.
 ///
 /// # Errors
-/// Where the template fails, which only a bug can do.
+/// If the template fails, which only a bug makes it do.
 pub(crate) fn render_as(
     status: StatusCode,
     template: &impl Template,

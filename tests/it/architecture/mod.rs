@@ -9,7 +9,7 @@ mod files;
 mod imports;
 mod modules;
 mod paths;
-mod seeing;
+mod self_tests;
 mod source;
 mod sql;
 

@@ -6,7 +6,7 @@ use super::source::identifier;
 pub(super) struct CodePath {
     /// `crate`, `super`, `self`, a module, a crate or an item first. A glob ends with `*`.
     pub(super) segments: Vec<String>,
-    /// How many inner modules (`mod tests { … }`) it stands in.
+    /// The number of inner modules (`mod tests { … }`) that it stands in.
     pub(super) inner_depth: usize,
     /// For a path of a `use` declaration.
     pub(super) import: Option<Import>,

@@ -74,7 +74,8 @@ pub(super) fn identifier(text: &str) -> String {
         .collect()
 }
 
-/// The same text, of the same length, with comments blanked, and strings too if asked.
+/// The same text, of the same length, with comments blanked, and with `strings` the contents of
+/// strings too.
 pub(super) fn blank(text: &str, strings: bool) -> String {
     let bytes = text.as_bytes();
     let mut out = bytes.to_vec();

@@ -37,7 +37,8 @@ async fn it_needs_no_settings_and_is_closed_to_others() {
     assert_eq!(uid_of(data.postmaster().unwrap()), owner);
     let mut session = data.connect().await;
     let (listens, superuser, checksums, fsync): (String, bool, String, String) = sqlx::query_as(
-        "SELECT current_setting('listen_addresses'), rolsuper, current_setting('data_checksums'), current_setting('fsync')
+        "SELECT current_setting('listen_addresses'), rolsuper, current_setting('data_checksums'),
+                current_setting('fsync')
            FROM pg_roles WHERE rolname = current_user",
     )
     .fetch_one(&mut session)
@@ -53,7 +54,8 @@ async fn it_needs_no_settings_and_is_closed_to_others() {
         ("", false, "on", "on")
     );
     let memory: (i64, i64) = sqlx::query_as(
-        "SELECT pg_size_bytes(current_setting('shared_buffers')), pg_size_bytes(current_setting('max_wal_size'))",
+        "SELECT pg_size_bytes(current_setting('shared_buffers')),
+                pg_size_bytes(current_setting('max_wal_size'))",
     )
     .fetch_one(&mut session)
     .await

@@ -1,4 +1,4 @@
-//! How the service is run: the binary on its embedded default and on a database of the operator's,
+//! The service in operation: the binary on its embedded default and on a database of the operator's,
 //! its commands, TLS, stops.
 
 mod backup;

@@ -268,9 +268,9 @@ async fn a_stop_answers_what_is_in_flight() {
         .unwrap();
     let request = tokio::spawn(async move { client.acquire("deploy").await });
     eventually("the request waits for the table", async || {
-        let waiting =
-            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'
-                        AND query LIKE '%deploy%' OR query LIKE '%locks.acquire%' AND wait_event_type = 'Lock'";
+        let waiting = "SELECT count(*) FROM pg_stat_activity
+              WHERE datname = current_database() AND wait_event_type = 'Lock'
+                AND (query LIKE '%deploy%' OR query LIKE '%locks.acquire%')";
         (database.value::<i64>(waiting).await > 0).then_some(())
     })
     .await;

@@ -110,7 +110,7 @@ fn a_public_url_that_would_break_links_is_refused() {
 }
 
 #[test]
-fn the_scope_without_use_yet_is_told_as_such() {
+fn the_help_says_that_a_scope_has_no_use_yet() {
     let help = succeeded(
         &lockable()
             .args(["admin", "token", "create", "--help"])

@@ -108,7 +108,7 @@ impl Browser {
         }
     }
 
-    /// Follows a link, or types an address.
+    /// Follows a link, or types a URL.
     pub(crate) async fn get(&self, path: &str) -> Answer {
         self.send(self.client.request(Method::GET, path)).await
     }

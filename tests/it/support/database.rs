@@ -90,7 +90,7 @@ impl Database {
         }
     }
 
-    /// How to connect to it, as superuser.
+    /// The options of connections to it, as superuser.
     pub(crate) fn options(&self) -> PgConnectOptions {
         self.cluster().options(&self.name)
     }

@@ -5,14 +5,18 @@
 //!
 //! #[tokio::test(flavor = "multi_thread")]
 //! async fn a_lock_is_exclusive() {
-//!     let app = TestApp::start().await;             // a node with a real listener, over a database of its own
-//!     let account = app.account("hobbyist").await;  // made through the nouns, not through pages
+//!     // A node with a real listener, over a database of its own.
+//!     let app = TestApp::start().await;
+//!     // Made through the nouns, not through pages.
+//!     let account = app.account("hobbyist").await;
 //!     let token = account.token().await;
 //!     assert!(app.token(&token).acquire("deploy").await.verdict());
-//!     let other = app.another_node().await;         // another node on the same database
+//!     // Another node on the same database.
+//!     let other = app.another_node().await;
 //!     assert!(!other.token(&token).acquire("deploy").await.verdict());
 //!     assert_eq!(app.db.value::<i64>("SELECT count(*) FROM locks").await, 1);
-//!     eventually("its use is noted", async || app.db.value::<Option<DateTime<Utc>>>("SELECT …").await).await;
+//!     let used_at = async || app.db.value::<Option<DateTime<Utc>>>("SELECT …").await;
+//!     eventually("its use is noted", used_at).await;
 //! }
 //! ```
 //!

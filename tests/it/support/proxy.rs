@@ -72,8 +72,8 @@ impl Proxy {
             let network = network.clone();
             async move {
                 while let Ok((client, _)) = socket.accept().await {
-                    // Subscribes before it looks at `refuses`: `sever` sets them in the other order,
-                    // so that no connection slips through in between.
+                    // Subscribes before it looks at `refuses`: `sever` sets them in the other
+                    // order, so that no connection slips through in between.
                     let cuts = network.cuts.subscribe();
                     // A refused client notices that its socket is dropped.
                     if network.refuses.load(Ordering::SeqCst) {
@@ -91,7 +91,7 @@ impl Proxy {
         }
     }
 
-    /// How to connect to that database through this proxy.
+    /// The options of connections to that database through this proxy.
     pub(crate) fn options(&self, database: &Database) -> PgConnectOptions {
         PgConnectOptions::new_without_pgpass()
             .host("127.0.0.1")

@@ -2,25 +2,25 @@
 
 use std::time::{Duration, Instant};
 
-/// How long anything may take before a test gives up. Generous: it bounds a hang, it does not
+/// The time after which a test gives up waiting. Generous: it bounds a hang, it does not
 /// measure speed.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 
-/// Calls `ask` until it returns `Some`, and returns that. Panics with `what` after [`DEADLINE`].
-pub(crate) async fn eventually<T>(what: &str, ask: impl AsyncFnMut() -> Option<T>) -> T {
-    eventually_within(DEADLINE, what, ask).await
+/// Calls `look` until it returns `Some`, and returns that. Panics with `what` after [`DEADLINE`].
+pub(crate) async fn eventually<T>(what: &str, look: impl AsyncFnMut() -> Option<T>) -> T {
+    eventually_within(DEADLINE, what, look).await
 }
 
 /// As [`eventually`], with a deadline of the caller's.
 pub(crate) async fn eventually_within<T>(
     deadline: Duration,
     what: &str,
-    mut ask: impl AsyncFnMut() -> Option<T>,
+    mut look: impl AsyncFnMut() -> Option<T>,
 ) -> T {
     let started = Instant::now();
     let mut pause = Duration::from_millis(2);
     loop {
-        if let Some(answer) = ask().await {
+        if let Some(answer) = look().await {
             return answer;
         }
         assert!(

@@ -112,10 +112,10 @@ async fn a_forgotten_password_is_set_anew_and_ends_every_session() {
     let (_, token) = account.token_with("public", Scope::Locks, None).await;
     let browser = sign_in(&app, &account.email, PASSWORD).await;
     let reader = app.browser();
-    let asked = reader
+    let answer = reader
         .submit("/forgot", &[("email", &account.email.to_uppercase())])
         .await;
-    assert_eq!(asked.location(), "/forgot?done=sent");
+    assert_eq!(answer.location(), "/forgot?done=sent");
     let link = link_in(
         &app,
         &letter_to(&app, &account.email, "new password").await,

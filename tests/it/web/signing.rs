@@ -51,9 +51,9 @@ async fn signing_in_works_in_any_case_and_goes_on_to_the_requested_page() {
     let app = TestApp::start().await;
     let account = app.account_with_password("hobbyist").await;
     let browser = app.browser();
-    let asked = browser.get("/account/security").await;
-    assert_eq!(asked.location(), "/login?next=%2Faccount%2Fsecurity");
-    let form = browser.get(asked.location()).await;
+    let redirected = browser.get("/account/security").await;
+    assert_eq!(redirected.location(), "/login?next=%2Faccount%2Fsecurity");
+    let form = browser.get(redirected.location()).await;
     let next = hidden(&form, "next");
     let fields = [
         ("email", account.email.to_uppercase()),

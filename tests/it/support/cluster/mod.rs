@@ -46,9 +46,9 @@ else
 fi
 "#;
 
-/// Panics in a run of `script/test --fast`, which leaves out the tests that start a cluster of their
-/// own. It finds their files by the words `Cluster::durable` and `DataDir::new`: a helper that hides
-/// them fails here.
+/// Panics in a run of `script/test --fast`, which leaves out the tests that start a cluster of
+/// their own. It finds their files by the words `Cluster::durable` and `DataDir::new`: a helper
+/// that hides them fails here.
 #[track_caller]
 pub(crate) fn may_start_cluster() {
     assert!(
@@ -305,7 +305,7 @@ impl Cluster {
         watchdog.wait().unwrap();
     }
 
-    /// How to connect to one of its databases, as superuser.
+    /// The options of connections to one of its databases, as superuser.
     pub(crate) fn options(&self, database: &str) -> PgConnectOptions {
         PgConnectOptions::new_without_pgpass()
             .socket(self.socket_folder())

@@ -18,7 +18,7 @@ use lockable::id::AccountId;
 use lockable::locks::{Lease, LockName};
 use lockable::secret::Secret;
 use lockable::transport::{
-    DirectCalls, Edge, Front, GuardLayer, Outcome, RequestContext, RequestId, TrustedProxies,
+    DirectCalls, Edge, Front, GuardLayer, HandlerResult, RequestContext, RequestId, TrustedProxies,
     note_route,
 };
 use tower::ServiceExt;
@@ -124,8 +124,10 @@ fn layers(criterion: &mut Criterion) {
         .build()
         .expect("a runtime");
     let finish = |outcome, _: &RequestContext| match outcome {
-        Outcome::Answer(response) => response,
-        Outcome::Panicked | Outcome::TimedOut => unreachable!("the handler does neither"),
+        HandlerResult::Answer(response) => response,
+        HandlerResult::Panicked | HandlerResult::TimedOut => {
+            unreachable!("the handler does neither")
+        }
     };
     let guard = GuardLayer::new(std::time::Duration::from_secs(10), finish);
     let edge = Edge::new(TrustedProxies::default(), false);

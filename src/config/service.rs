@@ -77,7 +77,7 @@ pub struct Settings {
     )]
     pub smtp_url: Option<SecretUrl>,
 
-    /// Sender of the service's mail [default: lockable@ and the host of the public URL]
+    /// Sender of the service's mail [default: lockable at the host of the public URL]
     #[arg(long, env = "LOCKABLE_MAIL_FROM", value_name = "ADDRESS")]
     pub mail_from: Option<String>,
 

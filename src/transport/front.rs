@@ -2,8 +2,8 @@
 //! direct call or by the router.
 //!
 //! A router looks a path up, then clones and boxes a service and a few extensions for each layer of
-//! each request. For the calls that this service exists for, that was a fifth of the instructions
-//! of the HTTP side (docs/performance.md).
+//! each request. The calls that this service exists for go without it: docs/performance.md says how
+//! much that saves.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -176,7 +176,7 @@ mod tests {
     use tower::ServiceExt;
     use tower::util::MapRequestLayer;
 
-    use super::super::{Outcome, TrustedProxies, note_route};
+    use super::super::{HandlerResult, TrustedProxies, note_route};
     use super::*;
 
     struct Calls;
@@ -201,12 +201,12 @@ mod tests {
     }
 
     fn front() -> Front<Calls> {
-        let finish = |outcome, context: &RequestContext| match outcome {
-            Outcome::Answer(response) => response,
-            Outcome::Panicked => {
+        let finish = |result, context: &RequestContext| match result {
+            HandlerResult::Answer(response) => response,
+            HandlerResult::Panicked => {
                 (StatusCode::INTERNAL_SERVER_ERROR, context.id().to_string()).into_response()
             }
-            Outcome::TimedOut => StatusCode::SERVICE_UNAVAILABLE.into_response(),
+            HandlerResult::TimedOut => StatusCode::SERVICE_UNAVAILABLE.into_response(),
         };
         let guard = GuardLayer::new(Duration::from_millis(20), finish);
         let peer =

@@ -18,7 +18,7 @@ use super::{RequestContext, RequestId};
 
 /// The end of a handler.
 #[derive(Debug)]
-pub enum Outcome {
+pub enum HandlerResult {
     /// With an answer, which may still lack what the handler did not know, such as the request id.
     Answer(Response),
     /// By a panic, which is in the log already.
@@ -27,8 +27,8 @@ pub enum Outcome {
     TimedOut,
 }
 
-/// Turns an outcome into the answer that is sent.
-pub type Finish = Arc<dyn Fn(Outcome, &RequestContext) -> Response + Send + Sync>;
+/// Turns the end of a handler into the answer that is sent.
+pub type Finish = Arc<dyn Fn(HandlerResult, &RequestContext) -> Response + Send + Sync>;
 
 /// Puts [`Guard`] around a service.
 #[derive(Clone)]
@@ -41,7 +41,7 @@ impl GuardLayer {
     /// Answers through `finish`, after `deadline` at the latest.
     pub fn new(
         deadline: Duration,
-        finish: impl Fn(Outcome, &RequestContext) -> Response + Send + Sync + 'static,
+        finish: impl Fn(HandlerResult, &RequestContext) -> Response + Send + Sync + 'static,
     ) -> Self {
         Self {
             finish: Arc::new(finish),
@@ -58,18 +58,18 @@ impl GuardLayer {
         context: &RequestContext,
     ) -> Response {
         // Unwind safe: state that the handler left half done is behind locks that know of a panic.
-        let outcome = match AssertUnwindSafe(handler).catch_unwind().await {
-            Ok(response) => Outcome::Answer(response),
+        let result = match AssertUnwindSafe(handler).catch_unwind().await {
+            Ok(response) => HandlerResult::Answer(response),
             Err(panic) => {
                 tracing::error!(
                     request_id = %context.id(),
                     panic = message(&*panic),
                     "a handler panicked"
                 );
-                Outcome::Panicked
+                HandlerResult::Panicked
             }
         };
-        (self.finish)(outcome, context)
+        (self.finish)(result, context)
     }
 
     /// Runs a handler until the deadline.
@@ -80,7 +80,7 @@ impl GuardLayer {
     ) -> Response {
         match tokio::time::timeout(self.deadline, self.catch(handler, context)).await {
             Ok(response) => response,
-            Err(_) => (self.finish)(Outcome::TimedOut, context),
+            Err(_) => (self.finish)(HandlerResult::TimedOut, context),
         }
     }
 }

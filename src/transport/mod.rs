@@ -4,7 +4,7 @@
 //! headers) and [`guard`] (panics, deadline, last touch on the answer). They are put together in
 //! `server`.
 //!
-//! `api` and `web` import this; this imports neither, nor any noun but the ids.
+//! `api` and `web` import this; this imports neither, and no noun.
 
 pub mod client_ip;
 pub mod context;
@@ -17,5 +17,5 @@ pub use client_ip::TrustedProxies;
 pub use context::{RequestContext, note_route};
 pub use edge::Edge;
 pub use front::{DirectCalls, Front};
-pub use guard::{GuardLayer, Outcome};
+pub use guard::{GuardLayer, HandlerResult};
 pub use request_id::RequestId;

@@ -10,17 +10,17 @@ use axum::response::{IntoResponse, Response};
 use super::error::WebError;
 use super::ui::page::{Page, Tab, render_as};
 use super::{headers, session};
-use crate::transport::{Outcome, RequestContext};
+use crate::transport::{HandlerResult, RequestContext};
 
 /// Completes every response of the pages: errors become pages, and the common headers are set.
-pub(super) fn finish(outcome: Outcome, context: &RequestContext) -> Response {
-    let mut response = match outcome {
-        Outcome::Answer(response) => errors_as_pages(response, context),
-        Outcome::Panicked => error_page(
+pub(super) fn finish(result: HandlerResult, context: &RequestContext) -> Response {
+    let mut response = match result {
+        HandlerResult::Answer(response) => errors_as_pages(response, context),
+        HandlerResult::Panicked => error_page(
             &WebError::Bug(anyhow::anyhow!("a handler panicked")),
             context,
         ),
-        Outcome::TimedOut => error_page(&WebError::TookTooLong, context),
+        HandlerResult::TimedOut => error_page(&WebError::TookTooLong, context),
     };
     headers::set_common_headers(response.headers_mut());
     session::secure_removals(response.headers_mut());
@@ -174,7 +174,7 @@ mod tests {
     async fn a_page_that_took_too_long_does_not_blame_the_database() {
         let context =
             RequestContext::new(RequestId::generate(), std::net::Ipv4Addr::LOCALHOST.into());
-        let response = finish(Outcome::TimedOut, &context);
+        let response = finish(HandlerResult::TimedOut, &context);
         assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
         assert!(response.headers().contains_key(header::RETRY_AFTER));
         let body = axum::body::to_bytes(response.into_body(), usize::MAX)

@@ -1,8 +1,8 @@
 //! The pages: a thin adapter over the nouns.
 //!
 //! This file is the URL map. A page is a struct with a template in `templates/`; its handler parses
-//! the request, calls a noun and renders. [`ui`] has the parts that pages are made of: the frame
-//! around the content, forms, lists. [`session`] has the signed-in account, [`error`] everything
+//! the request, calls a noun and renders. `ui` has the parts that pages are made of: the frame
+//! around the content, forms, lists. `session` has the signed-in account, `error` everything
 //! that goes wrong outside a form.
 
 mod account;

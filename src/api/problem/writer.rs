@@ -11,7 +11,7 @@ use serde::Serialize;
 use url::Url;
 
 use super::{Code, Parts, Problem};
-use crate::transport::{Outcome, RequestContext};
+use crate::transport::{HandlerResult, RequestContext};
 
 /// The metric that counts problem documents, by code.
 const PROBLEMS: &str = "lockable_problems_total";
@@ -79,15 +79,17 @@ impl ProblemWriter {
     }
 
     /// Finishes an answer of the API: writes the document of its problem, if it has one.
-    pub fn finish(&self, outcome: Outcome, context: &RequestContext) -> Response {
-        match outcome {
-            Outcome::Answer(response) if response.extensions().is_empty() => response,
-            Outcome::Answer(mut response) => match response.extensions_mut().remove::<Problem>() {
-                Some(problem) => self.write(&problem, context),
-                None => response,
-            },
-            Outcome::Panicked => self.write(&Problem::new(Code::InternalError, ""), context),
-            Outcome::TimedOut => {
+    pub fn finish(&self, result: HandlerResult, context: &RequestContext) -> Response {
+        match result {
+            HandlerResult::Answer(response) if response.extensions().is_empty() => response,
+            HandlerResult::Answer(mut response) => {
+                match response.extensions_mut().remove::<Problem>() {
+                    Some(problem) => self.write(&problem, context),
+                    None => response,
+                }
+            }
+            HandlerResult::Panicked => self.write(&Problem::new(Code::InternalError, ""), context),
+            HandlerResult::TimedOut => {
                 let detail = "The service could not answer in time, so it cannot tell whether this \
                               was done. Ask again after Retry-After; with a lease_id of your own \
                               that is safe.";
@@ -177,7 +179,7 @@ mod tests {
     use axum::response::IntoResponse;
     use std::net::Ipv4Addr;
 
-    async fn written(outcome: Outcome, upgrade_url: Option<&str>) -> String {
+    async fn written(result: HandlerResult, upgrade_url: Option<&str>) -> String {
         let mut headers = HeaderMap::new();
         headers.insert("x-request-id", HeaderValue::from_static("the-request-id"));
         let context = RequestContext::new(
@@ -188,7 +190,7 @@ mod tests {
             &"https://locks.example.com/".parse().unwrap(),
             upgrade_url.map(|url| url.parse().unwrap()),
         );
-        let response = writer.finish(outcome, &context);
+        let response = writer.finish(result, &context);
         let (parts, body) = response.into_parts();
         let body: serde_json::Value =
             serde_json::from_slice(&axum::body::to_bytes(body, 10_000).await.unwrap()).unwrap();
@@ -205,8 +207,8 @@ mod tests {
         )
     }
 
-    fn answer(problem: Problem) -> Outcome {
-        Outcome::Answer(problem.into_response())
+    fn answer(problem: Problem) -> HandlerResult {
+        HandlerResult::Answer(problem.into_response())
     }
 
     #[tokio::test]
@@ -234,8 +236,8 @@ mod tests {
             "unavailable",
             written(answer(Problem::unavailable(&nothing)), None).await
         );
-        insta::assert_snapshot!("panicked", written(Outcome::Panicked, None).await);
-        insta::assert_snapshot!("timed_out", written(Outcome::TimedOut, None).await);
+        insta::assert_snapshot!("panicked", written(HandlerResult::Panicked, None).await);
+        insta::assert_snapshot!("timed_out", written(HandlerResult::TimedOut, None).await);
         let limited = Problem::new(Code::TooManyRequests, "Slow down.")
             .retry_after_s(7)
             .with_header(

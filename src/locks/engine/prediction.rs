@@ -1,6 +1,7 @@
 //! Predicts, for each acquire, whether its lock has a row.
-//! [`insert_if_absent`](super::statements::insert_if_absent) costs PostgreSQL two thirds of what
-//! [`acquire`](super::statements::acquire) does, but decides only about locks without a row.
+//! [`insert_if_absent`](super::statements::insert_if_absent) costs PostgreSQL less than
+//! [`acquire`](super::statements::acquire) (docs/performance.md), but decides only about locks
+//! without a row.
 //!
 //! A wrong prediction is retried and costs time, a fencing token and a commit; it never makes a
 //! wrong outcome.

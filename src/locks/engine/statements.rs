@@ -27,7 +27,7 @@
 //! answers `false`.
 //!
 //! [`insert_if_absent`] stands beside [`acquire`], for locks that most likely have no row: it
-//! observes nothing, and so costs two thirds.
+//! observes nothing, and so costs less.
 //!
 //! Nothing is written after `latest_at`, an instant of the database's clock at which the client has
 //! been answered: a statement that arrives late, or that a node gave up on, would otherwise undo
@@ -38,11 +38,11 @@
 //! then written down, so that it stays true: a heartbeat may be in its commit while the snapshot of
 //! the next statement shows the lease lapsed (P8).
 //!
-//! [`LockedRelease`] has a statement without step 1: it decides under the row lock alone.
+//! `LockedRelease` has a statement without step 1: it decides under the row lock alone.
 //!
 //! Callers pass each key once, in ascending order: every node locks rows in that order. The arrays
 //! are unfolded in a `SELECT`: as functions in `FROM` each would be stored whole before the first
-//! row comes out, a twentieth of the time.
+//! row comes out.
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
@@ -230,9 +230,9 @@ pub async fn acquire(
     ))
 }
 
-/// Grants each lock that has no row, for two thirds of what [`acquire`] costs PostgreSQL: nothing
-/// is observed first, and an insert that meets a row leaves it alone. Outcomes are in the order of
-/// the requests; `None`: there is a row, or there was one a moment ago, and [`acquire`] decides.
+/// Grants each lock that has no row, at less cost than [`acquire`]: it observes nothing first, and
+/// an insert that meets a row leaves it alone. Outcomes are in the order of the requests; `None`:
+/// there is a row, or there was one a moment ago, and [`acquire`] decides.
 ///
 /// It decides as [`acquire`] does where that finds no row: a lock without one is free, unless the
 /// lease's id is known to have ended (P6).

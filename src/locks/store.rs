@@ -160,9 +160,9 @@ struct LeaseToBreak<'a> {
     namespace_id: NamespaceId,
     namespace: &'a str,
     name: &'a LockName,
-    /// `None`: whichever lease holds the lock.
+    /// `None` for the lease that holds the lock.
     fencing_token: Option<i64>,
-    /// `None`: whichever account holds the lock.
+    /// `None` for any account.
     account_id: Option<AccountId>,
 }
 

@@ -56,7 +56,7 @@ impl Node {
                 interval.tick().await;
                 loop {
                     interval.tick().await;
-                    // The database may be away on purpose.
+                    // A test may make the database unavailable on purpose.
                     outages::tick(&pool).await.ok();
                 }
             }

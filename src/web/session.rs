@@ -29,7 +29,7 @@ const FLASH: &str = "flash";
 
 /// The entry of a session that names its account.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-struct SignedIn {
+struct SessionAccount {
     account_id: AccountId,
     /// The fingerprint of the password by which the session began. Another password ends the
     /// session by itself, even one that begins at the same moment.
@@ -62,7 +62,7 @@ fn hash(id: &Id) -> SessionHash {
 #[async_trait::async_trait]
 impl SessionStore for Store {
     async fn create(&self, record: &mut Record) -> session_store::Result<()> {
-        let signed_in: SignedIn = record
+        let signed_in: SessionAccount = record
             .data
             .get(SIGNED_IN)
             .cloned()
@@ -183,7 +183,7 @@ pub(super) async fn sign_in(
     // Another account's session in this browser ends here, with everything in it.
     session.clear().await;
     session.cycle_id().await.map_err(unavailable)?;
-    let signed_in = SignedIn {
+    let signed_in = SessionAccount {
         account_id,
         password: fingerprint(Some(password_hash)),
         client_ip: Some(context.client_ip()),
@@ -270,7 +270,7 @@ impl CurrentAccount {
     pub(super) async fn keep_with_password(&self, password_hash: &str) -> Result<(), WebError> {
         let Some(mut signed_in) = self
             .session
-            .get::<SignedIn>(SIGNED_IN)
+            .get::<SessionAccount>(SIGNED_IN)
             .await
             .map_err(unavailable)?
         else {
@@ -314,7 +314,7 @@ impl CurrentAccount {
                 .map(ToString::to_string),
         };
         let signed_in = session
-            .get::<SignedIn>(SIGNED_IN)
+            .get::<SessionAccount>(SIGNED_IN)
             .await
             .map_err(unavailable)?
             .ok_or_else(not_signed_in)?;

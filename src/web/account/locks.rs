@@ -165,7 +165,7 @@ pub(crate) async fn break_lock(
     Form(submitted): Form<BreakForm>,
 ) -> Result<Response, WebError> {
     let (namespace, name, fencing_token) = submitted.parse(&web, &current).await?;
-    let outcome = locks::break_own(
+    let result = locks::break_own(
         &web.app.db,
         &current.actor(),
         current.account.account_id,
@@ -175,7 +175,7 @@ pub(crate) async fn break_lock(
         &submitted.reason,
     )
     .await;
-    let flash = match outcome {
+    let flash = match result {
         Ok(()) => Flash::ok(format!(
             "The lock {name} is broken and free. Its holder is told so at its next heartbeat."
         )),

@@ -163,13 +163,13 @@ pub(crate) async fn show(
 }
 
 /// Leads back to the account's page, which says what was done, or why nothing was.
-async fn done(
+async fn redirect_to_account(
     current: &CurrentAccount,
     account: &Account,
-    outcome: Result<(), AccountError>,
+    result: Result<(), AccountError>,
     sentence_done: String,
 ) -> Result<Response, WebError> {
-    let flash = match outcome {
+    let flash = match result {
         Ok(()) => Flash::ok(sentence_done),
         Err(error @ AccountError::Already(_)) => Flash::warn(sentence(&error)),
         Err(error @ AccountError::Yourself) => Flash::error(sentence(&error)),
@@ -193,12 +193,12 @@ pub(crate) async fn set_plan(
 ) -> Result<Response, WebError> {
     let account = find(&web, &account_id).await?;
     let (plan, actor) = (&submitted.plan, current.actor());
-    let outcome = if *plan == account.plan {
+    let result = if *plan == account.plan {
         Err(AccountError::Already("on this plan"))
     } else {
         accounts::set_plan(&web.app.db, &actor, account.account_id, plan).await
     };
-    if let Err(AccountError::UnknownPlan(_)) = outcome {
+    if let Err(AccountError::UnknownPlan(_)) = result {
         let problem = "choose one of the plans in the list";
         let form = FormState::new(FORM).rejected("plan", problem);
         return show_forms(&web, &current, account, form).await;
@@ -207,7 +207,7 @@ pub(crate) async fn set_plan(
         "{} is on the plan {plan} now, on every node within a second.",
         account.email
     );
-    done(&current, &account, outcome, sentence_done).await
+    redirect_to_account(&current, &account, result, sentence_done).await
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -224,8 +224,8 @@ pub(crate) async fn suspend(
 ) -> Result<Response, WebError> {
     let account = find(&web, &account_id).await?;
     let (actor, reason) = (current.actor(), &submitted.reason);
-    let outcome = accounts::suspend(&web.app.db, &actor, account.account_id, reason).await;
-    if let Err(AccountError::InvalidReason(error)) = outcome {
+    let result = accounts::suspend(&web.app.db, &actor, account.account_id, reason).await;
+    if let Err(AccountError::InvalidReason(error)) = result {
         let form = FormState::new(FORM).with("reason", reason);
         return show_forms(&web, &current, account, form.rejected("reason", error)).await;
     }
@@ -233,7 +233,7 @@ pub(crate) async fn suspend(
         "{} is suspended: its tokens are refused within a second, its leases lapse.",
         account.email
     );
-    done(&current, &account, outcome, sentence_done).await
+    redirect_to_account(&current, &account, result, sentence_done).await
 }
 
 pub(crate) async fn restore(
@@ -242,9 +242,9 @@ pub(crate) async fn restore(
     Path(account_id): Path<String>,
 ) -> Result<Response, WebError> {
     let account = find(&web, &account_id).await?;
-    let outcome = accounts::restore(&web.app.db, &current.actor(), account.account_id).await;
+    let result = accounts::restore(&web.app.db, &current.actor(), account.account_id).await;
     let sentence_done = format!("{} is restored: its tokens work again.", account.email);
-    done(&current, &account, outcome, sentence_done).await
+    redirect_to_account(&current, &account, result, sentence_done).await
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -265,7 +265,7 @@ pub(crate) async fn promote(
         let form = FormState::new(FORM).rejected("sure", problem);
         return show_forms(&web, &current, account, form).await;
     }
-    let outcome = accounts::promote(&web.app.db, &current.actor(), account.account_id).await;
+    let result = accounts::promote(&web.app.db, &current.actor(), account.account_id).await;
     let sentence_done = format!("{} is an administrator now.", account.email);
-    done(&current, &account, outcome, sentence_done).await
+    redirect_to_account(&current, &account, result, sentence_done).await
 }

@@ -54,14 +54,14 @@ fn show_form(
 /// The act that led here. It stands in the URL, since there is no session to keep it in.
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-enum Done {
+enum CompletedAct {
     SignedOut,
     PasswordSet,
     AccountDeleted,
     AddressConfirmed,
 }
 
-impl Done {
+impl CompletedAct {
     fn flash(self) -> Flash {
         Flash::ok(match self {
             Self::SignedOut => "You are signed out.",
@@ -98,8 +98,8 @@ pub(crate) async fn show(
     }
     let done = query
         .done
-        .and_then(|done| serde_json::from_value::<Done>(done.into()).ok());
-    show_form(FormState::default(), next, done.map(Done::flash))
+        .and_then(|done| serde_json::from_value::<CompletedAct>(done.into()).ok());
+    show_form(FormState::default(), next, done.map(CompletedAct::flash))
 }
 
 pub(crate) async fn submit(

@@ -1,9 +1,9 @@
 //! Holds rejections for too much load back while the processors have no time left.
 //!
-//! To reject a request takes processor time too. If the database is the limit, that does not matter,
-//! and rejections are sent at once. If the processors are, clients that repeat a rejected request at
-//! once would take them away from accepted requests. Rejections are then held back (ADR 4), never
-//! for longer than their `Retry-After`.
+//! To reject a request takes processor time too. If the database is the limit, that does not
+//! matter, and rejections are sent at once. If the processors are, clients that repeat a rejected
+//! request at once would take them away from accepted requests. Rejections are then held back
+//! (ADR 4), never for longer than their `Retry-After`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -127,8 +127,8 @@ pub struct Lease {
     pub lease_id: Uuid,
     /// Strictly increasing for one lock, in the order of grants (P4).
     pub fencing_token: i64,
-    /// The time for which it now lasts, milliseconds. The client's deadline is the instant before it
-    /// sent the request, plus this.
+    /// The time for which it now lasts, milliseconds. The client's deadline is the instant before
+    /// it sent the request, plus this.
     pub expires_in_ms: i32,
     /// The length that it was granted with, milliseconds.
     pub lease_ms: i32,

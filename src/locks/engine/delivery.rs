@@ -30,8 +30,8 @@ pub(super) type Deliver<R> =
     fn(Pending<R>, <R as LockRequest>::Outcome, Duration, &Usage, &mut Tally) -> Option<AnyRequest>;
 
 impl Settlement {
-    /// Delivers the outcomes of one kind's requests with `deliver`, and sorts the requests that have
-    /// none into this settlement.
+    /// Delivers the outcomes of one kind's requests with `deliver`, and sorts the requests that
+    /// have none into this settlement.
     pub(super) fn deliver<S: BatchStatement>(
         &mut self,
         results: StatementResults<S>,
@@ -160,7 +160,7 @@ pub(super) fn deliver_acquire(
     tally.add(label, 1);
     if outcome == AcquireOutcome::LeaseEnded && !pending.request.needs_proof {
         // An earlier execution granted it, its result was lost, and the lease has ended since. The
-        // id that the engine drew is used up, the client's request is not: it is sent with a new id.
+        // id that the engine drew is used up, the client's request is not: it gets a new id.
         pending.request.lease_id = Uuid::new_v4();
         pending.is_in_doubt = false;
         return Some(AnyRequest::Acquire(pending));

@@ -96,8 +96,8 @@ struct LaneState {
 }
 
 impl Lane {
-    /// Sends batches until the queue is closed and empty: as a task of the runtime, or from a thread
-    /// of the lane's own while it is crowded.
+    /// Sends batches until the queue is closed and empty: as a task of the runtime, or, while the
+    /// lane is crowded, on a thread of its own.
     pub(super) async fn run(self) {
         let mut connections = LaneConnections::default();
         let mut state = LaneState::default();

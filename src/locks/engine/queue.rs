@@ -235,8 +235,8 @@ impl QueueState {
         }
     }
 
-    /// Takes requests that are ready. Those that come too late or that nobody waits for any more are
-    /// rejected instead, and compensated if they may have been executed.
+    /// Takes requests that are ready. Those that come too late or that nobody waits for any more
+    /// are rejected instead, and compensated if they may have been executed.
     fn take_batch(&mut self, limit: usize) -> Batch {
         let mut batch = Batch::default();
         let too_late = Instant::now() + TOO_CLOSE_TO_DEADLINE;
@@ -266,8 +266,8 @@ impl QueueState {
     }
 
     /// Makes the plain acquires that stand directly behind a plain acquire, which is about to be
-    /// sent, its followers. They are answered `held` with its outcome: whether it is granted or not,
-    /// a lease holds the lock then, and they arrived before that was decided.
+    /// sent, its followers. With its outcome they are answered `held`: whether it is granted or
+    /// not, a lease then holds the lock, and they arrived before that was decided.
     fn take_followers(&mut self, first: &mut Pending<Acquire>) {
         if self.waiting == self.ready.len() {
             return; // No lock has a backlog.

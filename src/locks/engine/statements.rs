@@ -1,8 +1,8 @@
 //! The statements that decide about leases: columns in, rows out. Each is about many locks at once
 //! and is a transaction of its own.
 //!
-//! [`acquire`], [`heartbeat`] and [`release`] (`sql/*.sql`) have one shape, in four named steps. Each
-//! detail of it is there because its absence went wrong (ADR 3):
+//! [`acquire`], [`heartbeat`] and [`release`] (`sql/*.sql`) have one shape, in four named steps.
+//! Each detail of it is there because its absence went wrong (ADR 3):
 //!
 //! 1. `observed`: reads the row of each key, by primary key whatever the statistics say (a lateral
 //!    subquery that cannot be flattened into another join: its `LIMIT 1` also keeps the planner

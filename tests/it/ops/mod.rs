@@ -1,5 +1,5 @@
-//! The service in operation: the binary on its embedded default and on a database of the operator's,
-//! its commands, TLS, stops.
+//! The service in operation: the binary on its embedded default and on a database of the
+//! operator's, its commands, TLS, stops.
 
 mod backup;
 mod client_commands;

@@ -58,7 +58,8 @@ WITH clock AS MATERIALIZED (
             l.lease_ms, l.end_reason
 )
 SELECT namespace_id AS "namespace_id!", name AS "name!",
-       CASE end_reason WHEN 0 THEN 'renewed' WHEN 3 THEN 'expired' ELSE 'lost_race' END AS "verdict!",
+       CASE end_reason WHEN 0 THEN 'renewed' WHEN 3 THEN 'expired' ELSE 'lost_race' END
+         AS "verdict!",
        lease_id, fencing_token, acquired_at, expires_at, lease_ms, NULL::timestamptz AS written_at
   FROM written_rows
 UNION ALL

@@ -1,4 +1,4 @@
-//! The files of the repository: none is too long, none looks like a secret.
+//! The files of the repository: none is too long or too wide, none looks like a secret.
 
 use std::path::{Path, PathBuf};
 
@@ -82,6 +82,77 @@ fn a_file_that_is_too_long_is_seen() {
     assert_eq!(
         too_long(&[], &["src/a.rs"]),
         ["src/a.rs is not too long any more: take it off STILL_TOO_LONG"]
+    );
+}
+
+/// The width of code in characters. rustfmt leaves wider comments and strings alone; the width of
+/// Markdown is held by `markdown`.
+const MOST_COLUMNS: usize = 100;
+
+/// Folders that still have wider lines. No other may get one, and one without goes off the list.
+const STILL_TOO_WIDE: &[&str] = &[
+    "src/cli",
+    "src/db",
+    "src/server",
+    "tests/it/locks",
+    "tests/it/ops",
+];
+
+/// The lines of code under `src/`, `tests/` and `benches/` that are too wide, by file.
+fn wide_lines() -> Vec<(PathBuf, usize)> {
+    let all = ["src", "tests", "benches"].map(|folder| files(&root().join(folder)));
+    let code = all.into_iter().flatten().filter(|path| {
+        path.extension()
+            .is_some_and(|extension| ["rs", "sql", "py"].iter().any(|known| extension == *known))
+    });
+    code.flat_map(|path| {
+        let text = std::fs::read_to_string(&path).unwrap_or_default();
+        let path = path.strip_prefix(root()).unwrap().to_owned();
+        let wide = |(number, line): (usize, &str)| {
+            (line.chars().count() > MOST_COLUMNS).then(|| (path.clone(), number + 1))
+        };
+        text.lines()
+            .enumerate()
+            .filter_map(wide)
+            .collect::<Vec<_>>()
+    })
+    .collect()
+}
+
+fn too_wide(lines: &[(PathBuf, usize)], still_too_wide: &[&str]) -> Vec<String> {
+    let new = lines
+        .iter()
+        .filter(|(path, _)| !still_too_wide.iter().any(|known| path.starts_with(known)))
+        .map(|(path, number)| {
+            format!(
+                "{}:{number}: more than {MOST_COLUMNS} columns",
+                path.display()
+            )
+        });
+    let ended = still_too_wide
+        .iter()
+        .filter(|known| !lines.iter().any(|(path, _)| path.starts_with(known)))
+        .map(|known| format!("{known} has no wide line any more: take it off STILL_TOO_WIDE"));
+    new.chain(ended).collect()
+}
+
+#[test]
+fn no_line_is_too_wide() {
+    let wrong = too_wide(&wide_lines(), STILL_TOO_WIDE);
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn a_line_that_is_too_wide_is_seen() {
+    let lines = [(PathBuf::from("src/a/b.rs"), 3)];
+    assert_eq!(
+        too_wide(&lines, &[]),
+        ["src/a/b.rs:3: more than 100 columns"]
+    );
+    assert_eq!(too_wide(&lines, &["src/a"]), Vec::<String>::new());
+    assert_eq!(
+        too_wide(&[], &["src/a"]),
+        ["src/a has no wide line any more: take it off STILL_TOO_WIDE"]
     );
 }
 

@@ -70,7 +70,8 @@ impl Default for EngineSettings {
 /// The lock engine. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Engine {
-    lanes: Arc<[Arc<Queue>]>,
+    /// The queue of each lane.
+    queues: Arc<[Arc<Queue>]>,
     tasks: TaskTracker,
     usage: Usage,
     deadline: Duration,
@@ -83,10 +84,10 @@ impl Engine {
         let usage = Usage::default();
         let isolation_permits = Arc::new(Semaphore::new(MAX_ISOLATED));
         let tasks = TaskTracker::new();
-        let lanes: Arc<[Arc<Queue>]> = (0..settings.lanes.max(1))
+        let queues: Arc<[Arc<Queue>]> = (0..settings.lanes.max(1))
             .map(|_| Arc::new(Queue::new(settings.queue_capacity)))
             .collect();
-        for queue in lanes.iter() {
+        for queue in queues.iter() {
             let lane = Lane {
                 queue: Arc::clone(queue),
                 database: database.clone(),
@@ -99,7 +100,7 @@ impl Engine {
             tasks.spawn(lane.run());
         }
         Self {
-            lanes,
+            queues,
             tasks,
             usage,
             deadline: settings.deadline,
@@ -168,9 +169,9 @@ impl Engine {
     /// rejected before it has cost anything.
     ///
     /// # Errors
-    /// [`EngineError::Overloaded`] if every lane is full.
+    /// [`EngineError::Overloaded`] if every queue is full.
     pub fn check_room(&self) -> Result<(), EngineError> {
-        if self.lanes.iter().any(|lane| lane.has_room()) {
+        if self.queues.iter().any(|queue| queue.has_room()) {
             Ok(())
         } else {
             Err(EngineError::Overloaded)
@@ -179,13 +180,13 @@ impl Engine {
 
     /// The number of requests that wait to be sent, in all lanes.
     pub fn depth(&self) -> usize {
-        self.lanes.iter().map(|lane| lane.depth()).sum()
+        self.queues.iter().map(|queue| queue.depth()).sum()
     }
 
     /// Accepts nothing more, answers what was accepted, and returns when that is done.
     pub async fn shut_down(&self) {
-        for lane in self.lanes.iter() {
-            lane.close();
+        for queue in self.queues.iter() {
+            queue.close();
         }
         self.tasks.close();
         self.tasks.wait().await;
@@ -195,8 +196,8 @@ impl Engine {
     async fn submit<R: LockRequest>(&self, request: R) -> Result<R::Outcome, EngineError> {
         let deadline = Instant::now() + self.deadline;
         let (reply, outcome) = oneshot::channel();
-        let lane = self.lane(request.key());
-        lane.push(R::into_any(Pending::new(request, Some(reply), deadline)));
+        let queue = self.queue_for(request.key());
+        queue.push(R::into_any(Pending::new(request, Some(reply), deadline)));
         match tokio::time::timeout_at(deadline.into(), outcome).await {
             Ok(Ok(outcome)) => outcome,
             // Late, or the lane is gone with its runtime: it may have been executed.
@@ -205,14 +206,14 @@ impl Engine {
     }
 
     /// The queue of the lane that has all requests of this lock.
-    fn lane(&self, key: &LockKey) -> &Queue {
-        let at = if self.lanes.len() == 1 {
+    fn queue_for(&self, key: &LockKey) -> &Queue {
+        let at = if self.queues.len() == 1 {
             0
         } else {
             let mut hasher = DefaultHasher::new();
             key.hash(&mut hasher);
-            usize::try_from(hasher.finish() % self.lanes.len() as u64).unwrap_or(0)
+            usize::try_from(hasher.finish() % self.queues.len() as u64).unwrap_or(0)
         };
-        &self.lanes[at]
+        &self.queues[at]
     }
 }

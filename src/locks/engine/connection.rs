@@ -65,7 +65,7 @@ const READING_KEPT_FOR: Duration = Duration::from_secs(30);
 const DOUBTED_READING_KEPT_FOR: Duration = Duration::from_secs(1);
 /// The drift of the clocks that is allowed for, as a divisor of the reading's age: 1 / 1,000, twice
 /// what NTP slews.
-const DRIFT_DIVISOR: u32 = 1000;
+const DRIFT: u32 = 1000;
 
 impl DatabaseClock {
     async fn read(connection: &mut PgConnection) -> sqlx::Result<Self> {
@@ -79,7 +79,7 @@ impl DatabaseClock {
     /// An instant of the database's clock that is not later than `instant`.
     fn at(&self, instant: Instant) -> DateTime<Utc> {
         let ahead = instant.saturating_duration_since(self.read_at);
-        let drift = self.read_at.elapsed() / DRIFT_DIVISOR;
+        let drift = self.read_at.elapsed() / DRIFT;
         let delta = TimeDelta::from_std(ahead.saturating_sub(drift)).unwrap_or_default();
         self.time + delta
     }

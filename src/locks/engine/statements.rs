@@ -310,9 +310,11 @@ pub async fn heartbeat(
         rows,
         LeaseRow::key,
         |request, row| match row.verdict.as_str() {
-            "renewed" => row
-                .lease(request.lease_ms.or(row.lease_ms)?)
-                .map(HeartbeatOutcome::Renewed),
+            "renewed" => {
+                let length_ms = request.lease_ms.or(row.lease_ms)?;
+                is_full_length(row.expires_at?, row.written_at?, length_ms)
+                    .then(|| row.lease(length_ms).map(HeartbeatOutcome::Renewed))?
+            }
             verdict => lost(verdict).map(HeartbeatOutcome::Lost),
         },
     ))
@@ -382,15 +384,19 @@ pub(super) async fn release_under_lock(
         rows,
         |row| (row.namespace_id, row.name.as_str()),
         |request, row| {
-            let is_own = (row.account_id, row.lease_id) == (request.account_id.0, request.lease_id);
-            Some(match row.end_reason {
-                1 if is_own => ReleaseOutcome::Released,
-                2 if is_own => ReleaseOutcome::Lost(Lost::Broken),
-                3 if is_own => ReleaseOutcome::Lost(Lost::Expired),
+            let is_fresh_mark = row.lease_id.is_none();
+            let is_own = row.account_id == Some(request.account_id.0)
+                && row.lease_id == Some(request.lease_id);
+            match row.verdict.as_str() {
+                "released" if is_own => Some(ReleaseOutcome::Released),
                 // Renewed since the grant, and to be ended only if not.
-                0 if is_own => ReleaseOutcome::Lost(Lost::Unknown),
-                _ => ReleaseOutcome::Lost(Lost::NeverGranted),
-            })
+                "renewed" if is_own => Some(ReleaseOutcome::Lost(Lost::Unknown)),
+                verdict if is_own || is_fresh_mark => lost(verdict).map(ReleaseOutcome::Lost),
+                // Another lease has the row: the memory of ended leases decides. Where that changed
+                // since the snapshot there is no verdict. A drawn id is not remembered.
+                _ if request.is_clients => None,
+                _ => Some(ReleaseOutcome::Lost(Lost::NeverGranted)),
+            }
         },
     ))
 }

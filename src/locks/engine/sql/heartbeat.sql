@@ -30,11 +30,10 @@ WITH clock AS MATERIALIZED (
     FROM observed
 ), written_rows AS (
   -- The proposed row is inserted only if the sweeper deleted the row of a lapsed lease meanwhile.
-  -- It is then that of an ended lease, and no verdict.
   INSERT INTO locks AS l (namespace_id, name, account_id, token_id, fencing_token, acquired_at,
                           expires_at, lease_id, lease_ms, end_reason, needs_proof)
   SELECT namespace_id, name, account_id, token_id, fencing_token, 'epoch', 'epoch', lease_id,
-         coalesce(requested_ms, lease_ms), 1, false
+         coalesce(requested_ms, lease_ms), 3, proof IS NOT NULL
     FROM verdicts WHERE verdict = 'try' ORDER BY namespace_id, name COLLATE "C"
   ON CONFLICT (namespace_id, name) DO UPDATE SET
     -- A lease that turns out to have lapsed is not renewed but ends for good.
@@ -53,14 +52,14 @@ WITH clock AS MATERIALIZED (
                       THEN 0 ELSE 3 END,
     renewed_ms = excluded.lease_ms
   WHERE l.fencing_token = excluded.fencing_token AND l.end_reason = 0
+    AND (excluded.needs_proof OR NOT l.needs_proof)
     AND clock_timestamp() <= $6::timestamptz
   RETURNING l.namespace_id, l.name, l.lease_id, l.fencing_token, l.acquired_at, l.expires_at,
-            l.lease_ms, l.end_reason
+            l.lease_ms, l.end_reason, clock_timestamp() AS written_at
 )
 SELECT namespace_id AS "namespace_id!", name AS "name!",
-       CASE end_reason WHEN 0 THEN 'renewed' WHEN 3 THEN 'expired' ELSE 'lost_race' END
-         AS "verdict!",
-       lease_id, fencing_token, acquired_at, expires_at, lease_ms, NULL::timestamptz AS written_at
+       CASE end_reason WHEN 0 THEN 'renewed' ELSE 'expired' END AS "verdict!", lease_id,
+       fencing_token, acquired_at, expires_at, lease_ms, written_at
   FROM written_rows
 UNION ALL
 SELECT namespace_id, name, verdict, NULL, NULL, NULL, NULL, NULL, NULL

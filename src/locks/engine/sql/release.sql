@@ -37,7 +37,7 @@ WITH clock AS MATERIALIZED (
   ON CONFLICT (namespace_id, name) DO UPDATE SET
     expires_at = clock_timestamp(),
     -- The row remembers the lease until another takes it over, and an id that was sent with it.
-    needs_proof = excluded.needs_proof,
+    needs_proof = l.needs_proof OR excluded.needs_proof,
     end_reason = CASE WHEN lease_is_live(l.expires_at, l.end_reason,
                              greatest(l.lease_ms, l.renewed_ms),
                              (SELECT recent_until FROM clock), (SELECT open_start FROM clock),
@@ -45,6 +45,7 @@ WITH clock AS MATERIALIZED (
                              (SELECT grace_ms FROM clock))
                       THEN 1 ELSE 3 END
   WHERE l.fencing_token = excluded.fencing_token AND l.end_reason = 0
+    AND (excluded.needs_proof OR NOT l.needs_proof)
     AND clock_timestamp() <= $5::timestamptz
   RETURNING l.namespace_id, l.name, l.lease_id, l.expires_at, l.end_reason
 )

@@ -10,6 +10,14 @@ WITH clock AS MATERIALIZED (
   SELECT unnest($1::bigint[]) AS namespace_id, unnest($2::text[]) AS name,
          unnest($3::bigint[]) AS account_id, unnest($4::uuid[]) AS lease_id,
          unnest($5::boolean[]) AS is_clients
+), remembered AS (
+  SELECT i.namespace_id, i.name, i.account_id, i.lease_id, e.reason
+    FROM input i
+    CROSS JOIN LATERAL (
+      SELECT e.reason FROM lease_ends e
+       WHERE i.is_clients AND e.account_id = i.account_id AND e.lease_id = i.lease_id
+         AND e.namespace_id = i.namespace_id AND e.name = i.name LIMIT 1
+    ) e
 ), written_rows AS (
   -- If there is no row, the mark is inserted as one: of a lease that ended before it was granted.
   -- OFFSET 0 keeps the condition above the sort: it is tested for each row right before its insert.
@@ -47,8 +55,8 @@ WITH clock AS MATERIALIZED (
                       THEN l.mark_token ELSE nextval('lock_fence') END
   WHERE clock_timestamp() <= $6::timestamptz
   RETURNING l.namespace_id, l.name, l.account_id, l.lease_id, l.end_reason
-), ended_leases AS (
-  -- Marks. A lease that the row still has is remembered there.
+), marks AS (
+  -- A lease that the row still has is remembered there, one that it had before already here.
   INSERT INTO lease_ends (account_id, lease_id, namespace_id, name, ended_at, reason)
   SELECT account_id, lease_id, namespace_id, name, clock_timestamp(), 4
     FROM input
@@ -59,5 +67,17 @@ WITH clock AS MATERIALIZED (
                      WHERE end_reason <> 4) END
    ORDER BY 1, 2
   ON CONFLICT DO NOTHING
+  RETURNING namespace_id, name
 )
-SELECT namespace_id, name, account_id, lease_id, end_reason FROM written_rows
+SELECT namespace_id AS "namespace_id!", name AS "name!",
+       CASE end_reason WHEN 0 THEN 'renewed' WHEN 1 THEN 'released' WHEN 2 THEN 'broken'
+                       WHEN 3 THEN 'expired' ELSE 'never_granted' END AS "verdict!",
+       account_id AS "account_id?", lease_id AS "lease_id?"
+  FROM written_rows
+UNION ALL
+SELECT namespace_id, name,
+       CASE reason WHEN 1 THEN 'released' WHEN 2 THEN 'broken' WHEN 3 THEN 'superseded'
+                   ELSE 'never_granted' END, account_id, lease_id
+  FROM remembered
+UNION ALL
+SELECT namespace_id, name, 'never_granted', NULL, NULL FROM marks

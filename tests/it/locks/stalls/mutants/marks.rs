@@ -37,8 +37,8 @@ async fn a_mark_that_is_missed_is_caught() {
     );
     let unread = (
         Kind::Acquire,
-        "WHERE greatest(l.fencing_token, l.mark_token) * 8",
-        "WHERE excluded.seen_token / 8 * 8",
+        "  WHERE lock_version(l.fencing_token, l.mark_token,",
+        "  WHERE lock_version(l.fencing_token, NULL,",
     );
     assert_needed(observed_before, &[undrawn, unread]).await;
 
@@ -146,8 +146,8 @@ async fn an_end_that_is_remembered_wrongly_is_caught() {
     };
     let from_observation = (
         Kind::Acquire,
-        "  WHERE greatest(l.fencing_token, l.mark_token) * 8 + l.end_reason = excluded.seen_token",
-        "  WHERE greatest(l.fencing_token, l.mark_token) = excluded.seen_token / 8",
+        "  WHERE lock_version(l.fencing_token, l.mark_token, l.needs_proof, l.end_reason) =",
+        "  WHERE 3 + 8 + 16 * greatest(l.fencing_token, l.mark_token) =",
     );
     assert_needed(kept, &[from_observation]).await;
 }

@@ -16,6 +16,10 @@ use crate::db;
 /// statement is never cancelled: one that waits for a synchronous standby would then report success
 /// without being durable.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(10);
+/// The longest time after it was sent in which a statement may still write. If its result is lost,
+/// nothing is concluded from that before this time has passed: a retry, and every answer that
+/// follows, could otherwise be undone by the first execution, which may still be on its way.
+const WRITES_WITHIN: Duration = Duration::from_secs(1);
 const FIRST_BACKOFF: Duration = Duration::from_millis(20);
 const LONGEST_BACKOFF: Duration = Duration::from_millis(500);
 
@@ -23,7 +27,7 @@ const LONGEST_BACKOFF: Duration = Duration::from_millis(500);
 pub(super) enum SendError {
     /// There is no connection: nothing was sent.
     NotSent,
-    /// It was sent and its result is lost: it may have been executed.
+    /// It was sent and its result is lost: it may have been executed, but writes nothing any more.
     InDoubt,
     /// It was rolled back because of other transactions: retry it.
     Contention,
@@ -60,6 +64,9 @@ struct DatabaseClock {
 
 /// The age at which the clock is read again: two clocks drift apart.
 const READING_KEPT_FOR: Duration = Duration::from_secs(30);
+/// The idle time of a connection after which the clock is read again before anything is sent on it:
+/// if the connection was lost meanwhile, nothing is in doubt.
+const TRUSTED_IDLE_FOR: Duration = Duration::from_secs(1);
 /// The age at which it is read again if a statement had no verdict on a request: the reason may be
 /// that the database's clock was set forward.
 const DOUBTED_READING_KEPT_FOR: Duration = Duration::from_secs(1);
@@ -79,7 +86,7 @@ impl DatabaseClock {
     /// An instant of the database's clock that is not later than `instant`.
     fn at(&self, instant: Instant) -> DateTime<Utc> {
         let ahead = instant.saturating_duration_since(self.read_at);
-        let drift = self.read_at.elapsed() / DRIFT;
+        let drift = ahead / DRIFT;
         let delta = TimeDelta::from_std(ahead.saturating_sub(drift)).unwrap_or_default();
         self.time + delta
     }
@@ -90,6 +97,7 @@ struct Session {
     connection: PgConnection,
     clock: DatabaseClock,
     is_clock_doubted: bool,
+    used_at: Instant,
 }
 
 impl Session {
@@ -100,13 +108,17 @@ impl Session {
             connection,
             clock,
             is_clock_doubted: false,
+            used_at: Instant::now(),
         })
     }
 
-    /// Reads the clock again where its reading is old.
+    /// Reads the clock again where its reading is old, or the connection may have been lost.
     async fn refresh_clock(&mut self) -> sqlx::Result<()> {
         let age = self.clock.read_at.elapsed();
-        if age > READING_KEPT_FOR || self.is_clock_doubted && age > DOUBTED_READING_KEPT_FOR {
+        if age > READING_KEPT_FOR
+            || self.used_at.elapsed() > TRUSTED_IDLE_FOR
+            || self.is_clock_doubted && age > DOUBTED_READING_KEPT_FOR
+        {
             self.clock = DatabaseClock::read(&mut self.connection).await?;
             self.is_clock_doubted = false;
         }
@@ -192,9 +204,11 @@ impl LaneConnection {
         // The first to be answered as unknown bounds the statement for all.
         let deadline = pending.iter().map(|pending| pending.deadline).min();
         let sent_at = Instant::now();
-        let latest_at = session.clock.at(deadline.unwrap_or(sent_at));
+        let writes_until = (sent_at + WRITES_WITHIN).min(deadline.unwrap_or(sent_at));
+        let latest_at = session.clock.at(writes_until);
         let send = S::send(&mut session.connection, &requests, latest_at);
         let result = tokio::time::timeout(STATEMENT_TIMEOUT, send).await;
+        session.used_at = Instant::now();
         let took = sent_at.elapsed();
         metrics::histogram!("lockable_database_seconds", "statement" => S::NAME)
             .record(took.as_secs_f64());
@@ -223,6 +237,8 @@ impl LaneConnection {
                     requests = count,
                     "the database's answer is lost"
                 );
+                drop(session);
+                tokio::time::sleep_until(writes_until.into()).await;
                 Err(SendError::InDoubt)
             }
             Ok(Err(error)) => {

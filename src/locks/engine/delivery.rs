@@ -53,7 +53,11 @@ impl Settlement {
                             }
                             None => {
                                 tally.add(S::NO_VERDICT, 1);
-                                self.retry(pending);
+                                // A grant that is too short to be answered has no verdict either.
+                                self.retry(Pending {
+                                    in_doubt: true,
+                                    ..pending
+                                });
                             }
                         }
                     }

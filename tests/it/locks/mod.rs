@@ -12,4 +12,5 @@ mod outage;
 mod plans_of_statements;
 mod refusals;
 mod repeats;
+mod stalls;
 mod workload;

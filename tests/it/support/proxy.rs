@@ -1,6 +1,7 @@
 //! A network between the service and PostgreSQL that a test may break, in each direction by itself.
 
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -43,6 +44,12 @@ struct Network {
     to_client: watch::Sender<Flow>,
     /// Counts the cuts: each connection ends when it changes.
     cuts: watch::Sender<u64>,
+    /// Counts the hang-ups: the service's side of each connection ends when it changes.
+    hang_ups: watch::Sender<u64>,
+    /// The number of connections so far.
+    carried: AtomicU64,
+    /// Connections of this number and above are spared.
+    spared_from: AtomicU64,
     refuses: AtomicBool,
     /// Counts refused connections.
     refused: AtomicU64,
@@ -50,6 +57,8 @@ struct Network {
     only: Mutex<String>,
     passed_to_server: AtomicU64,
     passed_to_client: AtomicU64,
+    /// Counts the messages that were frozen.
+    held: AtomicU64,
 }
 
 impl Proxy {
@@ -62,11 +71,15 @@ impl Proxy {
             to_server: watch::Sender::new(Flow::Pass),
             to_client: watch::Sender::new(Flow::Pass),
             cuts: watch::Sender::new(0),
+            hang_ups: watch::Sender::new(0),
+            carried: AtomicU64::new(0),
+            spared_from: AtomicU64::new(u64::MAX),
             refuses: AtomicBool::new(false),
             refused: AtomicU64::new(0),
             only: Mutex::default(),
             passed_to_server: AtomicU64::new(0),
             passed_to_client: AtomicU64::new(0),
+            held: AtomicU64::new(0),
         });
         let listener = tokio::spawn({
             let network = network.clone();
@@ -118,6 +131,13 @@ impl Proxy {
         application_name.clone_into(&mut self.network.only.lock().unwrap());
     }
 
+    /// Spares the connections that are made from now on, until [`Proxy::mend`]: what is done to the
+    /// network is done to the old ones only.
+    pub(crate) fn only_old(&self) {
+        let carried = self.network.carried.load(Ordering::SeqCst);
+        self.network.spared_from.store(carried, Ordering::SeqCst);
+    }
+
     /// Sets the fate of the bytes that the service sends.
     pub(crate) fn requests(&self, flow: Flow) {
         self.network.to_server.send_replace(flow);
@@ -131,6 +151,12 @@ impl Proxy {
     /// Closes every connection; new ones are welcome.
     pub(crate) fn cut(&self) {
         self.network.cuts.send_modify(|cuts| *cuts += 1);
+    }
+
+    /// Closes the service's side of every connection. What the service has sent still arrives, when
+    /// the flow lets it.
+    pub(crate) fn hang_up(&self) {
+        self.network.hang_ups.send_modify(|hang_ups| *hang_ups += 1);
     }
 
     /// Closes every connection and refuses new ones, until [`Proxy::mend`].
@@ -149,11 +175,17 @@ impl Proxy {
         self.network.refuses.store(false, Ordering::SeqCst);
         self.requests(Flow::Pass);
         self.answers(Flow::Pass);
+        self.network.spared_from.store(u64::MAX, Ordering::SeqCst);
     }
 
     /// Bytes that reached PostgreSQL so far.
     pub(crate) fn passed_to_server(&self) -> u64 {
         self.network.passed_to_server.load(Ordering::SeqCst)
+    }
+
+    /// Messages that were frozen so far, in either direction.
+    pub(crate) fn held(&self) -> u64 {
+        self.network.held.load(Ordering::SeqCst)
     }
 
     /// Bytes that reached the service so far.
@@ -172,6 +204,8 @@ impl Drop for Proxy {
 impl Network {
     async fn carry(self: Arc<Self>, mut client: TcpStream, mut cuts: watch::Receiver<u64>) {
         client.set_nodelay(true).ok();
+        let number = self.carried.fetch_add(1, Ordering::SeqCst);
+        let mut hang_ups = self.hang_ups.subscribe();
         // Without TLS, the first message has the settings of the session: pairs of strings, each
         // ended by a zero.
         let mut startup = vec![0; 4096];
@@ -197,37 +231,57 @@ impl Network {
         let (from_server, to_server) = server.into_split();
         let spared = || {
             let only = self.only.lock().unwrap();
-            !only.is_empty() && only.as_bytes() != name
+            let is_new = number >= self.spared_from.load(Ordering::SeqCst);
+            is_new || !only.is_empty() && only.as_bytes() != name
         };
-        let requests = pump(
+        let [requests_hand, answers_hand] = [Hand::default(), Hand::default()];
+        let mut requests = pin!(pump(
             from_client,
             to_server,
             self.to_server.subscribe(),
-            &self.passed_to_server,
+            (&self.passed_to_server, &self.held),
+            &requests_hand,
             &spared,
-        );
+        ));
         let answers = pump(
             from_server,
             to_client,
             self.to_client.subscribe(),
-            &self.passed_to_client,
+            (&self.passed_to_client, &self.held),
+            &answers_hand,
             &spared,
         );
         let cut = async { while cuts.changed().await.is_ok() && spared() {} };
+        let hung_up = async { while hang_ups.changed().await.is_ok() && spared() {} };
         // Whichever ends first ends the connection, in both directions.
-        tokio::select! {
-            () = requests => {}
-            () = answers => {}
-            () = cut => {}
+        let has_hung_up = tokio::select! {
+            () = &mut requests => false,
+            () = answers => false,
+            () = cut => false,
+            () = hung_up => true,
+        };
+        // The answers' half of the client's socket is closed: the client sees the end.
+        if has_hung_up && requests_hand.is_full.load(Ordering::SeqCst) {
+            requests_hand.is_last.store(true, Ordering::SeqCst);
+            requests.await;
         }
     }
+}
+
+/// The bytes that one direction of a connection has taken up and not yet delivered.
+#[derive(Debug, Default)]
+struct Hand {
+    is_full: AtomicBool,
+    /// True if the direction ends once these have arrived.
+    is_last: AtomicBool,
 }
 
 async fn pump(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
     mut flow: watch::Receiver<Flow>,
-    passed: &AtomicU64,
+    (passed, held): (&AtomicU64, &AtomicU64),
+    hand: &Hand,
     spared: impl Fn() -> bool,
 ) {
     let mut buffer = vec![0; 64 * 1024];
@@ -235,6 +289,10 @@ async fn pump(
         let Ok(length @ 1..) = from.read(&mut buffer).await else {
             return;
         };
+        hand.is_full.store(true, Ordering::SeqCst);
+        if *flow.borrow() == Flow::Freeze && !spared() {
+            held.fetch_add(1, Ordering::SeqCst);
+        }
         // Judged by the flow at their arrival, except that frozen ones wait for the next.
         let Ok(now) = flow
             .wait_for(|flow| *flow != Flow::Freeze || spared())
@@ -245,7 +303,10 @@ async fn pump(
         };
         let now = if spared() { Flow::Pass } else { now };
         match now {
-            Flow::Drop => continue,
+            Flow::Drop => {
+                hand.is_full.store(false, Ordering::SeqCst);
+                continue;
+            }
             Flow::Cut => return,
             Flow::Delay(time) => tokio::time::sleep(time).await,
             Flow::Pass | Flow::Freeze => {}
@@ -254,5 +315,9 @@ async fn pump(
             return;
         }
         passed.fetch_add(length as u64, Ordering::SeqCst);
+        hand.is_full.store(false, Ordering::SeqCst);
+        if hand.is_last.load(Ordering::SeqCst) {
+            return;
+        }
     }
 }

@@ -57,7 +57,11 @@ WITH clock AS MATERIALIZED (
                                  (SELECT outage_start FROM clock), (SELECT outage_end FROM clock),
                                  (SELECT grace_ms FROM clock))
                       THEN l.expires_at
-                      ELSE clock_timestamp() + excluded.lease_ms * interval '1 ms' END,
+                      -- A repetition never shortens: a heartbeat may have lengthened the lease since.
+                      ELSE greatest(CASE WHEN l.lease_id = excluded.lease_id
+                                              AND l.account_id = excluded.account_id
+                                         THEN l.expires_at END,
+                                    clock_timestamp() + excluded.lease_ms * interval '1 ms') END,
     end_reason = CASE WHEN l.lease_id = excluded.lease_id AND l.account_id = excluded.account_id
                            AND NOT lease_is_live(l.expires_at, l.end_reason,
                                  greatest(l.lease_ms, l.renewed_ms),
@@ -75,7 +79,9 @@ WITH clock AS MATERIALIZED (
                     THEN l.lease_ms ELSE excluded.lease_ms END,
     -- A client's repetition is a renewal; the engine's own, after a lost answer, is not.
     renewed_ms = CASE WHEN l.lease_id = excluded.lease_id AND l.account_id = excluded.account_id
-                      THEN CASE WHEN l.needs_proof THEN excluded.lease_ms ELSE l.renewed_ms END END
+                      THEN CASE WHEN excluded.needs_proof
+                                THEN greatest(excluded.lease_ms, l.renewed_ms)
+                                ELSE l.renewed_ms END END
   WHERE greatest(l.fencing_token, l.mark_token) = excluded.seen_token
     AND clock_timestamp() <= $11::timestamptz
     AND CASE WHEN l.lease_id = excluded.lease_id AND l.account_id = excluded.account_id

@@ -54,12 +54,7 @@ async fn grant_without_receiver(nodes: &Nodes, loss: Loss, meanwhile: impl Futur
             commit(locker).await;
         }
     }
-    until(
-        &nodes.db,
-        "SELECT FROM pg_stat_activity WHERE query LIKE '/* locks.release_under_lock */%'
-            AND datname = current_database() AND state = 'idle'",
-    )
-    .await;
+    nodes.until_settled("l").await;
 }
 
 async fn start(loss: Loss) -> Nodes {
@@ -165,12 +160,7 @@ async fn it_is_kept_if_its_renewal_is_in_its_commit() {
     nodes.network.mend();
     until_waiting(&nodes.db, "locks.release_under_lock", 1).await;
     commit(renewal).await;
-    until(
-        &nodes.db,
-        "SELECT FROM pg_stat_activity WHERE query LIKE '/* locks.release_under_lock */%'
-            AND datname = current_database() AND state = 'idle'",
-    )
-    .await;
+    nodes.until_settled("l").await;
     assert!(!nodes.is_free("l").await);
 }
 

@@ -85,12 +85,7 @@ async fn a_late_plain_acquire_takes_nothing() {
             .await;
         nodes.let_arrive(statement).await;
         // Nobody waited for the outcome: the node makes sure that there is no grant.
-        until(
-            &nodes.db,
-            "SELECT FROM pg_stat_activity WHERE query LIKE '/* locks.release_under_lock */%'
-                AND datname = current_database() AND state = 'idle'",
-        )
-        .await;
+        nodes.until_settled("l").await;
         assert_eq!(nodes.remaining_s("l").await, None);
         assert!(nodes.is_free("l").await);
     }

@@ -137,6 +137,16 @@ impl Nodes {
         pids.join(",")
     }
 
+    /// Waits until the stalled node has done what it had to do about a lock, its compensating release
+    /// included: requests of one lock are in order.
+    async fn until_settled(&self, name: &str) {
+        eventually("the node answers", async || {
+            let request = heartbeat(BOB, name, None);
+            self.stalled.engine.heartbeat(request).await.ok()
+        })
+        .await;
+    }
+
     /// True if the lock is free for somebody else, who then has it.
     async fn is_free(&self, name: &str) -> bool {
         let outcome = self.other.engine.acquire(acquire(BOB, name, None)).await;

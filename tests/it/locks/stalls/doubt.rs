@@ -52,6 +52,7 @@ async fn an_acquire_that_was_refused_is_not_granted_afterwards() {
     for id in [None, Some(Uuid::new_v4())] {
         let nodes = Nodes::start(LONG_DEADLINE).await;
         let holder = Uuid::new_v4();
+        nodes.know("l").await;
         nodes.other.grant("l", holder, 60_000).await;
         let engine = nodes.stalled.engine.clone();
         let request = Acquire {
@@ -70,6 +71,7 @@ async fn an_acquire_that_was_refused_is_not_granted_afterwards() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_plain_acquire_that_was_granted_is_not_granted_again() {
     let nodes = Nodes::start(LONG_DEADLINE).await;
+    nodes.know("l").await;
     let engine = nodes.stalled.engine.clone();
     let request = async move { engine.acquire(plain(ALICE, "l", DAY_MS)).await };
     let request = send_and_lose(&nodes, request).await;

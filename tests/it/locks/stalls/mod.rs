@@ -92,6 +92,13 @@ impl Nodes {
         }
     }
 
+    /// Lets the stalled node see a lock, so that it does not predict that there is no row.
+    async fn know(&self, name: &str) {
+        granted(self.stalled.engine.acquire(plain(BOB, name, 60_000)).await);
+        let released = self.stalled.engine.release(release(BOB, name, None)).await;
+        assert_eq!(released, Ok(ReleaseOutcome::Released));
+    }
+
     /// Sends a request that the network then holds until the node answers that it knows nothing.
     async fn hold<T: std::fmt::Debug + PartialEq>(
         &self,

@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::workload::{Load, Subject, run_during};
 use crate::support::client::{TokenClient, try_send};
-use crate::support::history::{Operation, Outcome, Rules};
+use crate::support::history::{Operation, Outcome, Request, Rules};
 use crate::support::prelude::*;
 use crate::support::proxy::Flow;
 
@@ -24,6 +24,9 @@ const LOAD: Load = Load {
     pause: Duration::from_millis(30),
     heartbeats: 3,
     forgotten: 4,
+    accounts: 1,
+    without_id: 40,
+    own_lengths: false,
     time: Duration::ZERO,
 };
 /// The time that a client waits for a response.
@@ -37,23 +40,22 @@ struct Service {
 }
 
 impl Subject for Service {
-    async fn perform(
-        &self,
-        node: usize,
-        operation: Operation,
-        lock: &str,
-        lease_id: Uuid,
-        lease: Duration,
-    ) -> Outcome {
+    async fn perform(&self, node: usize, request: &Request, lease: Duration) -> Outcome {
+        let (operation, lock) = (request.operation, &request.lock);
+        let proof = request
+            .lease_id
+            .map(|id| format!("lease_id={id}"))
+            .unwrap_or_default();
         let path = match operation {
-            Operation::Acquire => format!(
-                "/v1/acquire/{lock}?lease_id={lease_id}&lease_ms={}",
-                lease.as_millis()
-            ),
-            Operation::Heartbeat => format!("/v1/heartbeat/{lock}?lease_id={lease_id}"),
-            Operation::Release => format!("/v1/release/{lock}?lease_id={lease_id}"),
+            Operation::Acquire => {
+                format!("/v1/acquire/{lock}?lease_ms={}&{proof}", lease.as_millis())
+            }
+            Operation::Heartbeat => format!("/v1/heartbeat/{lock}?{proof}"),
+            Operation::Release => format!("/v1/release/{lock}?{proof}"),
         };
-        let is_first = self.sent.lock().unwrap().insert(lease_id);
+        let is_first = request
+            .lease_id
+            .is_none_or(|id| self.sent.lock().unwrap().insert(id));
         let request = self.clients[node]
             .lock()
             .unwrap()
@@ -84,7 +86,7 @@ impl Subject for Service {
                 assert!(response.header("retry-after").is_some(), "{response:?}");
                 Outcome::Unknown
             }
-            Err(_) => Outcome::Unknown,
+            Err(_) => Outcome::Unheard,
         }
     }
 }
@@ -208,12 +210,15 @@ async fn the_promises_hold_while_things_break() {
     let history = run_during(service.clone(), LOAD, faults.happen()).await;
 
     let held = history.count(|call| matches!(call.outcome, Outcome::Held { .. }));
-    let unknown = history.count(|call| call.outcome == Outcome::Unknown);
+    let unknown = history.count(|call| matches!(call.outcome, Outcome::Unknown | Outcome::Unheard));
     // A statement whose result was lost may still take effect for some time; and there are outages
     // with their grace.
     history.assert_holds(Rules {
         lease: LOAD.lease,
         outage: Duration::from_secs(15),
+        // A node that was paused, and its deadline after it.
+        late: Duration::from_secs(8),
+        compensation: Duration::from_secs(60),
     });
     assert!(
         held > 50 && unknown > 10,
@@ -225,15 +230,13 @@ async fn the_promises_hold_while_things_break() {
             let lease_id = Uuid::new_v4();
             let name = format!("lock-{lock}");
             eventually("the lock can be had", async || {
-                let outcome = service
-                    .perform(node, Operation::Acquire, &name, lease_id, LOAD.lease)
-                    .await;
+                let request = Request::with_id(&name, lease_id, Operation::Acquire);
+                let outcome = service.perform(node, &request, LOAD.lease).await;
                 matches!(outcome, Outcome::Held { .. }).then_some(())
             })
             .await;
-            service
-                .perform(node, Operation::Release, &name, lease_id, LOAD.lease)
-                .await;
+            let request = Request::with_id(&name, lease_id, Operation::Release);
+            service.perform(node, &request, LOAD.lease).await;
         }
     }
 }

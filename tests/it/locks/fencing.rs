@@ -8,22 +8,15 @@ use uuid::Uuid;
 
 use super::workload::{Load, Subject, run};
 use crate::support::cluster::SUPERUSER;
-use crate::support::history::{Operation, Outcome, Rules};
+use crate::support::history::{Outcome, Request, Rules};
 use crate::support::node::Node;
 use crate::support::prelude::*;
 
 struct Nodes(Vec<Node>);
 
 impl Subject for Nodes {
-    async fn perform(
-        &self,
-        node: usize,
-        operation: Operation,
-        lock: &str,
-        lease_id: Uuid,
-        lease: Duration,
-    ) -> Outcome {
-        self.0[node].perform(operation, lock, lease_id, lease).await
+    async fn perform(&self, node: usize, request: &Request, lease: Duration) -> Outcome {
+        self.0[node].perform(request, lease).await
     }
 }
 
@@ -39,6 +32,9 @@ async fn histories_of_two_nodes_hold_the_promises() {
         pause: Duration::from_millis(4),
         heartbeats: 3,
         forgotten: 5,
+        accounts: 3,
+        without_id: 40,
+        own_lengths: false,
         time: Duration::from_secs(3),
     };
     let hasty = Load {
@@ -60,10 +56,7 @@ async fn histories_of_two_nodes_hold_the_promises() {
         let (mut held, mut refused) = (0, 0);
         while held < 150 || refused < 20 {
             let history = run(nodes.clone(), load).await;
-            history.assert_holds(Rules {
-                lease,
-                outage: Duration::ZERO,
-            });
+            history.assert_holds(Rules::new(lease, Duration::ZERO));
             held += history.count(|call| matches!(call.outcome, Outcome::Held { .. }));
             refused += history.count(|call| call.outcome == Outcome::Refused);
         }

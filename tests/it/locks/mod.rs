@@ -12,5 +12,6 @@ mod outage;
 mod plans_of_statements;
 mod refusals;
 mod repeats;
+mod stalled_histories;
 mod stalls;
 mod workload;

@@ -6,12 +6,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::postgres::PgPoolOptions;
-use sqlx::{AssertSqlSafe, PgPool};
+use rand::random_range;
+use sqlx::postgres::{PgArguments, PgPoolOptions};
+use sqlx::query::QueryScalar;
+use sqlx::{AssertSqlSafe, PgPool, Postgres};
 use uuid::Uuid;
 
 use super::workload::{Load, Subject, run};
-use crate::support::history::{History, Operation, Outcome, Rules};
+use crate::support::history::{History, Operation, Outcome, Request, Rules};
 use crate::support::prelude::*;
 
 const LOAD: Load = Load {
@@ -22,6 +24,9 @@ const LOAD: Load = Load {
     pause: Duration::from_millis(4),
     heartbeats: 3,
     forgotten: 5,
+    accounts: 2,
+    without_id: 0,
+    own_lengths: false,
     time: Duration::from_secs(1),
 };
 /// All clients on one lock, without a pause, so that one is overtaken between the draw of its token
@@ -33,23 +38,46 @@ const HASTY: Load = Load {
     forgotten: 0,
     ..LOAD
 };
+/// Most leases have no id, and each request has a length of its own.
+const SHARED: Load = Load {
+    without_id: 80,
+    own_lengths: true,
+    ..LOAD
+};
 const RULES: Rules = Rules {
     lease: LOAD.lease,
     outage: Duration::ZERO,
+    late: Duration::ZERO,
+    compensation: Duration::ZERO,
 };
 
 /// Statements with `$1` name, `$2` lease id, `$3` lease in milliseconds, `$4` how far this node's
-/// clock is ahead, in milliseconds. The first column is the fencing token.
+/// clock is ahead, in milliseconds, `$5` the account whose processes share the lease. The first
+/// column is the fencing token.
 #[derive(Debug, Clone)]
 struct Naive {
     acquire: String,
     heartbeat: String,
     release: String,
+    stall: Stall,
+}
+
+/// What becomes of one in ten requests of a kind: it is answered as unknown, and executed.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Stall {
+    None,
+    /// Any request: before the answer. An acquire without an id is not executed.
+    Harmless,
+    /// A heartbeat or a release: after the answer.
+    Late,
+    /// An acquire without an id: before the answer. The grant is not released.
+    Orphaned,
 }
 
 const SCHEMA: &str = "
     CREATE SEQUENCE naive_fence CACHE 1;
-    CREATE TABLE naive (name text PRIMARY KEY, lease_id uuid, token bigint, expires_at timestamptz);
+    CREATE TABLE naive (name text PRIMARY KEY, lease_id uuid, token bigint, expires_at timestamptz,
+      account bigint);
     CREATE TABLE naive_known (lease_id uuid PRIMARY KEY);
     CREATE TABLE naive_released (lease_id uuid PRIMARY KEY);
     CREATE FUNCTION overtaken() RETURNS bigint LANGUAGE plpgsql AS $$
@@ -60,11 +88,12 @@ const SCHEMA: &str = "
 /// their tokens come into the wrong order there.
 const ACQUIRE: &str = "
     WITH granted AS (
-      INSERT INTO naive AS n (name, lease_id, token, expires_at)
-      SELECT $1, $2, TOKEN, NOW + $3 * interval '1 ms' + 0 * $4 * interval '1 ms'
+      INSERT INTO naive AS n (name, lease_id, token, expires_at, account)
+      SELECT $1, $2, TOKEN, NOW + $3 * interval '1 ms' + 0 * $4 * interval '1 ms', $5::bigint
        WHERE NOT EXISTS (SELECT FROM naive_known WHERE lease_id = $2)
              OR EXISTS (SELECT FROM naive WHERE name = $1 AND lease_id = $2)
-      ON CONFLICT (name) DO UPDATE SET lease_id = $2, expires_at = NOW + $3 * interval '1 ms',
+      ON CONFLICT (name) DO UPDATE SET lease_id = $2, account = $5,
+        expires_at = NOW + $3 * interval '1 ms',
         token = CASE WHEN n.lease_id = $2 THEN n.token ELSE NEW_TOKEN END
       WHERE CASE WHEN n.lease_id = $2 THEN n.expires_at > NOW
                  ELSE n.expires_at <= NOW
@@ -75,7 +104,8 @@ const ACQUIRE: &str = "
 const HEARTBEAT: &str = "
     UPDATE naive SET expires_at
              = clock_timestamp() + $3 * interval '1 ms' + 0 * $4 * interval '1 ms'
-     WHERE name = $1 AND lease_id = $2 AND expires_at > clock_timestamp() RETURNING token";
+     WHERE name = $1 AND (lease_id = $2 OR account = $5::bigint)
+       AND expires_at > clock_timestamp() RETURNING token";
 /// Ends the lease, keeps the row, and remembers the lease id.
 const RELEASE: &str = "
     WITH released AS (ENDING),
@@ -83,11 +113,13 @@ const RELEASE: &str = "
     SELECT token FROM released UNION ALL SELECT 0 FROM naive_released WHERE lease_id = $2";
 const END: &str = "
     UPDATE naive SET expires_at = clock_timestamp() + 0 * $3 * $4 * interval '1 ms'
-     WHERE name = $1 AND lease_id = $2 AND expires_at > clock_timestamp() RETURNING token";
+     WHERE name = $1 AND (lease_id = $2 OR account = $5::bigint)
+       AND expires_at > clock_timestamp() RETURNING token";
 const DELETE: &str = "
     DELETE FROM naive
      WHERE name = $1 AND lease_id = $2
-       AND expires_at > clock_timestamp() + 0 * $3 * $4 * interval '1 ms' RETURNING token";
+       AND expires_at > clock_timestamp() + 0 * $3 * $4 * coalesce($5::bigint, 0) * interval '1 ms'
+    RETURNING token";
 
 impl Naive {
     fn right() -> Naive {
@@ -99,6 +131,7 @@ impl Naive {
             ),
             heartbeat: HEARTBEAT.to_owned(),
             release: RELEASE.replace("ENDING", END),
+            stall: Stall::None,
         }
     }
 }
@@ -116,31 +149,68 @@ struct Nodes {
 }
 
 impl Subject for Nodes {
-    async fn perform(
-        &self,
-        node: usize,
-        operation: Operation,
-        lock: &str,
-        lease_id: Uuid,
-        lease: Duration,
-    ) -> Outcome {
-        let sql = match operation {
-            Operation::Acquire => self.statements.acquire.as_str(),
-            Operation::Heartbeat => self.statements.heartbeat.as_str(),
-            Operation::Release => self.statements.release.as_str(),
-        };
+    async fn perform(&self, node: usize, request: &Request, lease: Duration) -> Outcome {
+        let length = request.length.unwrap_or(lease);
+        let stalls = random_range(0..10) == 0;
+        let is_plain_acquire =
+            request.operation == Operation::Acquire && request.lease_id.is_none();
+        let id = request.lease_id.unwrap_or_else(Uuid::new_v4);
+        match self.statements.stall {
+            Stall::Harmless if stalls => {
+                if !is_plain_acquire {
+                    self.execute(node, request, id, length).await;
+                }
+                Outcome::Unknown
+            }
+            Stall::Late if stalls && request.operation != Operation::Acquire => {
+                let (statement, pool) = (self.statement(request.operation), &self.pools[node]);
+                let query = query(statement, request, id, length, 0.0);
+                let pool = pool.clone();
+                tokio::spawn(async move {
+                    tokio::time::sleep(length / 4).await;
+                    query.fetch_optional(&pool).await.ok();
+                });
+                Outcome::Unknown
+            }
+            Stall::Orphaned if stalls && is_plain_acquire => {
+                self.execute(node, request, id, Duration::from_secs(60))
+                    .await;
+                Outcome::Unknown
+            }
+            _ => self.execute(node, request, id, length).await,
+        }
+    }
+}
+
+type Unsent = QueryScalar<'static, Postgres, i64, PgArguments>;
+
+fn query(statement: &str, request: &Request, id: Uuid, length: Duration, ahead_ms: f64) -> Unsent {
+    sqlx::query_scalar(AssertSqlSafe(statement.to_owned()))
+        .bind(request.lock.clone())
+        .bind(id)
+        .bind(length.as_secs_f64() * 1000.0)
+        .bind(ahead_ms)
+        .bind(request.lease_id.is_none().then_some(request.account))
+}
+
+impl Nodes {
+    fn statement(&self, operation: Operation) -> &str {
+        match operation {
+            Operation::Acquire => &self.statements.acquire,
+            Operation::Heartbeat => &self.statements.heartbeat,
+            Operation::Release => &self.statements.release,
+        }
+    }
+
+    async fn execute(&self, node: usize, request: &Request, id: Uuid, length: Duration) -> Outcome {
+        let operation = request.operation;
         let ahead_ms = if node == 0 {
             0.0
         } else {
-            lease.as_secs_f64() * 500.0
+            length.as_secs_f64() * 500.0
         };
-        let token: sqlx::Result<Option<i64>> = sqlx::query_scalar(AssertSqlSafe(sql.to_owned()))
-            .bind(lock)
-            .bind(lease_id)
-            .bind(lease.as_secs_f64() * 1000.0)
-            .bind(ahead_ms)
-            .fetch_optional(&self.pools[node])
-            .await;
+        let query = query(self.statement(operation), request, id, length, ahead_ms);
+        let token: sqlx::Result<Option<i64>> = query.fetch_optional(&self.pools[node]).await;
         match (operation, token) {
             (_, Err(error)) => {
                 assert!(!matches!(error, sqlx::Error::Database(_)), "{error}");
@@ -150,13 +220,11 @@ impl Subject for Nodes {
             (Operation::Acquire | Operation::Heartbeat, Ok(Some(fencing_token))) => {
                 Outcome::Held { fencing_token }
             }
-            (Operation::Acquire, Ok(None)) => self.refused_or_lost(node, lease_id).await,
+            (Operation::Acquire, Ok(None)) => self.refused_or_lost(node, id).await,
             (Operation::Heartbeat | Operation::Release, Ok(None)) => Outcome::Lost,
         }
     }
-}
 
-impl Nodes {
     async fn refused_or_lost(&self, node: usize, lease_id: Uuid) -> Outcome {
         let known =
             sqlx::query_scalar("SELECT EXISTS (SELECT FROM naive_known WHERE lease_id = $1)")
@@ -203,11 +271,21 @@ async fn assert_caught(mutant: Naive, load: Load, expected: &[&str]) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_service_without_a_bug_passes() {
-    let mut grants = 0;
-    while grants < 200 {
-        let history = history_of(Naive::right(), LOAD).await;
-        history.assert_holds(RULES);
-        grants += history.count(|call| matches!(call.outcome, Outcome::Held { .. }));
+    for (load, stall) in [
+        (LOAD, Stall::None),
+        (SHARED, Stall::None),
+        (SHARED, Stall::Harmless),
+    ] {
+        let mut grants = 0;
+        while grants < 200 {
+            let service = Naive {
+                stall,
+                ..Naive::right()
+            };
+            let history = history_of(service, load).await;
+            history.assert_holds(RULES);
+            grants += history.count(|call| matches!(call.outcome, Outcome::Held { .. }));
+        }
     }
 }
 
@@ -257,7 +335,7 @@ async fn a_release_without_an_owner_check_is_caught() {
     let mutant = Naive {
         release: RELEASE.replace(
             "ENDING",
-            &END.replace("lease_id = $2", "$2::uuid IS NOT NULL"),
+            &END.replace("(lease_id = $2 OR", "($2::uuid IS NOT NULL OR"),
         ),
         ..Naive::right()
     };
@@ -272,7 +350,7 @@ async fn a_release_without_an_owner_check_is_caught() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_heartbeat_without_an_owner_check_is_caught() {
     let mutant = Naive {
-        heartbeat: HEARTBEAT.replace("lease_id = $2", "$2::uuid IS NOT NULL"),
+        heartbeat: HEARTBEAT.replace("(lease_id = $2 OR", "($2::uuid IS NOT NULL OR"),
         ..Naive::right()
     };
     assert_caught(mutant, LOAD, &["several fencing tokens", "acted after it"]).await;
@@ -291,4 +369,60 @@ async fn a_lease_id_that_acquires_twice_is_caught() {
         ..Naive::right()
     };
     assert_caught(mutant, LOAD, &["had ended, and was held again"]).await;
+}
+
+/// Without an id, every process of any account renews and releases.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shared_lease_without_an_account_check_is_caught() {
+    for sql in [HEARTBEAT, END] {
+        assert!(sql.contains("account = $5::bigint"));
+    }
+    let anybody = |sql: &str| {
+        sql.replace(
+            "account = $5::bigint",
+            "account IS NOT NULL AND $5::bigint IS NOT NULL",
+        )
+    };
+    let mutant = Naive {
+        heartbeat: anybody(HEARTBEAT),
+        ..Naive::right()
+    };
+    assert_caught(mutant, SHARED, &["have the same fencing token"]).await;
+    let mutant = Naive {
+        release: RELEASE.replace("ENDING", &anybody(END)),
+        ..Naive::right()
+    };
+    assert_caught(mutant, SHARED, &["two leases at once", "before its time"]).await;
+}
+
+/// The statement of a request that was answered as unknown is executed after the answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_statement_that_lands_after_its_answer_is_caught() {
+    let mutant = Naive {
+        stall: Stall::Late,
+        ..Naive::right()
+    };
+    assert_caught(mutant, SHARED, &["two leases at once", "before its time"]).await;
+}
+
+/// A heartbeat renews by less than it says.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_renewal_that_is_short_is_caught() {
+    let heartbeat = HEARTBEAT.replace("$3 * interval '1 ms'", "$3 / 4 * interval '1 ms'");
+    assert_ne!(heartbeat, HEARTBEAT);
+    let mutant = Naive {
+        heartbeat,
+        ..Naive::right()
+    };
+    assert_caught(mutant, SHARED, &["two leases at once", "before its time"]).await;
+}
+
+/// A grant that was answered as unknown is nobody's, and is not released.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_grant_that_nobody_received_and_nobody_releases_is_caught() {
+    let mutant = Naive {
+        stall: Stall::Orphaned,
+        ..Naive::right()
+    };
+    assert_caught(mutant, SHARED, &["refused while"]).await;
 }

@@ -7,17 +7,16 @@ use std::time::Duration;
 use rand::random_range;
 use uuid::Uuid;
 
-use crate::support::history::{History, Operation, Outcome};
+use crate::support::history::{History, Operation, Outcome, Request};
 
 /// The service under test, or one with a bug put in on purpose, which the checker must find.
 pub(crate) trait Subject: Send + Sync + 'static {
-    /// Performs an operation on one lock through one node.
+    /// Performs a request through one node. Leases whose length the request does not name have that
+    /// of `lease`.
     fn perform(
         &self,
         node: usize,
-        operation: Operation,
-        lock: &str,
-        lease_id: Uuid,
+        request: &Request,
         lease: Duration,
     ) -> impl Future<Output = Outcome> + Send;
 }
@@ -35,6 +34,12 @@ pub(crate) struct Load {
     pub(crate) heartbeats: usize,
     /// The percentage of leases that are forgotten, or remembered when it is too late.
     pub(crate) forgotten: u32,
+    /// The number of accounts. The clients are their processes, in turn.
+    pub(crate) accounts: usize,
+    /// The percentage of leases without an id.
+    pub(crate) without_id: u32,
+    /// True if each request names a length, from a third of the lease's to many times it.
+    pub(crate) own_lengths: bool,
     pub(crate) time: Duration,
 }
 
@@ -52,8 +57,9 @@ pub(crate) async fn run_during(
     let history = Arc::new(History::new());
     let over = Arc::new(AtomicBool::new(false));
     let clients: Vec<_> = (0..load.clients)
-        .map(|_| {
+        .map(|number| {
             let client = Client {
+                account: i64::try_from(number % load.accounts).unwrap() + 1,
                 subject: subject.clone(),
                 history: history.clone(),
                 load,
@@ -75,6 +81,7 @@ pub(crate) async fn run_during(
 }
 
 struct Client<S> {
+    account: i64,
     subject: Arc<S>,
     history: Arc<History>,
     load: Load,
@@ -86,28 +93,30 @@ impl<S: Subject> Client<S> {
     /// request whose outcome is unknown.
     async fn round(&self) {
         let lock = format!("lock-{}", random_range(0..self.load.locks));
-        let lease_id = Uuid::new_v4();
-        let mut outcome = self.perform(Operation::Acquire, &lock, lease_id).await;
+        if random_range(0..100) < self.load.without_id {
+            return self.round_without_id(&lock).await;
+        }
+        let id = Some(Uuid::new_v4());
+        let mut outcome = self.perform(Operation::Acquire, &lock, id).await;
         for _ in 0..3 {
-            if outcome != Outcome::Unknown {
+            if !is_unknown(outcome) {
                 break;
             }
             self.pause().await;
-            outcome = self.perform(Operation::Acquire, &lock, lease_id).await;
+            outcome = self.perform(Operation::Acquire, &lock, id).await;
         }
         match outcome {
             Outcome::Held { .. } => {}
-            // It may have been executed: then this ends the lease, and otherwise the service does
-            // not know of one either.
-            Outcome::Unknown => {
-                self.perform(Operation::Release, &lock, lease_id).await;
+            // It may have been executed, or may yet be: then this ends the lease.
+            Outcome::Unknown | Outcome::Unheard => {
+                self.perform(Operation::Release, &lock, id).await;
                 return;
             }
             _ => return self.pause().await,
         }
         for _ in 0..random_range(0..=self.load.heartbeats) {
             self.pause().await;
-            if self.perform(Operation::Heartbeat, &lock, lease_id).await == Outcome::Lost {
+            if self.perform(Operation::Heartbeat, &lock, id).await == Outcome::Lost {
                 break;
             }
         }
@@ -117,36 +126,69 @@ impl<S: Subject> Client<S> {
             }
             // The client was paused, and still believes that it holds the lock.
             tokio::time::sleep(self.load.lease.mul_f64(1.1)).await;
-            self.perform(Operation::Heartbeat, &lock, lease_id).await;
+            self.perform(Operation::Heartbeat, &lock, id).await;
         } else if random_range(0..20) == 0 {
             // It repeats the acquire of a lease that it has.
-            self.perform(Operation::Acquire, &lock, lease_id).await;
+            self.perform(Operation::Acquire, &lock, id).await;
         }
-        let mut outcome = self.perform(Operation::Release, &lock, lease_id).await;
-        for _ in 0..3 {
-            if outcome != Outcome::Unknown {
-                break;
-            }
-            self.pause().await;
-            outcome = self.perform(Operation::Release, &lock, lease_id).await;
-        }
+        self.release(&lock, id).await;
         // A repetition that was delayed on its way: another client may have the lock now.
         let repeated = [Operation::Acquire, Operation::Heartbeat, Operation::Release];
         if let Some(operation) = repeated.get(random_range(0..8)) {
             self.pause().await;
             self.pause().await;
-            self.perform(*operation, &lock, lease_id).await;
+            self.perform(*operation, &lock, id).await;
         }
     }
 
-    async fn perform(&self, operation: Operation, lock: &str, lease_id: Uuid) -> Outcome {
+    /// A lease without an id, which is its account's: a process that is refused may be told to renew
+    /// or to release it, and one that heard nothing of its grant asks by a heartbeat.
+    async fn round_without_id(&self, lock: &str) {
+        let outcome = self.perform(Operation::Acquire, lock, None).await;
+        let is_refused = outcome == Outcome::Refused;
+        if is_refused && random_range(0..3) > 0 {
+            return self.pause().await;
+        }
+        for _ in 0..random_range(0..=self.load.heartbeats) {
+            self.pause().await;
+            if self.perform(Operation::Heartbeat, lock, None).await == Outcome::Lost {
+                return;
+            }
+        }
+        let is_left_to_others = is_refused && random_range(0..4) > 0;
+        if !is_left_to_others && random_range(0..100) >= self.load.forgotten {
+            self.release(lock, None).await;
+        }
+    }
+
+    /// Releases, and tries again while nothing is known.
+    async fn release(&self, lock: &str, id: Option<Uuid>) {
+        for _ in 0..4 {
+            let outcome = self.perform(Operation::Release, lock, id).await;
+            if !is_unknown(outcome) {
+                break;
+            }
+            self.pause().await;
+        }
+    }
+
+    async fn perform(&self, operation: Operation, lock: &str, lease_id: Option<Uuid>) -> Outcome {
+        let length = self.load.own_lengths.then(|| {
+            let lengths = [1.0 / 3.0, 1.0, 1.0, 2.0, 20.0];
+            self.load
+                .lease
+                .mul_f64(lengths[random_range(0..lengths.len())])
+        });
+        let request = Request {
+            lock: lock.to_owned(),
+            account: self.account,
+            lease_id,
+            operation,
+            length,
+        };
         let node = random_range(0..self.load.nodes);
-        let outcome = self
-            .subject
-            .perform(node, operation, lock, lease_id, self.load.lease);
-        self.history
-            .record(lock, lease_id, operation, outcome)
-            .await
+        let outcome = self.subject.perform(node, &request, self.load.lease);
+        self.history.record(request.clone(), outcome).await
     }
 
     async fn pause(&self) {
@@ -154,4 +196,8 @@ impl<S: Subject> Client<S> {
             tokio::time::sleep(self.load.pause.mul_f64(rand::random())).await;
         }
     }
+}
+
+fn is_unknown(outcome: Outcome) -> bool {
+    matches!(outcome, Outcome::Unknown | Outcome::Unheard)
 }

@@ -15,7 +15,7 @@ use sqlx::postgres::PgConnectOptions;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
-use super::history::{Operation, Outcome};
+use super::history::{Operation, Outcome, Request};
 
 /// Two accounts. Lock rows have no foreign keys: any number is an account.
 pub(crate) const ALICE: i64 = 1;
@@ -121,36 +121,53 @@ impl Node {
         }
     }
 
-    /// Performs one operation of a history for Alice. Its outcome is in the history's words.
-    pub(crate) async fn perform(
-        &self,
-        operation: Operation,
-        name: &str,
-        lease_id: Uuid,
-        lease: Duration,
-    ) -> Outcome {
-        let lease_ms = i32::try_from(lease.as_millis()).unwrap();
-        match operation {
-            Operation::Acquire => match self.acquire(name, lease_id, lease_ms).await {
-                Ok(AcquireOutcome::Granted(lease)) => Outcome::Held {
-                    fencing_token: lease.fencing_token,
-                },
-                Ok(AcquireOutcome::Held) => Outcome::Refused,
-                Ok(AcquireOutcome::LeaseEnded) => Outcome::Lost,
-                Err(error) => unknown(error),
-            },
-            Operation::Heartbeat => match self.heartbeat(name, lease_id).await {
-                Ok(HeartbeatOutcome::Renewed(lease)) => Outcome::Held {
-                    fencing_token: lease.fencing_token,
-                },
-                Ok(HeartbeatOutcome::Lost(_)) => Outcome::Lost,
-                Err(error) => unknown(error),
-            },
-            Operation::Release => match self.release(name, lease_id).await {
-                Ok(ReleaseOutcome::Released) => Outcome::Released,
-                Ok(ReleaseOutcome::Lost(_)) => Outcome::Lost,
-                Err(error) => unknown(error),
-            },
+    /// Performs one request of a history. Its outcome is in the history's words. Leases whose length
+    /// the request does not name have that of `lease`.
+    pub(crate) async fn perform(&self, request: &Request, lease: Duration) -> Outcome {
+        let ms = |length: Duration| i32::try_from(length.as_millis()).unwrap();
+        let Request {
+            lock,
+            account,
+            lease_id,
+            ..
+        } = request;
+        match request.operation {
+            Operation::Acquire => {
+                let acquire = Acquire {
+                    lease_ms: ms(request.length.unwrap_or(lease)),
+                    requested_ms: request.length.map(ms),
+                    ..acquire(*account, lock, *lease_id)
+                };
+                match self.engine.acquire(acquire).await {
+                    Ok(AcquireOutcome::Granted(lease)) => Outcome::Held {
+                        fencing_token: lease.fencing_token,
+                    },
+                    Ok(AcquireOutcome::Held) => Outcome::Refused,
+                    Ok(AcquireOutcome::LeaseEnded) => Outcome::Lost,
+                    Err(error) => unknown(error),
+                }
+            }
+            Operation::Heartbeat => {
+                let heartbeat = Heartbeat {
+                    lease_ms: request.length.map(ms),
+                    ..heartbeat(*account, lock, *lease_id)
+                };
+                match self.engine.heartbeat(heartbeat).await {
+                    Ok(HeartbeatOutcome::Renewed(lease)) => Outcome::Held {
+                        fencing_token: lease.fencing_token,
+                    },
+                    Ok(HeartbeatOutcome::Lost(_)) => Outcome::Lost,
+                    Err(error) => unknown(error),
+                }
+            }
+            Operation::Release => {
+                let release = release(*account, lock, *lease_id);
+                match self.engine.release(release).await {
+                    Ok(ReleaseOutcome::Released) => Outcome::Released,
+                    Ok(ReleaseOutcome::Lost(_)) => Outcome::Lost,
+                    Err(error) => unknown(error),
+                }
+            }
         }
     }
 }

@@ -13,7 +13,7 @@ use rand::random_range;
 use tokio::sync::watch;
 use uuid::Uuid;
 
-use crate::support::history::{History, Operation, Outcome, Rules};
+use crate::support::history::{History, Operation, Outcome, Request, Rules};
 use crate::support::node::{ALICE, Node, acquire, heartbeat, release, unknown};
 use crate::support::prelude::*;
 
@@ -259,7 +259,7 @@ impl Load {
             }
         };
         self.history
-            .record(name, lease_id, operation, response)
+            .record(Request::with_id(name, lease_id, operation), response)
             .await
     }
 
@@ -306,10 +306,7 @@ impl Load {
     pub(super) async fn contradictions(&self, db: &Database) -> Vec<String> {
         let mut wrong = std::mem::take(&mut *self.contradictions.lock().unwrap());
         // No lease lapses, so that no outage lengthens one.
-        wrong.extend(self.history.violations(Rules {
-            lease: LEASE,
-            outage: Duration::ZERO,
-        }));
+        wrong.extend(self.history.violations(Rules::new(LEASE, Duration::ZERO)));
         let rows: Vec<Row> = sqlx::query_as(
             "SELECT l.name, l.lease_id, l.fencing_token, l.expires_at, l.end_reason,
                     lease_is_live(l.expires_at, l.end_reason, greatest(l.lease_ms, l.renewed_ms), c.recent_until,

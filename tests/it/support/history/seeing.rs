@@ -5,15 +5,15 @@ use super::*;
 const RULES: Rules = Rules {
     lease: Duration::from_millis(100),
     outage: Duration::ZERO,
+    late: Duration::from_millis(50),
+    compensation: Duration::from_millis(30),
 };
 
 fn history(calls: &[(u128, Operation, u64, u64, Outcome)]) -> Vec<String> {
     let history = History::new();
     for (id, operation, began, ended, outcome) in calls {
         history.calls.lock().unwrap().push(Call {
-            lock: "l".to_owned(),
-            lease_id: Uuid::from_u128(*id),
-            operation: *operation,
+            request: Request::with_id("l", Uuid::from_u128(*id), *operation),
             began: Duration::from_millis(*began),
             ended: Duration::from_millis(*ended),
             outcome: *outcome,

@@ -5,6 +5,7 @@ INSERT INTO schema_compatibility VALUES (3, '0.1.0');
 ALTER TABLE locks ADD COLUMN renewed_ms integer, ADD COLUMN mark_token bigint;
 COMMENT ON COLUMN locks.renewed_ms IS 'the length that the lease was last renewed with, milliseconds; null: nobody renewed it since the grant';
 COMMENT ON COLUMN locks.mark_token IS 'drawn from lock_fence when a release came before its acquire: an acquire that observed the row before that is retried; means nothing to fencing';
+COMMENT ON COLUMN locks.seen_token IS 'of proposed rows only: the fencing token or mark that the granting statement had observed, and how the lease had ended; means nothing in a stored row';
 COMMENT ON COLUMN locks.lease_ms IS 'the length that the lease was granted with, milliseconds; what a heartbeat without a length of its own renews by';
 COMMENT ON COLUMN locks.end_reason IS '0: live or lapsed, 1: released, 2: broken, 3: lapsed, and its account was told so, 4: no lease, but the mark of a release that came before its acquire';
 ALTER TABLE locks DROP CONSTRAINT locks_end_reason_known;

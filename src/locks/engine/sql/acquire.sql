@@ -6,7 +6,9 @@
 WITH clock AS MATERIALIZED (
   SELECT * FROM lease_clock LIMIT 1
 ), observed AS (
-  SELECT i.*, greatest(l.fencing_token, l.mark_token) AS seen_token, l.lease_ms AS seen_lease_ms,
+  -- The grant, the marks since and the end: while these are what was observed, all of it is.
+  SELECT i.*, greatest(l.fencing_token, l.mark_token) * 8 + l.end_reason AS seen_token,
+         l.lease_ms AS seen_lease_ms,
          l.account_id AS seen_account_id, l.lease_id AS seen_lease_id,
          l.needs_proof AS seen_needs_proof, l.end_reason AS seen_end_reason, e.ended,
          l.lease_id = i.lease_id AND l.account_id = i.account_id AS is_own,
@@ -82,7 +84,7 @@ WITH clock AS MATERIALIZED (
                       THEN CASE WHEN excluded.needs_proof
                                 THEN greatest(excluded.lease_ms, l.renewed_ms)
                                 ELSE l.renewed_ms END END
-  WHERE greatest(l.fencing_token, l.mark_token) = excluded.seen_token
+  WHERE greatest(l.fencing_token, l.mark_token) * 8 + l.end_reason = excluded.seen_token
     AND clock_timestamp() <= $11::timestamptz
     AND CASE WHEN l.lease_id = excluded.lease_id AND l.account_id = excluded.account_id
              THEN l.end_reason = 0

@@ -37,14 +37,18 @@ async fn a_mark_that_is_missed_is_caught() {
     );
     let unread = (
         Kind::Acquire,
-        "WHERE greatest(l.fencing_token, l.mark_token) = excluded.seen_token",
-        "WHERE l.fencing_token = excluded.seen_token",
+        "WHERE greatest(l.fencing_token, l.mark_token) * 8",
+        "WHERE excluded.seen_token / 8 * 8",
     );
     assert_needed(observed_before, &[undrawn, unread]).await;
 
     // The acquire arrives after it, when others have used the lock.
     let arrived_after = async |mut setting: Setting| {
         let (id, between) = (Uuid::new_v4(), Uuid::new_v4());
+        // The row remembers another lease, not the mark.
+        let earlier = Uuid::new_v4();
+        setting.grant(&of("l", earlier)).await;
+        setting.release("l", earlier).await;
         setting
             .session
             .release_under_lock(&[("l", id)], true, any_time())
@@ -96,4 +100,54 @@ async fn a_mark_that_is_missed_is_caught() {
         "CASE WHEN (l.lease_id IS NULL\n",
     );
     assert_needed(held, &[unowned]).await;
+}
+
+/// An acquire has observed a lease that lapsed, and waits for the row, in which a renewal is in its
+/// commit. The release that follows comes first: it, and its repetition, released the lease.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_end_that_is_remembered_wrongly_is_caught() {
+    let kept = async |setting: Setting| {
+        let Setting {
+            db,
+            mut session,
+            mut other,
+        } = setting;
+        let (a, id) = (Uuid::new_v4(), Uuid::new_v4());
+        for (name, id) in [("a", a), ("b", id)] {
+            other.acquire(&[of(name, id)], any_time()).await;
+        }
+        db.execute("UPDATE locks SET expires_at = clock_timestamp() + interval '300 ms'")
+            .await;
+        other.begin().await;
+        other
+            .heartbeat(&heartbeat(ALICE, "b", Some(id)), any_time())
+            .await;
+        let lapsed = "SELECT FROM locks WHERE name = 'b' AND expires_at < clock_timestamp()";
+        until(&db, lapsed).await;
+        let locker = locker_of(&db, "a").await;
+        let batch = [of("a", Uuid::new_v4()), of("b", Uuid::new_v4())];
+        tokio::join!(session.acquire(&batch, any_time()), async {
+            until_waiting(&db, "locks.acquire", 1).await;
+            other.commit().await;
+            let released = other
+                .release(&release(ALICE, "b", Some(id)), any_time())
+                .await;
+            assert!(released.are("b", "done"), "{released:?}");
+            commit(locker).await;
+        });
+        // By this statement or by the next one.
+        session
+            .acquire(&[of("b", Uuid::new_v4())], any_time())
+            .await;
+        let again = session
+            .release(&release(ALICE, "b", Some(id)), any_time())
+            .await;
+        again.are("b", "released")
+    };
+    let from_observation = (
+        Kind::Acquire,
+        "  WHERE greatest(l.fencing_token, l.mark_token) * 8 + l.end_reason = excluded.seen_token",
+        "  WHERE greatest(l.fencing_token, l.mark_token) = excluded.seen_token / 8",
+    );
+    assert_needed(kept, &[from_observation]).await;
 }

@@ -81,10 +81,14 @@ impl Stall {
                 network.answers(Flow::Delay(Duration::from_millis(150)));
             }
             Stall::OldConnections => {
-                network.only_old();
-                network.requests(Flow::Freeze);
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                network.hang_up();
+                for _ in 0..4 {
+                    network.only_old();
+                    network.requests(Flow::Freeze);
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    network.hang_up();
+                    tokio::time::sleep(Duration::from_millis(300)).await;
+                    network.mend();
+                }
             }
             Stall::Lost => {
                 network.answers(Flow::Drop);

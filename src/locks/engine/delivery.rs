@@ -55,7 +55,7 @@ impl Settlement {
                                 tally.add(S::NO_VERDICT, 1);
                                 // A grant that is too short to be answered has no verdict either.
                                 self.retry(Pending {
-                                    in_doubt: true,
+                                    is_in_doubt: true,
                                     ..pending
                                 });
                             }

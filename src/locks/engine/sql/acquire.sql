@@ -59,7 +59,7 @@ WITH clock AS MATERIALIZED (
                                  (SELECT outage_start FROM clock), (SELECT outage_end FROM clock),
                                  (SELECT grace_ms FROM clock))
                       THEN l.expires_at
-                      -- A repetition never shortens: a heartbeat may have lengthened the lease since.
+                      -- A repetition never shortens: a heartbeat may have lengthened it.
                       ELSE greatest(CASE WHEN l.lease_id = excluded.lease_id
                                               AND l.account_id = excluded.account_id
                                          THEN l.expires_at END,

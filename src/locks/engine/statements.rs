@@ -15,7 +15,8 @@
 //!    instant, and only where the row still carries the grant that was observed: its
 //!    `fencing_token` is the observed one. Every grant draws a new one, so nothing that step 1 was
 //!    based on (which lease, whose, what is known to have ended) can have changed. An acquire
-//!    compares the end of the lease as well (`seen_token`), for it remembers that end in step 4. The clock is
+//!    compares the end of the lease as well (`seen_token`), for it remembers that end in step 4.
+//!    The clock is
 //!    read in `SET`, after the wait for the row. A row that the sweeper deleted meanwhile is
 //!    inserted anew, with a fencing token of its own.
 //! 4. `ended_leases`, of an acquire: remembers the lease before, if it had an id of its client's

@@ -15,9 +15,10 @@
 //!    instant, and only where the row still carries the grant that was observed: its
 //!    `fencing_token` is the observed one. Every grant draws a new one, so nothing that step 1 was
 //!    based on (which lease, whose, what is known to have ended) can have changed. An acquire
-//!    compares the end of the lease as well (`seen_token`), for it remembers that end in step 4. The clock is
-//!    read in `SET`, after the wait for the row. A row that the sweeper deleted meanwhile is
-//!    inserted anew, with a fencing token of its own.
+//!    compares the row's whole `lock_version`, which has the marks, the proof and the end of the
+//!    lease as well, for it remembers that end in step 4. The clock is read in `SET`, after the
+//!    wait for the row. A row that the sweeper deleted meanwhile is inserted anew, with a fencing
+//!    token of its own.
 //! 4. `ended_leases`, of an acquire: remembers the lease before, if it had an id of its client's
 //!    choosing, since its row is now another's. `CASE WHEN … IN (SELECT …)` finds the keys that
 //!    were written: it is hashed and evaluated last. As a join it was planned as one scan of the

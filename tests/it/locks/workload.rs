@@ -141,8 +141,8 @@ impl<S: Subject> Client<S> {
         }
     }
 
-    /// A lease without an id, which is its account's: a process that is refused may be told to renew
-    /// or to release it, and one that heard nothing of its grant asks by a heartbeat.
+    /// A lease without an id, which is its account's: a process that is refused may be told to
+    /// renew or to release it, and one that heard nothing of its grant asks by a heartbeat.
     async fn round_without_id(&self, lock: &str) {
         let outcome = self.perform(Operation::Acquire, lock, None).await;
         let is_refused = outcome == Outcome::Refused;

@@ -121,8 +121,8 @@ impl Node {
         }
     }
 
-    /// Performs one request of a history. Its outcome is in the history's words. Leases whose length
-    /// the request does not name have that of `lease`.
+    /// Performs one request of a history. Its outcome is in the history's words. Leases whose
+    /// length the request does not name have that of `lease`.
     pub(crate) async fn perform(&self, request: &Request, lease: Duration) -> Outcome {
         let ms = |length: Duration| i32::try_from(length.as_millis()).unwrap();
         let Request {

@@ -6,7 +6,8 @@
 WITH clock AS MATERIALIZED (
   SELECT * FROM lease_clock LIMIT 1
 ), observed AS (
-  SELECT i.*, lock_version(l.fencing_token, l.mark_token, l.needs_proof, l.end_reason) AS seen_token,
+  SELECT i.*,
+         lock_version(l.fencing_token, l.mark_token, l.needs_proof, l.end_reason) AS seen_token,
          l.lease_ms AS seen_lease_ms,
          l.account_id AS seen_account_id, l.lease_id AS seen_lease_id,
          l.needs_proof AS seen_needs_proof, l.end_reason AS seen_end_reason, e.ended,
@@ -58,7 +59,7 @@ WITH clock AS MATERIALIZED (
                                  (SELECT outage_start FROM clock), (SELECT outage_end FROM clock),
                                  (SELECT grace_ms FROM clock))
                       THEN l.expires_at
-                      -- A repetition never shortens: a heartbeat may have lengthened the lease since.
+                      -- A repetition never shortens: a heartbeat may have lengthened it since.
                       ELSE greatest(CASE WHEN l.lease_id = excluded.lease_id
                                               AND l.account_id = excluded.account_id
                                          THEN l.expires_at END,
@@ -83,7 +84,8 @@ WITH clock AS MATERIALIZED (
                       THEN CASE WHEN excluded.needs_proof
                                 THEN greatest(excluded.lease_ms, l.renewed_ms)
                                 ELSE l.renewed_ms END END
-  WHERE lock_version(l.fencing_token, l.mark_token, l.needs_proof, l.end_reason) = excluded.seen_token
+  WHERE lock_version(l.fencing_token, l.mark_token, l.needs_proof, l.end_reason)
+        = excluded.seen_token
     AND clock_timestamp() <= $11::timestamptz
     AND CASE WHEN l.lease_id = excluded.lease_id AND l.account_id = excluded.account_id
              THEN l.end_reason = 0

@@ -309,7 +309,8 @@ impl Load {
         wrong.extend(self.history.violations(Rules::new(LEASE, Duration::ZERO)));
         let rows: Vec<Row> = sqlx::query_as(
             "SELECT l.name, l.lease_id, l.fencing_token, l.expires_at, l.end_reason,
-                    lease_is_live(l.expires_at, l.end_reason, greatest(l.lease_ms, l.renewed_ms), c.recent_until,
+                    lease_is_live(l.expires_at, l.end_reason,
+                        greatest(l.lease_ms, l.renewed_ms), c.recent_until,
                                   c.open_start, c.outage_start, c.outage_end, c.grace_ms) AS live
                FROM locks l CROSS JOIN lease_clock c",
         )

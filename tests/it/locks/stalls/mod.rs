@@ -144,8 +144,8 @@ impl Nodes {
         pids.join(",")
     }
 
-    /// Waits until the stalled node has done what it had to do about a lock, its compensating release
-    /// included: requests of one lock are in order.
+    /// Waits until the stalled node has done what it had to do about a lock, its compensating
+    /// release included: requests of one lock are in order.
     async fn until_settled(&self, name: &str) {
         eventually("the node answers", async || {
             let request = heartbeat(BOB, name, None);
@@ -164,8 +164,8 @@ impl Nodes {
     async fn remaining_s(&self, name: &str) -> Option<f64> {
         self.db
             .value(&format!(
-                "SELECT (SELECT extract(epoch FROM expires_at - clock_timestamp())::float8 FROM locks
-                          WHERE name = '{name}' AND end_reason = 0)"
+                "SELECT (SELECT extract(epoch FROM expires_at - clock_timestamp())::float8
+                           FROM locks WHERE name = '{name}' AND end_reason = 0)"
             ))
             .await
     }

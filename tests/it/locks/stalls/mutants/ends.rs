@@ -38,7 +38,9 @@ async fn while_it_commits(
 #[tokio::test(flavor = "multi_thread")]
 async fn an_end_that_is_taken_from_a_snapshot_is_caught() {
     const CLAUSE: &str = "needs_proof, end_reason, live,";
-    const FROM_SNAPSHOT: &str = "needs_proof, CASE WHEN live OR end_reason <> 0 THEN end_reason ELSE 3::smallint END, live,";
+    const FROM_SNAPSHOT: &str = "needs_proof, CASE WHEN live OR end_reason <> 0 THEN end_reason
+\
+        ELSE 3::smallint END, live,";
     let released = async |setting: Setting| {
         let send = async |session: &mut Session, id| {
             let request = release(ALICE, "l", Some(id));

@@ -13,7 +13,9 @@ use std::process::{Child, Command, Stdio};
 use sqlx::{Connection, PgConnection};
 use url::Url;
 
+use super::connection::{self, Purpose};
 use super::embedded::Programs;
+use super::identity;
 use super::source::{Source, SourceError};
 use crate::config::DatabaseSettings;
 
@@ -165,8 +167,8 @@ async fn load(
     run(command, "pg_restore", "the database is as it was")?;
     // A node that connected in spite of all while it was restored has looked at what was there
     // before.
-    let mut connection = super::connect(source.options(), super::Purpose::General).await?;
-    super::identity::jump_ahead(&mut connection).await?;
+    let mut connection = connection::connect(source.options(), Purpose::General).await?;
+    identity::jump_ahead(&mut connection).await?;
     connection.close().await?;
     Ok(())
 }
@@ -189,8 +191,8 @@ async fn programs_for(source: &Source, program: &'static str) -> Result<Programs
         .ok_or(BackupError::NoProgram(major, program))
 }
 
-/// One of PostgreSQL's clients, told where the database is. A password goes by the environment:
-/// command lines can be seen.
+/// One of PostgreSQL's client programs for this database. The password goes by the environment,
+/// because other users can see command lines.
 fn client(
     programs: &Programs,
     program: &str,
@@ -227,7 +229,7 @@ fn client(
     command
 }
 
-/// The address without its password and without what only our driver knows.
+/// The URL without its password and without the parameters that only our driver knows.
 fn for_libpq(url: &Url) -> (Url, Option<String>) {
     const KNOWN: [&str; 10] = [
         "host",

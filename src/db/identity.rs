@@ -2,8 +2,8 @@
 //!
 //! A copy of the database can be older than the grants that were answered: a restored backup, or a
 //! standby that was promoted. Its sequence would issue the same fencing tokens again. A row
-//! remembers which cluster and timeline the tokens belong to; whoever connects to another one moves
-//! the sequence 2^32 ahead before anything can be granted.
+//! remembers which cluster and timeline the tokens belong to; a connection to another one moves the
+//! sequence 2^32 ahead before anything can be granted.
 
 use sqlx::{Acquire, PgConnection, PgPool};
 
@@ -22,8 +22,7 @@ pub(super) async fn check(connection: &mut PgConnection) -> sqlx::Result<()> {
     .fetch_one(&mut *connection)
     .await?;
     if state.standby {
-        // Promoted, it would be another database than it says now; whoever connected before that
-        // would never look again.
+        // Its promotion would make it another database, and this connection would not look again.
         return Err(sqlx::Error::Protocol(
             "this PostgreSQL is a standby: connect to the primary".into(),
         ));

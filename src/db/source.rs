@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use sqlx::postgres::PgConnectOptions;
 
-use super::embedded::{Access, Embedded, EmbeddedError, OwnerError, Purpose, settle_in};
+use super::embedded::{Access, Embedded, EmbeddedError, OwnerError, ProcessKind, settle_in};
 use crate::config::{DatabaseSettings, SettingsError};
 
 /// A database to connect to. Where this process runs it, it stops when this is stopped or dropped:
@@ -51,7 +51,7 @@ impl Source {
         }
         let embedded = Embedded::start(
             &settings.data_dir()?,
-            Purpose::Serve,
+            ProcessKind::Service,
             server_connections(settings),
         )?;
         Ok(Self {
@@ -75,7 +75,7 @@ impl Source {
         Ok(
             match Embedded::access(
                 &settings.data_dir()?,
-                Purpose::Command,
+                ProcessKind::Command,
                 server_connections(settings),
             )? {
                 Access::Own(embedded) => Self {

@@ -8,10 +8,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use sha2::{Digest, Sha256};
+use sqlx::postgres::{PgConnectOptions, PgSslMode};
 
+use super::error::EmbeddedError;
+use super::memory;
 use super::owner::make_private_dir;
 use super::programs::Programs;
-use super::{EmbeddedError, memory};
 
 /// The role and the database of the service.
 pub const ROLE: &str = "lockable";
@@ -23,12 +25,12 @@ pub const PORT: u16 = 5432;
 /// counted.
 const LONGEST_SOCKET_PATH: usize = 103;
 
-/// Where things are under a data directory.
+/// The paths of a data directory.
 #[derive(Clone, Debug)]
 pub struct Places {
     /// The data directory.
     pub data_dir: PathBuf,
-    /// PostgreSQL's own folder in it.
+    /// PostgreSQL's own folder in it, `postgres`.
     pub cluster: PathBuf,
     /// The folder of the socket, mode 0700.
     pub sockets: PathBuf,
@@ -55,7 +57,8 @@ impl Places {
         }
     }
 
-    /// Makes the folder of the socket, and makes sure that it is ours: /tmp is everybody's.
+    /// Makes the folder of the socket, and checks that it belongs to this user: anybody may write
+    /// to /tmp.
     pub(super) fn make_socket_dir(&self) -> Result<(), EmbeddedError> {
         make_private_dir(&self.sockets)
             .map_err(EmbeddedError::io("make the socket's folder", &self.sockets))?;
@@ -178,13 +181,25 @@ impl Places {
     }
 }
 
-/// On the socket the operating system says who it is (`peer`), and the map whom that may be. The
-/// folder of the socket is closed to everybody but its owner and root besides.
+impl Places {
+    /// The options to connect as the service's role.
+    pub fn connect_options(&self) -> PgConnectOptions {
+        PgConnectOptions::new_without_pgpass()
+            .socket(&self.sockets)
+            .port(PORT)
+            .username(ROLE)
+            .database(ROLE)
+            .ssl_mode(PgSslMode::Disable)
+    }
+}
+
+/// On the socket the operating system names the user (`peer`), and the map lists that user's roles.
+/// Only its owner and root can enter the folder of the socket.
 const HBA: &str = "# Written by lockable at each start.\nlocal all all peer map=lockable\n";
 
-/// Root and the service's own user may be the service. Its own user may also be the superuser
-/// `postgres`, whom nothing in the service uses: that is for pg_upgrade and repairs, and no new
-/// right, because the files are that user's anyway.
+/// Root and the service's user may take the service's role. The service's user may also take the
+/// superuser role `postgres`, which the service never uses: it is for pg_upgrade and repairs, and
+/// gives no new right, because that user owns the files anyway.
 fn ident(user: &str) -> String {
     let user = user.replace('"', "\"\"");
     let mut map = format!("# Written by lockable at each start.\nlockable root {ROLE}\n");
@@ -221,23 +236,25 @@ fsync = on
 full_page_writes = on
 synchronous_commit = on
 
-# A quarter of this machine's memory, 4 GB at most; of which only so much is used as there are locks to keep in it.
+# A quarter of this machine's memory, 4 GB at most. PostgreSQL fills it only as far as there are
+# locks to keep in it.
 shared_buffers = {shared_buffers_mb}MB
 
-# Every heartbeat is an update. Checkpoints far apart, because after each of them pages are logged whole once; and those
-# compressed, which halves the log.
+# Every heartbeat is an update. Checkpoints are far apart, because the first change of a page
+# after each of them logs the page whole; those pages are compressed, which halves the log.
 max_wal_size = 4GB
 min_wal_size = 128MB
 checkpoint_timeout = 15min
 wal_compression = {compression}
 
-# Updated rows leave dead ones behind within seconds: look for them often, so that the table does not grow.
+# Updates leave dead rows behind within seconds: look for them often, so that the table does not
+# grow.
 autovacuum_naptime = 5s
 
 # Statements are short: compiling them costs more than running them.
 jit = off
 
-# The log goes to the service's. No statement texts in it: they could hold what is nobody's business.
+# The log goes to the service's log. It has no texts of statements: they could hold private data.
 log_destination = 'stderr'
 logging_collector = off
 log_line_prefix = ''
@@ -257,8 +274,7 @@ include_if_exists = '{own}'
     )
 }
 
-/// Asks the program itself: it complains of a value that it does not know before it looks for its
-/// data.
+/// True if this `postgres` knows lz4. It refuses an unknown value before it looks for its data.
 fn built_with_lz4(programs: &Programs) -> bool {
     Command::new(programs.path("postgres"))
         .args([
@@ -273,8 +289,7 @@ fn built_with_lz4(programs: &Programs) -> bool {
         .is_ok_and(|output| !String::from_utf8_lossy(&output.stderr).contains("wal_compression"))
 }
 
-/// Runs a program to its end, with this on its standard input; its words are in the error if it
-/// failed.
+/// Runs a program to its end, with `input` on its standard input. The error has its standard error.
 fn finish(mut command: Command, name: &str, input: &str) -> Result<(), EmbeddedError> {
     let failed = |said: String| EmbeddedError::Program {
         program: name.to_owned(),

@@ -8,8 +8,8 @@ const LEAST_MB: u64 = 128;
 /// Enough for about ten million locks, megabytes.
 const MOST_MB: u64 = 4096;
 
-/// What `shared_buffers` is set to, megabytes: a quarter of the memory, which is what PostgreSQL's
-/// manual suggests to start with.
+/// The value for `shared_buffers`, megabytes: a quarter of the memory, as PostgreSQL's manual
+/// suggests.
 pub(super) fn shared_buffers_mb() -> u64 {
     let known = [of_machine(), of_control_group()]
         .into_iter()
@@ -22,7 +22,7 @@ fn a_quarter_mb(bytes: u64) -> u64 {
     (bytes / MB / 4).clamp(LEAST_MB, MOST_MB)
 }
 
-/// Linux's word for it; elsewhere nothing is known, and the least is taken.
+/// The memory of a Linux machine, bytes; `None` on other systems.
 fn of_machine() -> Option<u64> {
     total(&fs::read_to_string("/proc/meminfo").ok()?)
 }

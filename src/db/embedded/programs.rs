@@ -9,7 +9,7 @@ pub const OLDEST_MAJOR: u32 = 14;
 /// One installation of PostgreSQL's programs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Programs {
-    /// The folder they are in.
+    /// Their folder.
     pub bin: PathBuf,
     /// Their major version, such as 15.
     pub major: u32,

@@ -1,6 +1,7 @@
 //! The service: the router and the whole middleware stack in one place, listeners, TLS, shutdown.
 
 mod health;
+mod init;
 pub mod listener;
 mod signals;
 mod telemetry;
@@ -21,11 +22,12 @@ use crate::api::problem::{Code, ProblemWriter};
 use crate::api::{self, Api};
 use crate::app::App;
 use crate::config::Settings;
-use crate::db::{Source, migrate};
+use crate::db::{Source, children, migrate};
 use crate::mail::{MailSettings, Mailer};
 use crate::transport::{Edge, Front, GuardLayer, TrustedProxies, note_route};
 use crate::{jobs, outages, web};
 use health::Readiness;
+pub(crate) use init::{is_first_process, run_as_first_process};
 use signals::StopSignals;
 use tls::Tls;
 
@@ -44,6 +46,7 @@ pub const DEADLINE: Duration = Duration::from_secs(10);
 /// # Errors
 /// If it cannot start, or cannot stop in order.
 pub fn serve(settings: Settings) -> anyhow::Result<()> {
+    let _descriptors = children::raise_descriptor_limit().context("the limit of descriptors")?;
     // Ports and keys may need root's rights, which opening the database gives up for good.
     let listener = listener::bind("--listen", settings.listen)?;
     let metrics_listener = listener::bind("--metrics-listen", settings.metrics_listen)?;

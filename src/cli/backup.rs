@@ -13,7 +13,7 @@ use crate::db::backup;
 #[derive(Args, Debug)]
 pub(super) struct BackupArgs {
     #[command(flatten)]
-    database: DatabaseSettings,
+    pub(super) database: DatabaseSettings,
     /// The file to write; an older file of this name is replaced when the new one is complete
     file: PathBuf,
     /// Print what was written as JSON
@@ -25,7 +25,7 @@ pub(super) struct BackupArgs {
 #[derive(Args, Debug)]
 pub(super) struct RestoreArgs {
     #[command(flatten)]
-    database: DatabaseSettings,
+    pub(super) database: DatabaseSettings,
     /// A file that `lockable backup` wrote
     file: PathBuf,
     /// Replace what is in the database, if it is not empty

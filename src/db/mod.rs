@@ -2,6 +2,7 @@
 
 pub mod backup;
 pub mod changes;
+pub mod children;
 mod connection;
 pub mod embedded;
 mod errors;

@@ -47,9 +47,18 @@ pub enum EmbeddedError {
         "{0} belongs to somebody else; the socket would go there because the data directory's path is too long: choose a shorter --data-dir"
     )]
     SocketDirTaken(PathBuf),
-    /// PostgreSQL's settings cannot name the place.
-    #[error("the path {0:?} is not UTF-8: choose another --data-dir")]
-    NotUtf8(PathBuf),
+    /// PostgreSQL's settings and tools cannot name the place.
+    #[error(
+        "the path {0:?} is not UTF-8, or has a line break or another control character in it: \
+         choose another --data-dir"
+    )]
+    UnusablePath(PathBuf),
+    /// Another process runs this cluster, which it reaches by another data directory.
+    #[error(
+        "the cluster {0} is in use by another lockable, with another data directory that leads to \
+         it: stop that one, or choose another place with --data-dir"
+    )]
+    ClusterInUse(PathBuf),
     /// A PostgreSQL from before does not go away.
     #[error(
         "a PostgreSQL (process {pid}) from before still runs on {cluster} and does not stop: stop it, then try again"

@@ -10,6 +10,7 @@ use std::process::{Command, Stdio};
 use sha2::{Digest, Sha256};
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 
+use super::super::children;
 use super::error::EmbeddedError;
 use super::memory;
 use super::owner::make_private_dir;
@@ -30,7 +31,7 @@ const LONGEST_SOCKET_PATH: usize = 103;
 pub struct Places {
     /// The data directory.
     pub data_dir: PathBuf,
-    /// PostgreSQL's own folder in it, `postgres`.
+    /// PostgreSQL's own folder: `postgres` in the data directory, or the folder that this links to.
     pub cluster: PathBuf,
     /// The folder of the socket, mode 0700.
     pub sockets: PathBuf,
@@ -40,21 +41,31 @@ pub struct Places {
 
 impl Places {
     /// The places under this data directory.
-    pub fn new(data_dir: &Path) -> Self {
-        let data_dir = fs::canonicalize(data_dir).unwrap_or_else(|_| data_dir.to_path_buf());
+    ///
+    /// # Errors
+    /// Where PostgreSQL could not be told of one of them.
+    pub fn new(data_dir: &Path) -> Result<Self, EmbeddedError> {
+        let real = |path: &Path| fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
+        let data_dir = real(data_dir);
+        let cluster = real(&data_dir.join("postgres"));
+        for path in [&data_dir, &cluster] {
+            check_path(path)?;
+        }
         let mut sockets = data_dir.join("run");
         let longest = format!("/.s.PGSQL.{PORT}").len() + sockets.as_os_str().len();
-        if longest > LONGEST_SOCKET_PATH {
+        // These have a meaning where PostgreSQL and its clients list folders of sockets.
+        let is_listable = !sockets.to_string_lossy().contains([',', '"', '\'', '\\']);
+        if longest > LONGEST_SOCKET_PATH || !is_listable {
             // A short place that every command works out the same way from the data directory.
             let digest = hex::encode(Sha256::digest(data_dir.as_os_str().as_encoded_bytes()));
             sockets = PathBuf::from(format!("/tmp/lockable-{}", &digest[..16]));
         }
-        Self {
-            cluster: data_dir.join("postgres"),
+        Ok(Self {
             lock: data_dir.join("lockable.lock"),
+            cluster,
             sockets,
             data_dir,
-        }
+        })
     }
 
     /// Makes the folder of the socket, and checks that it belongs to this user: anybody may write
@@ -79,7 +90,12 @@ impl Places {
                 .parse()
                 .map(Some)
                 .map_err(|_| EmbeddedError::NoCluster(self.cluster.clone())),
-            Err(error) if error.kind() == io::ErrorKind::NotFound && self.cluster.exists() => {
+            // Also a link to a folder that is not there: its disk may only be not mounted yet, and
+            // a new cluster would have forgotten all locks.
+            Err(error)
+                if error.kind() == io::ErrorKind::NotFound
+                    && fs::symlink_metadata(&self.cluster).is_ok() =>
+            {
                 Err(EmbeddedError::NoCluster(self.cluster.clone()))
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -144,17 +160,12 @@ impl Places {
             let file = cluster.join(name);
             fs::write(&file, text).map_err(EmbeddedError::io("write", &file))
         };
-        let utf8 = |path: &Path| {
-            path.to_str()
-                .map(str::to_owned)
-                .ok_or_else(|| EmbeddedError::NotUtf8(path.to_path_buf()))
-        };
-        let own = self.data_dir.join("postgresql.conf");
+        let operators = self.data_dir.join("postgresql.conf");
         write(
             "postgresql.conf",
             &postgresql_conf(
-                &utf8(&self.sockets)?,
-                &utf8(&own)?,
+                check_path(&self.sockets)?,
+                check_path(&operators)?,
                 programs,
                 max_connections,
             ),
@@ -165,15 +176,14 @@ impl Places {
 
     /// One of PostgreSQL's programs, with an environment and a folder that suit it.
     pub(super) fn command(&self, programs: &Programs, program: &str) -> Command {
-        let mut command = Command::new(programs.path(program));
+        let mut command = children::command(programs.path(program));
         command
             .current_dir(&self.data_dir)
             .env("HOME", &self.data_dir)
             .env("LC_ALL", "C")
             .env("TZ", "UTC");
         for (name, _) in std::env::vars_os() {
-            // PGHOST, PGDATA, PGOPTIONS...: meant for another PostgreSQL.
-            if name.to_string_lossy().starts_with("PG") {
+            if children::is_postgres_variable(&name) {
                 command.env_remove(name);
             }
         }
@@ -189,6 +199,7 @@ impl Places {
             .port(PORT)
             .username(ROLE)
             .database(ROLE)
+            .application_name("lockable")
             .ssl_mode(PgSslMode::Disable)
     }
 }
@@ -209,10 +220,26 @@ fn ident(user: &str) -> String {
     map
 }
 
-fn postgresql_conf(sockets: &str, own: &str, programs: &Programs, max_connections: u32) -> String {
-    let quoted = |text: &str| text.replace('\'', "''");
+/// The path as text that PostgreSQL's settings can hold.
+fn check_path(path: &Path) -> Result<&str, EmbeddedError> {
+    path.to_str()
+        .filter(|text| !text.contains(char::is_control))
+        .ok_or_else(|| EmbeddedError::UnusablePath(path.to_path_buf()))
+}
+
+/// A value of `postgresql.conf` in quotes.
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
+}
+
+fn postgresql_conf(
+    sockets: &str,
+    operators: &str,
+    programs: &Programs,
+    max_connections: u32,
+) -> String {
     let socket_list = quoted(&format!("\"{}\"", sockets.replace('"', "\"\"")));
-    let own = quoted(own);
+    let include = quoted(operators);
     // lz4 came with 15, if the package was built with it; pglz is there always, at more processor
     // time.
     let compression = if built_with_lz4(programs) {
@@ -222,11 +249,12 @@ fn postgresql_conf(sockets: &str, own: &str, programs: &Programs, max_connection
     };
     let shared_buffers_mb = memory::shared_buffers_mb();
     format!(
-        "# Written by lockable at each start. Your own settings go to {own}, which is read last.
+        "# Written by lockable at each start. Your own settings go to
+# {operators}, which is read last.
 
 # Reached through the Unix socket only, in a folder that is closed to others.
 listen_addresses = ''
-unix_socket_directories = '{socket_list}'
+unix_socket_directories = {socket_list}
 unix_socket_permissions = 0700
 port = {PORT}
 max_connections = {max_connections}
@@ -269,14 +297,14 @@ lc_messages = 'C'
 cluster_name = 'lockable'
 restart_after_crash = on
 
-include_if_exists = '{own}'
+include_if_exists = {include}
 "
     )
 }
 
 /// True if this `postgres` knows lz4. It refuses an unknown value before it looks for its data.
 fn built_with_lz4(programs: &Programs) -> bool {
-    Command::new(programs.path("postgres"))
+    children::command(programs.path("postgres"))
         .args([
             "--single",
             "-D",
@@ -316,4 +344,30 @@ fn finish(mut command: Command, name: &str, input: &str) -> Result<(), EmbeddedE
         output.status,
         String::from_utf8_lossy(&output.stderr).trim_end()
     )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_quoted_or_refused() {
+        assert_eq!(quoted(r"/a'b\c"), r"'/a''b\\c'");
+        for plain in [
+            "/var/lib/lockable",
+            "/data/it's",
+            r"/data/back\slash",
+            "/data/\"x\", y",
+        ] {
+            assert_eq!(check_path(Path::new(plain)).unwrap(), plain);
+        }
+        for wrong in [
+            "/data/\nfsync = off",
+            "/data/\r",
+            "/data/\t",
+            "/data/\u{7f}",
+        ] {
+            assert!(check_path(Path::new(wrong)).is_err(), "{wrong:?}");
+        }
+    }
 }

@@ -10,6 +10,9 @@ use super::error::EmbeddedError;
 /// How long to wait for another command to finish with the cluster.
 const WAIT_FOR_COMMANDS: Duration = Duration::from_secs(60);
 
+/// How long to wait for a process that reaches the same cluster by another data directory.
+const WAIT_FOR_CLUSTER: Duration = Duration::from_secs(3);
+
 /// The kind of process that runs the cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProcessKind {
@@ -52,6 +55,24 @@ pub(super) fn take(path: &Path, kind: ProcessKind) -> Result<Option<File>, Embed
             }
             Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(50)),
             Err(TryLockError::Error(error)) => return Err(EmbeddedError::io("lock", path)(error)),
+        }
+    }
+}
+
+/// Takes the lock of the folder that PostgreSQL's data is in.
+pub(super) fn take_cluster(cluster: &Path) -> Result<File, EmbeddedError> {
+    let folder = File::open(cluster).map_err(EmbeddedError::io("open", cluster))?;
+    let deadline = Instant::now() + WAIT_FOR_CLUSTER;
+    loop {
+        match folder.try_lock() {
+            Ok(()) => return Ok(folder),
+            Err(TryLockError::WouldBlock) if Instant::now() > deadline => {
+                return Err(EmbeddedError::ClusterInUse(cluster.to_path_buf()));
+            }
+            Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(50)),
+            Err(TryLockError::Error(error)) => {
+                return Err(EmbeddedError::io("lock", cluster)(error));
+            }
         }
     }
 }

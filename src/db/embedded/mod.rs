@@ -23,6 +23,7 @@ pub use lock::ProcessKind;
 pub use owner::{OwnerError, settle_in};
 pub use programs::{OLDEST_MAJOR, Programs};
 
+use super::children;
 use postmaster::Postmaster;
 use recovery::ready_process;
 
@@ -37,6 +38,8 @@ pub struct Embedded {
     /// Held as long as the cluster runs; the system lets go of it when the process ends, however
     /// that happens.
     lock: File,
+    /// Held beside it: the clusters of two data directories can be the same, by a link.
+    _cluster_lock: File,
 }
 
 /// How this process comes to the embedded cluster.
@@ -78,14 +81,17 @@ impl Embedded {
         kind: ProcessKind,
         max_connections: u32,
     ) -> Result<Access, EmbeddedError> {
+        // Before anything is made there.
+        Places::new(data_dir)?;
         let user = settle_in(data_dir)?;
-        let places = Places::new(data_dir);
+        let places = Places::new(data_dir)?;
         let Some(lock) = lock::take(&places.lock, kind)? else {
             if kind == ProcessKind::Command {
                 wait_until_ready(&places);
             }
             return Ok(Access::Running(places));
         };
+        children::close_foreign_descriptors();
         let programs = choose_programs(&places)?;
         places.make_socket_dir()?;
         if places.cluster_major()?.is_none() {
@@ -96,6 +102,7 @@ impl Embedded {
             );
             places.make_cluster(&programs, &user)?;
         }
+        let cluster_lock = lock::take_cluster(&places.cluster)?;
         places.configure(&places.cluster, &programs, &user, max_connections)?;
         let postmaster = Postmaster::start(places.clone(), programs.clone())?;
         if kind == ProcessKind::Service {
@@ -110,6 +117,7 @@ impl Embedded {
             places,
             postmaster: Some(postmaster),
             lock,
+            _cluster_lock: cluster_lock,
         }))
     }
 

@@ -134,15 +134,20 @@ pub fn settle_in(data_dir: &Path) -> Result<String, OwnerError> {
 /// `--data-dir /tmp` may not.
 fn is_ours_or_empty(data_dir: &Path) -> bool {
     const OURS: [&str; 3] = ["lockable.lock", "postgres", "outbox"];
-    // What an operator prepares, and what a volume of its own has.
+    !data_dir.exists()
+        || OURS
+            .iter()
+            .any(|name| data_dir.join(name).symlink_metadata().is_ok())
+        || is_empty(data_dir)
+}
+
+/// True if nothing is in the folder but what an operator prepares and what a volume of its own has.
+fn is_empty(data_dir: &Path) -> bool {
     const ALLOWED: [&str; 2] = ["postgresql.conf", "lost+found"];
-    let Ok(entries) = std::fs::read_dir(data_dir) else {
-        return true;
-    };
-    OURS.iter().any(|name| data_dir.join(name).exists())
-        || entries
-            .flatten()
-            .all(|entry| ALLOWED.iter().any(|name| entry.file_name() == *name))
+    let entries = std::fs::read_dir(data_dir).into_iter().flatten().flatten();
+    entries
+        .map(|entry| entry.file_name())
+        .all(|name| ALLOWED.iter().any(|allowed| name == *allowed))
 }
 
 /// Whom root becomes for this data: its owner if that is somebody; for new data (or a fresh folder
@@ -151,8 +156,7 @@ fn user_for(data_dir: &Path) -> Result<User, OwnerError> {
     let Ok(meta) = std::fs::metadata(data_dir) else {
         return candidate();
     };
-    let empty = std::fs::read_dir(data_dir).is_ok_and(|mut entries| entries.next().is_none());
-    if meta.uid() == 0 && empty {
+    if meta.uid() == 0 && is_empty(data_dir) {
         return candidate();
     }
     let owner = User::from_uid(meta.uid().into()).ok().flatten();
@@ -193,6 +197,24 @@ fn become_user(user: &User) -> Result<(), OwnerError> {
     Ok(())
 }
 
+/// Makes the folders above a directory. Root's are open to the user that root becomes, whatever the
+/// umask is; anybody else's are as the umask says.
+fn make_parents(dir: &Path) -> io::Result<()> {
+    if dir.as_os_str().is_empty() || dir.is_dir() {
+        return Ok(());
+    }
+    if let Some(parent) = dir.parent() {
+        make_parents(parent)?;
+    }
+    match std::fs::create_dir(dir) {
+        Ok(()) if geteuid().is_root() => {
+            std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o755))
+        }
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => Ok(()),
+        outcome => outcome,
+    }
+}
+
 /// Makes a directory with mode 0700; one that is there already keeps its mode unless others may
 /// enter it.
 ///
@@ -200,7 +222,7 @@ fn become_user(user: &User) -> Result<(), OwnerError> {
 /// What the system says.
 pub(super) fn make_private_dir(dir: &Path) -> io::Result<()> {
     if let Some(parent) = dir.parent() {
-        std::fs::create_dir_all(parent)?;
+        make_parents(parent)?;
     }
     match std::fs::DirBuilder::new().mode(0o700).create(dir) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {

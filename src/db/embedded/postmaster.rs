@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use super::super::children;
 use super::error::EmbeddedError;
 use super::files::Places;
 use super::programs::Programs;
@@ -271,7 +272,7 @@ impl Running {
 /// At end of file of the pipe that only this process can write to, interrupts PostgreSQL: a fast,
 /// clean shutdown.
 fn watch(postgres: &Child) -> std::io::Result<Child> {
-    Command::new("/bin/sh")
+    children::command("/bin/sh")
         .arg("-c")
         .arg("read line || kill -INT \"$1\"")
         .args(["lockable-watchdog", &postgres.id().to_string()])

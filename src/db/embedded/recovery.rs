@@ -1,6 +1,7 @@
 //! The traces of a PostgreSQL in its data folder: whether it takes connections, and what is left of
 //! one whose service was killed.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -26,9 +27,9 @@ pub(super) fn ready_process(cluster: &Path) -> Option<Pid> {
     (lines.nth(6)?.trim() == "ready").then(|| Pid::from_raw(pid))
 }
 
-/// What is left of a service that was killed: a PostgreSQL on this cluster that is about to stop
-/// (its watchdog told it so) is told again and waited for; the file of one that is gone is removed
-/// if its number is somebody else's by now, which PostgreSQL itself would take for a running one.
+/// Ends what is left of a service that was killed. A PostgreSQL that still runs on this cluster (its
+/// watchdog has told it to stop) is told again and waited for. A lock file whose process id belongs
+/// to another process by now is removed, because PostgreSQL would take that one for a server.
 pub(super) fn stop_orphan(cluster: &Path) -> Result<(), EmbeddedError> {
     let file = cluster.join("postmaster.pid");
     let Ok(text) = std::fs::read_to_string(&file) else {
@@ -42,14 +43,19 @@ pub(super) fn stop_orphan(cluster: &Path) -> Result<(), EmbeddedError> {
     else {
         return Ok(());
     };
-    if !is_postgres_on(pid, cluster) {
-        tracing::info!(pid, "removing the lock file of a PostgreSQL that is gone");
-        return match std::fs::remove_file(&file) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(EmbeddedError::io("remove", &file)(error))
-            }
-            _ => Ok(()),
-        };
+    match Owner::of(pid, cluster) {
+        // PostgreSQL decides by itself, and rather refuses to start than run twice.
+        Owner::Unknown => return Ok(()),
+        Owner::Another => {
+            tracing::info!(pid, "removing the lock file of a PostgreSQL that is gone");
+            return match std::fs::remove_file(&file) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    Err(EmbeddedError::io("remove", &file)(error))
+                }
+                _ => Ok(()),
+            };
+        }
+        Owner::Postgres => {}
     }
     tracing::warn!(
         pid,
@@ -62,7 +68,7 @@ pub(super) fn stop_orphan(cluster: &Path) -> Result<(), EmbeddedError> {
         let _ = kill(Pid::from_raw(pid), signal);
         let deadline = Instant::now() + patience;
         while Instant::now() < deadline {
-            if !is_postgres_on(pid, cluster) {
+            if Owner::of(pid, cluster) != Owner::Postgres {
                 return Ok(());
             }
             std::thread::sleep(POLL_INTERVAL);
@@ -74,25 +80,68 @@ pub(super) fn stop_orphan(cluster: &Path) -> Result<(), EmbeddedError> {
     })
 }
 
-/// Whether this process is a PostgreSQL server that runs on this cluster.
-fn is_postgres_on(pid: i32, cluster: &Path) -> bool {
-    // Permission denied is somebody else's process, so not ours; a zombie has no folder and no
-    // command line any more.
-    let proc = Path::new("/proc").join(pid.to_string());
-    if Path::new("/proc/self").exists() {
-        let is_postgres = std::fs::read(proc.join("cmdline"))
-            .is_ok_and(|line| String::from_utf8_lossy(&line).contains("postgres"));
-        // A postmaster works in its data directory.
-        return is_postgres
-            && std::fs::read_link(proc.join("cwd")).is_ok_and(|folder| folder == cluster);
+/// The process whose id stands in a lock file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Owner {
+    /// A PostgreSQL server that runs on the cluster.
+    Postgres,
+    /// Certainly not that: there is no such process, or another one has its id by now.
+    Another,
+    /// A process that cannot be looked into.
+    Unknown,
+}
+
+impl Owner {
+    fn of(pid: i32, cluster: &Path) -> Self {
+        if kill(Pid::from_raw(pid), None) == Err(nix::Error::ESRCH) {
+            return Self::Another;
+        }
+        if Path::new("/proc/self").exists() {
+            Self::by_proc(&Path::new("/proc").join(pid.to_string()), cluster)
+        } else {
+            Self::by_ps(pid, cluster)
+        }
     }
-    let output = Command::new("ps")
-        .args(["-o", "args=", "-p", &pid.to_string()])
-        .output();
-    output.is_ok_and(|output| {
-        let line = String::from_utf8_lossy(&output.stdout);
-        line.contains("postgres") && line.contains(&*cluster.to_string_lossy())
-    })
+
+    /// A postmaster works in its data folder. Folders are compared as the file system identifies
+    /// them: one may have several paths, by links and by mounts.
+    fn by_proc(process: &Path, cluster: &Path) -> Self {
+        let Ok(line) = std::fs::read(process.join("cmdline")) else {
+            return Self::Unknown;
+        };
+        // A process that has ended, and is not waited for, has no command line any more.
+        let program = line.split(|byte| *byte == 0).next().unwrap_or_default();
+        let name = program.rsplit(|byte| *byte == b'/').next();
+        if name != Some(b"postgres") {
+            return Self::Another;
+        }
+        let identity = |folder: &Path| {
+            let meta = std::fs::metadata(folder).ok()?;
+            Some((meta.dev(), meta.ino()))
+        };
+        match (identity(&process.join("cwd")), identity(cluster)) {
+            (Some(here), Some(there)) if here == there => Self::Postgres,
+            (Some(_), Some(_)) => Self::Another,
+            _ => Self::Unknown,
+        }
+    }
+
+    fn by_ps(pid: i32, cluster: &Path) -> Self {
+        let output = Command::new("ps")
+            .args(["-o", "args=", "-p", &pid.to_string()])
+            .output();
+        match output {
+            Ok(output) => {
+                let line = String::from_utf8_lossy(&output.stdout);
+                if line.contains("postgres") && line.contains(&*cluster.to_string_lossy()) {
+                    Self::Postgres
+                } else {
+                    Self::Another
+                }
+            }
+            Err(_) => Self::Unknown,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -102,8 +151,35 @@ mod tests {
     #[test]
     fn only_a_postgres_on_this_cluster_is_one() {
         let me = i32::try_from(std::process::id()).unwrap();
-        assert!(!is_postgres_on(me, Path::new("/")));
-        assert!(!is_postgres_on(i32::MAX, Path::new("/")));
+        assert_eq!(Owner::of(me, Path::new("/")), Owner::Another);
+        assert_eq!(Owner::of(i32::MAX, Path::new("/")), Owner::Another);
+    }
+
+    #[test]
+    fn a_cluster_is_known_by_every_path_and_a_closed_process_by_none() {
+        // The folder of a process, as the kernel shows it.
+        let process = tempfile::tempdir().unwrap();
+        let data = tempfile::tempdir().unwrap();
+        let (real, other) = (data.path().join("real"), data.path().join("other"));
+        let link = data.path().join("link");
+        std::fs::create_dir(&real).unwrap();
+        std::fs::create_dir(&other).unwrap();
+        std::os::unix::fs::symlink(&real, &link).unwrap();
+        let cmdline = process.path().join("cmdline");
+        std::fs::write(&cmdline, "/usr/bin/postgres\0-D\0/x\0").unwrap();
+        let of = |cluster: &Path| Owner::by_proc(process.path(), cluster);
+        // Not to be seen where it works: nothing is taken for granted.
+        assert_eq!(of(&real), Owner::Unknown);
+        std::os::unix::fs::symlink(&real, process.path().join("cwd")).unwrap();
+        assert_eq!(of(&real), Owner::Postgres);
+        assert_eq!(of(&link), Owner::Postgres);
+        assert_eq!(of(&other), Owner::Another);
+        std::fs::write(&cmdline, "vi\0postgres.conf\0").unwrap();
+        assert_eq!(of(&real), Owner::Another);
+        std::fs::write(&cmdline, "").unwrap();
+        assert_eq!(of(&real), Owner::Another);
+        std::fs::remove_file(&cmdline).unwrap();
+        assert_eq!(of(&real), Owner::Unknown);
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod client_requests;
 mod client_waiting;
 mod client_world;
 mod embedded;
+mod environment;
 mod nodes;
 mod settings;
 mod tls;

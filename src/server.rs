@@ -4,7 +4,7 @@ mod health;
 mod init;
 pub mod listener;
 mod signals;
-mod telemetry;
+pub(crate) mod telemetry;
 mod tls;
 
 use std::net::SocketAddr;

@@ -11,6 +11,7 @@ mod client_waiting;
 mod client_world;
 mod embedded;
 mod environment;
+mod log;
 mod nodes;
 mod settings;
 mod tls;

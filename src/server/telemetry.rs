@@ -10,6 +10,7 @@ use axum::routing::get;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use sqlx::PgPool;
 
+use super::connections;
 use crate::transport::edge;
 
 /// The gauge of the pool's connections.
@@ -49,6 +50,7 @@ pub(super) fn record() -> anyhow::Result<PrometheusHandle> {
         "Lines of the log that were dropped because it was not read, or not written"
     );
     metrics::counter!(LOG_LINES_DROPPED).increment(0);
+    connections::metric::describe();
     Ok(HANDLE.get_or_init(|| handle).clone())
 }
 

@@ -13,7 +13,7 @@ use nix::unistd::{Pid, Uid};
 use super::embedded::watchdog_of;
 use super::{DataDir, failed, is_running, succeeded};
 use crate::support::prelude::*;
-use crate::support::process::lockable;
+use crate::support::process::{lockable, lockable_after};
 
 /// Moves the cluster to another folder of the same owner and leaves a link.
 fn move_cluster(data: &DataDir, to: &Path) {
@@ -216,13 +216,10 @@ async fn folders_above_can_be_passed_whatever_the_umask_is() {
     let data = DataDir::new();
     std::fs::set_permissions(data.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
     let folder = data.path().join("srv/lockable/data");
-    let mut command = Command::new("/bin/sh");
+    let mut command = lockable_after("umask 077");
     command
-        .args(["-c", "umask 077; exec \"$0\" \"$@\""])
-        .arg(lockable().get_program())
         .args(["admin", "account", "list", "--data-dir"])
-        .arg(&folder)
-        .env_remove("DATABASE_URL");
+        .arg(&folder);
     succeeded(&command.output().unwrap());
     let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode(&folder), 0o700);

@@ -9,6 +9,7 @@ mod client_outputs;
 mod client_requests;
 mod client_waiting;
 mod client_world;
+mod connections;
 mod embedded;
 mod environment;
 mod log;

@@ -4,7 +4,7 @@
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::signal::{Signal, kill};
@@ -243,6 +243,16 @@ fn children_of(parent: Pid) -> Vec<(Pid, char)> {
         .collect()
 }
 
+/// `unshare` and the processes that it started. Killed when dropped.
+struct Container(Child);
+
+impl Drop for Container {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn as_the_first_process_of_a_container_it_reaps_orphans_and_takes_signals() {
     let unshare = ["--pid", "--fork", "--mount-proc", "--kill-child"];
@@ -265,9 +275,9 @@ async fn as_the_first_process_of_a_container_it_reaps_orphans_and_takes_signals(
         .arg("--data-dir")
         .arg(data.path())
         .env_remove("DATABASE_URL");
-    let mut container = command.stderr(Stdio::piped()).spawn().unwrap();
-    let outside = Pid::from_raw(i32::try_from(container.id()).unwrap());
-    let mut log = BufReader::new(container.stderr.take().unwrap()).lines();
+    let mut container = Container(command.stderr(Stdio::piped()).spawn().unwrap());
+    let outside = Pid::from_raw(i32::try_from(container.0.id()).unwrap());
+    let mut log = BufReader::new(container.0.stderr.take().unwrap()).lines();
     let started = log.any(|line| line.unwrap().contains("listening"));
     assert!(started, "it does not start");
     std::thread::spawn(move || log.for_each(drop));
@@ -287,6 +297,6 @@ async fn as_the_first_process_of_a_container_it_reaps_orphans_and_takes_signals(
     })
     .await;
     kill(first, Signal::SIGTERM).unwrap();
-    let status = eventually("it stops", async || container.try_wait().unwrap()).await;
+    let status = eventually("it stops", async || container.0.try_wait().unwrap()).await;
     assert_eq!(status.code(), Some(0), "a stop in order");
 }

@@ -213,9 +213,12 @@ async fn a_certificate_by_pipe_is_read_once() {
         folder.path().join("cert.fifo"),
         folder.path().join("key.fifo"),
     );
+    // Also for the user that the service becomes.
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let mut writers = Vec::new();
     for (fifo, pem) in [(&certificate, &pair.certificate), (&key, &pair.key)] {
         nix::unistd::mkfifo(fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        fs::set_permissions(fifo, fs::Permissions::from_mode(0o644)).unwrap();
         let (fifo, pem) = (fifo.clone(), pem.clone());
         writers.push(std::thread::spawn(move || fs::write(fifo, pem).unwrap()));
     }

@@ -65,7 +65,8 @@ async fn prepare_session(connection: &mut PgConnection, purpose: Purpose) -> sql
         connection
             .execute(
                 "/* db.prepare_engine_session */
-                 SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_memoize = off; SET jit = off;
+                 SET enable_seqscan = off; SET enable_bitmapscan = off;
+                 SET enable_memoize = off; SET jit = off;
                  SET plan_cache_mode = force_generic_plan",
             )
             .await?;
@@ -77,7 +78,7 @@ async fn prepare_session(connection: &mut PgConnection, purpose: Purpose) -> sql
 /// [`ACQUIRE_TIMEOUT`].
 ///
 /// # Errors
-/// Where the database cannot be reached or refuses the connection.
+/// The database's, if it cannot be reached or refuses the connection.
 pub async fn connect(options: &PgConnectOptions, purpose: Purpose) -> sqlx::Result<PgConnection> {
     let mut options = options.clone().application_name(purpose.application_name());
     if purpose == Purpose::LockEngine {

@@ -1,7 +1,7 @@
 //! The meaning of the database's errors for the request that got them.
 
-/// True if the database could not be reached or could not finish: the outcome is unknown, 503. False
-/// if it refused the statement, which is a bug of ours.
+/// True if the database could not be reached or could not finish: the outcome is unknown, 503.
+/// False if it refused the statement, which is a bug of ours.
 pub fn is_unavailable(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Io(_)

@@ -90,7 +90,7 @@ impl Source {
         )
     }
 
-    /// Whether its server is ours, on this machine.
+    /// True if its server is the embedded one.
     pub fn is_embedded(&self) -> bool {
         self.embedded.is_some()
     }
@@ -100,7 +100,7 @@ impl Source {
         &self.options
     }
 
-    /// Whether this process runs the database by itself.
+    /// True if this process runs the server.
     pub fn is_own(&self) -> bool {
         self.embedded.is_some()
     }
@@ -122,8 +122,8 @@ fn from_url(settings: &DatabaseSettings) -> Result<Option<PgConnectOptions>, Sou
         .map_err(SourceError::Url)
 }
 
-/// What the embedded server allows: the pool twice, so that commands have one too; eight for each
-/// of sixteen lanes in a crowd, eight for locks that go alone, and room for a look with psql.
+/// The connections of the embedded server: the pool twice, so that commands have one too; eight for
+/// each of sixteen lanes in a crowd, eight for locks that go alone, and room for a look with psql.
 fn server_connections(settings: &DatabaseSettings) -> u32 {
     2 * settings.database_connections + 152
 }

@@ -3,8 +3,8 @@
 //!
 //! A connection is idle while none of its requests is being answered: also one that has not sent
 //! anything yet. At a bound the connection that has been idle for the longest is closed for the new
-//! one; if none is idle for [`IDLE_TICKS`], the new one is refused. So whoever opens connections and
-//! keeps them takes nothing from others but room that is not used.
+//! one; if none is idle for [`IDLE_TICKS`], the new one is refused. So connections that are opened
+//! and kept take nothing from others but room that is not used.
 //!
 //! A request costs two additions and a store on its connection's own counters. The rest happens
 //! when a connection opens, and connections are searched only at a bound: once for [`BATCH`] that

@@ -44,7 +44,7 @@ pub enum BackupError {
     File {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         error: io::Error,
     },
     /// It failed; its own words are on standard error already.
@@ -54,7 +54,7 @@ pub enum BackupError {
         program: &'static str,
         /// How it ended.
         status: String,
-        /// What that means for the data.
+        /// The state of the data.
         outcome: &'static str,
     },
     /// A node or command works on the database.
@@ -163,7 +163,8 @@ async fn load(
         r#"/* backup.state */
         SELECT to_regclass('accounts') IS NOT NULL AS "migrated!",
                (SELECT count(*) FROM pg_stat_activity
-                 WHERE datname = current_database() AND application_name LIKE 'lockable%' AND pid <> pg_backend_pid()) AS "in_use!""#
+                 WHERE datname = current_database() AND application_name LIKE 'lockable%'
+                   AND pid <> pg_backend_pid()) AS "in_use!""#
     )
     .fetch_one(&mut connection)
     .await?;
@@ -207,7 +208,8 @@ async fn load(
 async fn programs_for(source: &Source, program: &'static str) -> Result<Programs, BackupError> {
     let mut connection = PgConnection::connect_with(source.options()).await?;
     let major = sqlx::query_scalar!(
-        r#"/* backup.server_major */ SELECT current_setting('server_version_num')::int / 10000 AS "major!""#
+        r#"/* backup.server_major */
+        SELECT current_setting('server_version_num')::int / 10000 AS "major!""#
     )
     .fetch_one(&mut connection)
     .await?

@@ -5,13 +5,15 @@ use std::path::{Path, PathBuf};
 
 use super::owner::OwnerError;
 use super::programs::{OLDEST_MAJOR, Programs};
+use super::shell;
 
 /// Why the embedded cluster does not run.
 #[derive(Debug, thiserror::Error)]
 pub enum EmbeddedError {
     /// Another process has the data directory.
     #[error(
-        "the data directory {dir} is in use by another lockable (process {pid}): stop that one, or choose another place with \
+        "the data directory {dir} is in use by another lockable (process {pid}): stop that one, \
+         or choose another place with \
          --data-dir"
     )]
     InUse {
@@ -22,8 +24,10 @@ pub enum EmbeddedError {
     },
     /// There are no programs.
     #[error(
-        "no PostgreSQL {OLDEST_MAJOR} or newer found on this machine ($PG_BIN, PATH, /usr/lib/postgresql/*/bin, Homebrew).\n\
-         Install it (Debian, Ubuntu: apt-get install postgresql; macOS: brew install postgresql@17), say where it is with \
+        "no PostgreSQL {OLDEST_MAJOR} or newer found on this machine ($PG_BIN, PATH, \
+         /usr/lib/postgresql/*/bin, Homebrew).\n\
+         Install it (Debian, Ubuntu: apt-get install postgresql; macOS: brew install \
+         postgresql@17), say where it is with \
          PG_BIN=/folder/of/its/programs, or use a PostgreSQL that runs elsewhere with DATABASE_URL"
     )]
     NoPrograms,
@@ -39,12 +43,14 @@ pub enum EmbeddedError {
     },
     /// There is something else in the place of the cluster.
     #[error(
-        "{0} is there, but it is no PostgreSQL cluster: move it away, or choose another place with --data-dir"
+        "{0} is there, but it is no PostgreSQL cluster: move it away, or choose another place \
+         with --data-dir"
     )]
     NoCluster(PathBuf),
     /// The socket's folder in /tmp belongs to somebody else.
     #[error(
-        "{0} belongs to somebody else; the socket would go there because the data directory's path is too long: choose a shorter --data-dir"
+        "{0} belongs to somebody else; the socket would go there because the data directory's \
+         path is too long: choose a shorter --data-dir"
     )]
     SocketDirTaken(PathBuf),
     /// PostgreSQL's settings and tools cannot name the place.
@@ -61,12 +67,13 @@ pub enum EmbeddedError {
     ClusterInUse(PathBuf),
     /// A PostgreSQL from before does not go away.
     #[error(
-        "a PostgreSQL (process {pid}) from before still runs on {cluster} and does not stop: stop it, then try again"
+        "a PostgreSQL (process {pid}) from before still runs on {cluster} and does not stop: stop \
+         it, then try again"
     )]
     OrphanStays {
         /// Its process.
         pid: i32,
-        /// Where it runs.
+        /// Its folder.
         cluster: PathBuf,
     },
     /// One of PostgreSQL's programs failed.
@@ -83,11 +90,11 @@ pub enum EmbeddedError {
     /// A file could not be had.
     #[error("cannot {what} {path}: {error}")]
     File {
-        /// What was tried.
+        /// The attempt, as a verb.
         what: &'static str,
-        /// On what.
+        /// Its object.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         error: io::Error,
     },
 }
@@ -100,23 +107,26 @@ impl EmbeddedError {
 }
 
 fn other_major(cluster: &Path, of: u32, programs: &Programs) -> String {
-    let (bin, major) = (programs.bin.display(), programs.major);
-    let old = cluster.display();
-    let data_dir = cluster.parent().unwrap_or(cluster).display();
+    let (bin, major) = (shell::word(&programs.bin), programs.major);
+    let old = shell::word(cluster);
+    let data_dir = shell::word(cluster.parent().unwrap_or(cluster));
     let go_on = format!(
-        "the data in {old} was made by PostgreSQL {of}, and this machine has PostgreSQL {major} ({bin}).\n\
-         To go on with {of}: install its programs (Debian: apt-get install postgresql-{of}), beside the others, or say where \
-         they are with PG_BIN."
+        "the data in {old} was made by PostgreSQL {of}, and this machine has PostgreSQL {major} \
+         ({bin}).\n\
+         To go on with {of}: install its programs (Debian: apt-get install postgresql-{of}), \
+         beside the others, or say where they are with PG_BIN."
     );
     if of > major {
         return go_on;
     }
     format!(
         "{go_on}\n\
-         To upgrade the data, with the programs of both versions installed, as the user who owns {old}:\n  \
+         To upgrade the data, with the programs of both versions installed, as the user who owns \
+         {old}:\n  \
          cd {data_dir}\n  \
          {bin}/initdb -D {old}.{major} -U postgres -A trust -E UTF8 --locale=C --data-checksums\n  \
-         {bin}/pg_upgrade -U postgres -b /usr/lib/postgresql/{of}/bin -B {bin} -d {old} -D {old}.{major}\n  \
+         {bin}/pg_upgrade -U postgres -b /usr/lib/postgresql/{of}/bin -B {bin} -d {old} -D \
+         {old}.{major}\n  \
          mv {old} {old}.{of} && mv {old}.{major} {old}\n\
          then start lockable again, and remove {old}.{of} when all is well."
     )

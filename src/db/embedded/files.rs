@@ -1,4 +1,4 @@
-//! The files of the embedded cluster: where they are, what PostgreSQL is told, and the making of a
+//! The files of the embedded cluster: their paths, PostgreSQL's settings, and the making of a
 //! new one.
 
 use std::fs;
@@ -43,7 +43,7 @@ impl Places {
     /// The places under this data directory.
     ///
     /// # Errors
-    /// Where PostgreSQL could not be told of one of them.
+    /// PostgreSQL's settings could not name one of them.
     pub fn new(data_dir: &Path) -> Result<Self, EmbeddedError> {
         let real = |path: &Path| fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
         let data_dir = real(data_dir);
@@ -147,7 +147,7 @@ impl Places {
             .map_err(EmbeddedError::io("flush", &self.data_dir))
     }
 
-    /// Writes what PostgreSQL is told, anew at each start: the places and the user may have
+    /// Writes PostgreSQL's settings, anew at each start: the places and the user may have
     /// changed.
     pub(super) fn configure(
         &self,
@@ -330,7 +330,7 @@ fn finish(mut command: Command, name: &str, input: &str) -> Result<(), EmbeddedE
         .spawn()
         .map_err(|error| failed(error.to_string()))?;
     if let Some(mut stdin) = child.stdin.take() {
-        // Where it died before reading all, its exit status and words say why.
+        // If it ended before it had read all, its exit status and words say why.
         let _ = stdin.write_all(input.as_bytes());
     }
     let output = child

@@ -42,7 +42,7 @@ fn total(meminfo: &str) -> Option<u64> {
 }
 
 /// The smallest limit of the control groups that this process is in and of those above them, bytes.
-/// `groups` is its `/proc/self/cgroup`; `root` is where both versions of control groups are mounted.
+/// `groups` is its `/proc/self/cgroup`; `root` has the mounts of both versions of control groups.
 ///
 /// A container sees its own group as the root of the mount, whatever `groups` says; groups that the
 /// mount does not have are passed over.

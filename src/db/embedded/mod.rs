@@ -12,6 +12,7 @@ mod owner;
 mod postmaster;
 mod programs;
 mod recovery;
+mod shell;
 
 use std::fs::File;
 use std::path::Path;
@@ -108,8 +109,8 @@ impl Embedded {
         if kind == ProcessKind::Service {
             tracing::info!(
                 version = programs.major,
-                "the data is in {}; to move it to a PostgreSQL of your own: `lockable backup FILE`, \
-                 set DATABASE_URL, `lockable restore FILE`",
+                "the data is in {}; to move it to a PostgreSQL of your own: \
+                 `lockable backup FILE`, set DATABASE_URL, `lockable restore FILE`",
                 places.cluster.display()
             );
         }
@@ -121,7 +122,7 @@ impl Embedded {
         }))
     }
 
-    /// Where things are.
+    /// Its paths.
     pub fn places(&self) -> &Places {
         &self.places
     }

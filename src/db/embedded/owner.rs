@@ -1,4 +1,4 @@
-//! Whose the data is, and how a process started as root becomes that user.
+//! The owner of the data, and how a process started as root becomes that user.
 //!
 //! PostgreSQL refuses to run as root, and nothing that parses requests should: the whole process
 //! becomes an unprivileged user, which `lockable` names if the machine has it, else `postgres`.
@@ -10,6 +10,8 @@ use std::path::Path;
 
 use nix::unistd::{User, geteuid};
 
+use super::shell;
+
 /// Users that a process started as root may become, best first.
 const CANDIDATES: [&str; 2] = ["lockable", "postgres"];
 
@@ -18,50 +20,57 @@ const CANDIDATES: [&str; 2] = ["lockable", "postgres"];
 pub enum OwnerError {
     /// There is no user to become.
     #[error(
-        "started as root, but this machine has neither a user `lockable` nor `postgres` to run as; make one with:\n  \
+        "started as root, but this machine has neither a user `lockable` nor `postgres` to run \
+         as; make one with:\n  \
          useradd --system --home-dir /var/lib/lockable --shell /usr/sbin/nologin lockable"
     )]
     NoUser,
     /// The data belongs to somebody whom this process will not become.
     #[error(
-        "{dir} belongs to {owner}, and the service does not run as that user; give it to one of its own:\n  chown -R {to} {dir}"
+        "{dir} belongs to {owner}, and the service does not run as that user; give it to one of \
+         its own:\n  chown -R {to} {word}"
     )]
     WrongOwner {
         /// The data directory.
         dir: String,
-        /// Who owns it.
+        /// The same for a shell.
+        word: String,
+        /// Its owner.
         owner: String,
-        /// Who could.
+        /// A user that could own it.
         to: String,
     },
     /// There are other things in it.
     #[error(
-        "{0} has other things in it, and its rights would be changed: give Lockable a folder of its own with --data-dir"
+        "{0} has other things in it, and its rights would be changed: give Lockable a folder of \
+         its own with --data-dir"
     )]
     NotOurs(String),
     /// The data directory is out of the reach of the user.
     #[error(
-        "the user {user} cannot use the data directory {dir} ({error}): choose another place with --data-dir"
+        "the user {user} cannot use the data directory {dir} ({error}): choose another place with \
+         --data-dir"
     )]
     OutOfReach {
         /// The data directory.
         dir: String,
         /// The user.
         user: String,
-        /// What the system said.
+        /// The system's error.
         error: io::Error,
     },
     /// PostgreSQL needs a name for the user.
     #[error(
-        "the user id {0} has no entry in the passwd database, which PostgreSQL needs: add one, or use DATABASE_URL"
+        "the user id {0} has no entry in the passwd database, which PostgreSQL needs: add one, or \
+         use DATABASE_URL"
     )]
     Nameless(u32),
     /// The system refused.
     #[error("cannot {what}: {error}")]
     System {
-        /// What was tried.
+        /// The attempt.
         what: String,
-        /// What the system said.
+        /// The system's error.
         error: io::Error,
     },
 }
@@ -82,7 +91,7 @@ fn system_errno(what: impl Into<String>) -> impl FnOnce(nix::Error) -> OwnerErro
 /// The name of the user that this process runs as.
 ///
 /// # Errors
-/// Where the passwd database has no such user.
+/// The passwd database has no such user.
 pub(super) fn current_user() -> Result<String, OwnerError> {
     let uid = geteuid();
     User::from_uid(uid)
@@ -130,7 +139,7 @@ pub fn settle_in(data_dir: &Path) -> Result<String, OwnerError> {
     Ok(user.name)
 }
 
-/// Whether the folder may be taken: new, empty, or with something of the service's in it.
+/// True if the folder may be taken: new, empty, or with something of the service's in it.
 /// `--data-dir /tmp` may not.
 fn is_ours_or_empty(data_dir: &Path) -> bool {
     const OURS: [&str; 3] = ["lockable.lock", "postgres", "outbox"];
@@ -164,6 +173,7 @@ fn user_for(data_dir: &Path) -> Result<User, OwnerError> {
         Some(owner) if !owner.uid.is_root() && owner.name != "nobody" => Ok(owner),
         other => Err(OwnerError::WrongOwner {
             dir: data_dir.display().to_string(),
+            word: shell::word(data_dir),
             owner: other.map_or_else(
                 || format!("the unknown user id {}", meta.uid()),
                 |owner| owner.name,
@@ -219,7 +229,7 @@ fn make_parents(dir: &Path) -> io::Result<()> {
 /// enter it.
 ///
 /// # Errors
-/// What the system says.
+/// The system's.
 pub(super) fn make_private_dir(dir: &Path) -> io::Result<()> {
     if let Some(parent) = dir.parent() {
         make_parents(parent)?;

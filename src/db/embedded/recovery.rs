@@ -27,9 +27,9 @@ pub(super) fn ready_process(cluster: &Path) -> Option<Pid> {
     (lines.nth(6)?.trim() == "ready").then(|| Pid::from_raw(pid))
 }
 
-/// Ends what is left of a service that was killed. A PostgreSQL that still runs on this cluster (its
-/// watchdog has told it to stop) is told again and waited for. A lock file whose process id belongs
-/// to another process by now is removed, because PostgreSQL would take that one for a server.
+/// Ends what is left of a service that was killed. A PostgreSQL that still runs on this cluster is
+/// signalled, as its watchdog should have done, and waited for. A lock file is removed if its
+/// process id belongs to another process by now, which PostgreSQL would take for a server.
 pub(super) fn stop_orphan(cluster: &Path) -> Result<(), EmbeddedError> {
     let file = cluster.join("postmaster.pid");
     let Ok(text) = std::fs::read_to_string(&file) else {

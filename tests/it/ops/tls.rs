@@ -1,6 +1,7 @@
 //! TLS: both versions of HTTP, and a certificate that is renewed while the service runs.
 
 use std::fs;
+use std::net::TcpStream;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::Path;
 use std::process::Command;
@@ -238,4 +239,36 @@ async fn a_certificate_by_pipe_is_read_once() {
     assert_eq!(client.get(&url).send().await.unwrap().status(), 200);
     node.signal(nix::sys::signal::Signal::SIGTERM);
     assert_eq!(node.wait().code(), Some(0), "{}", node.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_without_a_handshake_make_room_for_others() {
+    let (data, folder) = (DataDir::new(), tempfile::tempdir().unwrap());
+    let pair = Pair::new();
+    pair.write(folder.path());
+    let node = Process::start(|command| {
+        command.arg("--data-dir").arg(data.path());
+        command.args(["--connections", "16", "--connections-per-network", "16"]);
+        command
+            .arg("--tls-cert")
+            .arg(folder.path().join("cert.pem"));
+        command.arg("--tls-key").arg(folder.path().join("key.pem"));
+    });
+    let url = format!("{}/healthz", node.url());
+    let mut silent = Vec::new();
+    for client in [
+        pair.client().http1_only(),
+        pair.client().http2_prior_knowledge(),
+    ] {
+        let client = client.build().unwrap();
+        // The second time on a kept connection, or on another one if that was closed for others.
+        for _ in 0..2 {
+            silent.extend((0..40).map(|_| TcpStream::connect(node.address).unwrap()));
+            eventually("there is room", async || {
+                let answer = client.get(&url).send().await.ok()?;
+                (answer.status() == 200).then_some(())
+            })
+            .await;
+        }
+    }
 }

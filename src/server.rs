@@ -1,5 +1,6 @@
 //! The service: the router and the whole middleware stack in one place, listeners, TLS, shutdown.
 
+mod activity;
 pub mod connections;
 mod health;
 mod init;

@@ -3,33 +3,25 @@
 //!
 //! A connection is idle while none of its requests is being answered: also one that has not sent
 //! anything yet. At a bound the connection that has been idle for the longest is closed for the new
-//! one; if none is idle for [`IDLE_TICKS`], the new one is refused. So connections that are opened
+//! one; if none has been idle for a second, the new one is refused. So connections that are opened
 //! and kept take nothing from others but room that is not used.
 //!
 //! A request costs two additions and a store on its connection's own counters. The rest happens
-//! when a connection opens, and connections are searched only at a bound: once for [`BATCH`] that
-//! are closed.
+//! when a connection opens. Connections are searched only at a bound, and one search is enough for
+//! many that are closed.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use metrics::{Counter, Gauge};
 use nix::sys::socket::Shutdown;
 
+use super::activity::{Activity, BATCH, Candidates, Key, TICK};
 use crate::transport::TrustedProxies;
 use crate::transport::client_ip::throttle_key;
-
-/// The unit in which idleness is measured.
-pub(super) const TICK: Duration = Duration::from_millis(250);
-/// How long a connection has to be idle before it is closed for another, ticks: a new one needs a
-/// moment for its first request, and the end of an answer may still be on its way.
-const IDLE_TICKS: u32 = 4;
-/// How many candidates one search finds.
-const BATCH: usize = 64;
 
 /// Names of the metrics.
 pub(super) mod metric {
@@ -107,44 +99,6 @@ struct Entry {
     is_closing: bool,
 }
 
-/// The use of one connection, shared with the service that answers its requests.
-#[derive(Debug)]
-pub struct Activity {
-    requests: AtomicU32,
-    /// The tick at which the last request ended; at first that of the connection's start.
-    used_at: AtomicU32,
-    now: Arc<AtomicU32>,
-}
-
-impl Activity {
-    /// A request is being answered, until the guard is dropped.
-    pub(super) fn begin(self: &Arc<Self>) -> InUse {
-        self.requests.fetch_add(1, Ordering::Relaxed);
-        InUse(Arc::clone(self))
-    }
-
-    /// Since when the connection is idle; `None` if it is in use, or idle only for a moment.
-    fn idle_since(&self, now: u32) -> Option<u32> {
-        let used_at = self.used_at.load(Ordering::Relaxed);
-        let is_idle =
-            self.requests.load(Ordering::Relaxed) == 0 && now.saturating_sub(used_at) >= IDLE_TICKS;
-        is_idle.then_some(used_at)
-    }
-}
-
-/// See [`Activity::begin`].
-#[derive(Debug)]
-pub(super) struct InUse(Arc<Activity>);
-
-impl Drop for InUse {
-    fn drop(&mut self) {
-        let activity = &self.0;
-        let now = activity.now.load(Ordering::Relaxed);
-        activity.used_at.store(now, Ordering::Relaxed);
-        activity.requests.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 /// The bound that a new connection hit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Refusal {
@@ -193,30 +147,24 @@ impl Connections {
         let now = self.now.load(Ordering::Relaxed);
         let mut state = self.state();
         let state = &mut *state;
-        if let Some(network) = state.networks.get_mut(&address)
+        let is_bound = !self.proxies.contains(peer.to_canonical());
+        // A candidate may have gone since it was found: then there is another one.
+        while let Some(network) = state.networks.get_mut(&address)
+            && is_bound
             && network.open >= self.limits.per_network
-            && !self.proxies.contains(peer.to_canonical())
         {
-            let connections = network.connections.iter();
-            let entries = connections.map(|(id, entry)| ((address, *id), entry));
-            let (address, id) = network
-                .candidates
-                .next(now, entries)
-                .ok_or(Refusal::Network)?;
-            self.close(state, address, id);
+            let open = open_ones(address, &network.connections);
+            let key = network.candidates.next(now, open);
+            self.close(state, key.ok_or(Refusal::Network)?);
         }
-        if state.open >= self.limits.total {
-            let (address, id) = state.next_candidate(now).ok_or(Refusal::Total)?;
-            self.close(state, address, id);
+        while state.open >= self.limits.total {
+            let key = state.next_candidate(now).ok_or(Refusal::Total)?;
+            self.close(state, key);
         }
         let id = state.next_id;
         state.next_id += 1;
         state.open += 1;
-        let activity = Arc::new(Activity {
-            requests: AtomicU32::new(0),
-            used_at: AtomicU32::new(now),
-            now: Arc::clone(&self.now),
-        });
+        let activity = Activity::new(&self.now);
         let network = state.networks.entry(address).or_default();
         network.open += 1;
         network.connections.insert(
@@ -242,16 +190,16 @@ impl Connections {
         let now = self.now.load(Ordering::Relaxed);
         let mut state = self.state();
         for _ in 0..BATCH {
-            let Some((address, id)) = state.next_candidate(now) else {
+            let Some(key) = state.next_candidate(now) else {
                 return;
             };
-            self.close(&mut state, address, id);
+            self.close(&mut state, key);
         }
     }
 
     /// Ends both directions of the socket, at which its task finds the end of the connection and
     /// drops it.
-    fn close(&self, state: &mut State, address: IpAddr, id: u64) {
+    fn close(&self, state: &mut State, (address, id): Key) {
         let network = state.networks.get_mut(&address);
         let Some((network, entry)) = network.and_then(|network| {
             let entry = network.connections.get_mut(&id)?;
@@ -289,74 +237,23 @@ impl Connections {
 }
 
 impl State {
-    fn next_candidate(&mut self, now: u32) -> Option<(IpAddr, u64)> {
-        let entries = self.networks.iter().flat_map(|(address, network)| {
-            let connections = network.connections.iter();
-            connections.map(|(id, entry)| ((*address, *id), entry))
-        });
-        self.candidates.next(now, entries)
+    fn next_candidate(&mut self, now: u32) -> Option<Key> {
+        let networks = self.networks.iter();
+        let open =
+            networks.flat_map(|(address, network)| open_ones(*address, &network.connections));
+        self.candidates.next(now, open)
     }
 }
 
-/// The connections that have been idle for the longest, as the last search found them: the first to
-/// be closed last.
-#[derive(Default)]
-struct Candidates {
-    found: Vec<Candidate>,
-    /// The tick of the last search that found nothing.
-    none_at: Option<u32>,
-}
-
-struct Candidate {
-    idle_since: u32,
-    key: (IpAddr, u64),
-    activity: Arc<Activity>,
-}
-
-impl Candidates {
-    /// The next one that is still as idle as when it was found; searches anew if there is none.
-    fn next<'a>(
-        &mut self,
-        now: u32,
-        entries: impl Iterator<Item = ((IpAddr, u64), &'a Entry)>,
-    ) -> Option<(IpAddr, u64)> {
-        if let Some(key) = self.pop(now) {
-            return Some(key);
-        }
-        if self.none_at == Some(now) {
-            return None;
-        }
-        self.found = entries
-            .filter(|(_, entry)| !entry.is_closing)
-            .filter_map(|(key, entry)| {
-                Some(Candidate {
-                    idle_since: entry.activity.idle_since(now)?,
-                    key,
-                    activity: Arc::clone(&entry.activity),
-                })
-            })
-            .collect();
-        // Those that came first, where many are as idle.
-        let order = |candidate: &Candidate| (candidate.idle_since, candidate.key.1);
-        if self.found.len() > BATCH {
-            self.found.select_nth_unstable_by_key(BATCH - 1, order);
-            self.found.truncate(BATCH);
-        }
-        self.found
-            .sort_unstable_by_key(|candidate| std::cmp::Reverse(order(candidate)));
-        let next = self.pop(now);
-        self.none_at = next.is_none().then_some(now);
-        next
-    }
-
-    fn pop(&mut self, now: u32) -> Option<(IpAddr, u64)> {
-        while let Some(candidate) = self.found.pop() {
-            if candidate.activity.idle_since(now) == Some(candidate.idle_since) {
-                return Some(candidate.key);
-            }
-        }
-        None
-    }
+/// The connections of a network that are not about to close.
+fn open_ones(
+    address: IpAddr,
+    connections: &HashMap<u64, Entry>,
+) -> impl Iterator<Item = (Key, &Arc<Activity>)> {
+    connections
+        .iter()
+        .filter(|(_, entry)| !entry.is_closing)
+        .map(move |(id, entry)| ((address, *id), &entry.activity))
 }
 
 /// The place of one connection among the open ones, until it is dropped: before its socket is
@@ -381,6 +278,7 @@ mod tests {
     use std::os::fd::AsRawFd;
     use std::os::unix::net::UnixStream;
 
+    use super::super::activity::IDLE_TICKS;
     use super::*;
 
     fn connections(total: usize, per_network: usize) -> Arc<Connections> {
@@ -444,6 +342,25 @@ mod tests {
         assert!(open(&connections, "192.0.2.6").is_ok());
         drop(fifth);
         assert!(open(&connections, "192.0.2.7").is_ok());
+    }
+
+    #[test]
+    fn candidates_that_have_gone_make_no_room() {
+        let connections = connections(4, 4);
+        let mut opened: Vec<_> = (0..4)
+            .map(|_| open(&connections, "192.0.2.1").unwrap())
+            .collect();
+        wait(&connections);
+        // The search finds all four; the first is closed, and two others leave by themselves.
+        opened.push(open(&connections, "192.0.2.1").unwrap());
+        assert!(opened[0].is_closed());
+        opened.drain(1..3);
+        opened.push(open(&connections, "192.0.2.1").unwrap());
+        opened.push(open(&connections, "192.0.2.1").unwrap());
+        assert_eq!(connections.state().open, 4);
+        opened.push(open(&connections, "192.0.2.1").unwrap());
+        assert!(opened[1].is_closed());
+        assert_eq!(connections.state().open, 4);
     }
 
     #[test]

@@ -24,7 +24,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tower::Service;
 
-use super::connections::{Activity, Admission, Connections, InUse, Refusal, metric};
+use super::activity::{Activity, InUse};
+use super::connections::{Admission, Connections, Refusal, metric};
 
 /// For a new connection to send its first request, and for its TLS handshake before that.
 const FIRST_REQUEST: Duration = Duration::from_secs(10);

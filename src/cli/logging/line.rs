@@ -211,7 +211,8 @@ mod tests {
         assert_eq!(said(formatter.finish(), &ours), expected);
         assert_eq!(
             expected[0],
-            "  INFO request method=\"GET\" status=200 duration_ms=1.25 whole_ms=2.0 client=127.0.0.1"
+            "  INFO request method=\"GET\" status=200 duration_ms=1.25 whole_ms=2.0 \
+             client=127.0.0.1"
         );
     }
 

@@ -284,7 +284,8 @@ async fn as_the_first_process_of_a_container_it_reaps_orphans_and_takes_signals(
     let [(first, _)] = children_of(outside)[..] else {
         panic!("one process was started: {:?}", children_of(outside));
     };
-    // Somebody else's process in the container, whose parent ends before it. Its end ends the output.
+    // Somebody else's process in the container, whose parent ends before it. The output ends with
+    // it.
     let orphan = Command::new("nsenter")
         .args(["--target", &first.to_string(), "--pid", "--mount"])
         .args(["/bin/sh", "-c", "(sleep 0.2; echo ended) &"])

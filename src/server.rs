@@ -1,12 +1,14 @@
 //! The service: the router and the whole middleware stack in one place, listeners, TLS, shutdown.
 
+mod activity;
+pub mod connections;
 mod health;
+mod init;
 pub mod listener;
 mod signals;
-mod telemetry;
+pub(crate) mod telemetry;
 mod tls;
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -21,11 +23,14 @@ use crate::api::problem::{Code, ProblemWriter};
 use crate::api::{self, Api};
 use crate::app::App;
 use crate::config::Settings;
-use crate::db::{Source, migrate};
+use crate::db::{Source, children, migrate};
 use crate::mail::{MailSettings, Mailer};
 use crate::transport::{Edge, Front, GuardLayer, TrustedProxies, note_route};
 use crate::{jobs, outages, web};
+use connections::{Connections, Limits};
 use health::Readiness;
+pub(crate) use init::{is_first_process, run_as_first_process};
+use listener::Peer;
 use signals::StopSignals;
 use tls::Tls;
 
@@ -34,6 +39,12 @@ const WAIT_FOR_DATABASE: Duration = Duration::from_secs(60);
 
 /// The time for the last writes of a stop, after the last answer.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The bounds of connections to the metrics and health, by the operator's own tools.
+const METRICS_CONNECTIONS: Limits = Limits {
+    total: 64,
+    per_network: 64,
+};
 
 /// The longest time that a request takes. Longer than the deadline of the lock engine, whose error
 /// says more.
@@ -44,6 +55,7 @@ pub const DEADLINE: Duration = Duration::from_secs(10);
 /// # Errors
 /// If it cannot start, or cannot stop in order.
 pub fn serve(settings: Settings) -> anyhow::Result<()> {
+    let descriptors = children::raise_descriptor_limit().context("the limit of descriptors")?;
     // Ports and keys may need root's rights, which opening the database gives up for good.
     let listener = listener::bind("--listen", settings.listen)?;
     let metrics_listener = listener::bind("--metrics-listen", settings.metrics_listen)?;
@@ -69,7 +81,15 @@ pub fn serve(settings: Settings) -> anyhow::Result<()> {
         runtime.worker_threads(threads);
     }
     let runtime = runtime.enable_all().build()?;
-    let outcome = runtime.block_on(run(settings, &source, listener, metrics_listener, tls));
+    let limits = connection_limits(&settings, descriptors);
+    let outcome = runtime.block_on(run(
+        settings,
+        &source,
+        listener,
+        metrics_listener,
+        tls,
+        limits,
+    ));
     // Tasks that still run are past their deadline.
     runtime.shutdown_timeout(Duration::from_millis(100));
     source.stop();
@@ -85,12 +105,41 @@ fn beside_a_database() -> usize {
         .max(1)
 }
 
+/// The bounds of the listener's connections, below the descriptors that everything else needs.
+fn connection_limits(settings: &Settings, descriptors: u64) -> Limits {
+    const DEFAULT: usize = 24_000;
+    // Listeners, pipes, files, and connections that are about to close.
+    const OTHERS: usize = 192;
+    let to_database = settings.database.database_connections + 8 * u32::from(settings.lanes) + 16;
+    let needed = OTHERS + METRICS_CONNECTIONS.total + to_database as usize;
+    let descriptors = usize::try_from(descriptors).unwrap_or(usize::MAX);
+    // Where even that is short, closing idle ones still gives each a turn.
+    let possible = descriptors.saturating_sub(needed).max(descriptors / 4);
+    let wanted = settings.connections.map(|wanted| wanted as usize);
+    if let Some(wanted) = wanted
+        && wanted > possible
+    {
+        tracing::warn!(
+            wanted,
+            possible,
+            "fewer connections than --connections: the limit of descriptors (ulimit -n, \
+             LimitNOFILE) is too low"
+        );
+    }
+    let total = wanted.unwrap_or(DEFAULT).min(possible);
+    let per_network = settings
+        .connections_per_network
+        .map_or((total / 2).max(1), |wanted| wanted as usize);
+    Limits { total, per_network }
+}
+
 async fn run(
     settings: Settings,
     source: &Source,
     listener: std::net::TcpListener,
     metrics_listener: std::net::TcpListener,
     tls: Option<Tls>,
+    limits: Limits,
 ) -> anyhow::Result<()> {
     let mut signals = StopSignals::catch()?;
     let metrics = telemetry::record()?;
@@ -131,12 +180,16 @@ async fn run(
     }
     background.spawn(telemetry::upkeep(metrics.clone(), app.db.clone()));
     let metrics_address = metrics_listener.local_addr()?;
+    // Has health too: on a listener whose connections nobody else can take.
+    let operations = telemetry::router(metrics).merge(health_router(&app));
     background.spawn(async move {
+        let connections = Connections::new(METRICS_CONNECTIONS, TrustedProxies::default());
         if let Err(error) = listener::serve(
             metrics_listener,
             None,
+            connections,
             Handle::new(),
-            telemetry::router(metrics).into_make_service(),
+            operations.into_make_service(),
         )
         .await
         {
@@ -147,9 +200,17 @@ async fn run(
         address = %listening,
         metrics = %metrics_address,
         url = %app.public_url,
+        connections = limits.total,
         "listening"
     );
-    let server = tokio::spawn(listener::serve(listener, tls_config, handle.clone(), front));
+    let connections = Connections::new(limits, trusted_proxies(&app));
+    let server = tokio::spawn(listener::serve(
+        listener,
+        tls_config,
+        connections,
+        handle.clone(),
+        front,
+    ));
 
     let outcome =
         drain_on_signal(server, &handle, &mut signals, &app.stopping, drain_timeout).await;
@@ -184,16 +245,12 @@ async fn run(
 ///    pages;
 /// 4. the layers that only one side has (sessions).
 pub fn front(app: &App) -> Front<Api> {
-    let proxies = TrustedProxies::new(app.settings.trusted_proxies.iter().copied());
-    let edge = Edge::new(proxies, app.public_url.scheme() == "https");
+    let edge = Edge::new(trusted_proxies(app), app.public_url.scheme() == "https");
     let problems = ProblemWriter::new(&app.public_url, app.settings.upgrade_url.clone());
     let api_guard = GuardLayer::new(DEADLINE, move |outcome, context| {
         problems.finish(outcome, context)
     });
-    let health = health::router(Readiness {
-        db: app.db.clone(),
-        stopping: app.stopping.clone(),
-    });
+    let health = health_router(app);
     let reference = web::ApiReference {
         calls: CALLS
             .map(|call| web::ApiCall {
@@ -219,10 +276,21 @@ pub fn front(app: &App) -> Front<Api> {
     Front::new(Api::new(app.clone()), edge, api_guard, router)
 }
 
+fn trusted_proxies(app: &App) -> TrustedProxies {
+    TrustedProxies::new(app.settings.trusted_proxies.iter().copied())
+}
+
+fn health_router(app: &App) -> Router {
+    health::router(Readiness {
+        db: app.db.clone(),
+        stopping: app.stopping.clone(),
+    })
+}
+
 /// Serves until a signal, then answers the requests in flight. A second signal cuts that short.
 async fn drain_on_signal(
     mut server: tokio::task::JoinHandle<std::io::Result<()>>,
-    handle: &Handle<SocketAddr>,
+    handle: &Handle<Peer>,
     signals: &mut StopSignals,
     stopping: &CancellationToken,
     patience: Duration,

@@ -29,6 +29,7 @@ use lockable::db::{self, Purpose, Source};
 use lockable::locks::engine::statements;
 use lockable::locks::{Acquire, AcquireOutcome, Lease, LockKey, LockName};
 use lockable::mail::{MailSettings, Mailer};
+use lockable::server::connections::{self, Limits};
 use lockable::transport::{DirectCalls, Edge, Front, GuardLayer, RequestContext, TrustedProxies};
 use lockable::{jobs, server};
 use sqlx::PgConnection;
@@ -80,7 +81,13 @@ async fn main() -> anyhow::Result<()> {
         database: source.options().clone(),
     };
     println!("listening on {socket_address}");
-    server::listener::serve(listener, None, Handle::new(), front(app, connections)).await?;
+    let limits = Limits {
+        total: 24_000,
+        per_network: 24_000,
+    };
+    let clients = connections::Connections::new(limits, TrustedProxies::default());
+    let front = front(app, connections);
+    server::listener::serve(listener, None, clients, Handle::new(), front).await?;
     Ok(())
 }
 

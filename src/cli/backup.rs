@@ -7,16 +7,18 @@ use serde_json::json;
 
 use super::{output, runtime};
 use crate::config::DatabaseSettings;
-use crate::db::backup;
+use crate::db::backup::{self, Written};
 
 /// `lockable backup`.
 #[derive(Args, Debug)]
 pub(super) struct BackupArgs {
     #[command(flatten)]
-    database: DatabaseSettings,
-    /// The file to write; an older file of this name is replaced when the new one is complete
+    pub(super) database: DatabaseSettings,
+    /// The file to write: a link is followed, and an older file is replaced when the new one is
+    /// complete. A device or a pipe is written to. `-` is standard output, and nothing else is
+    /// printed there then
     file: PathBuf,
-    /// Print what was written as JSON
+    /// Print the file and its size as JSON
     #[arg(long)]
     json: bool,
 }
@@ -25,8 +27,8 @@ pub(super) struct BackupArgs {
 #[derive(Args, Debug)]
 pub(super) struct RestoreArgs {
     #[command(flatten)]
-    database: DatabaseSettings,
-    /// A file that `lockable backup` wrote
+    pub(super) database: DatabaseSettings,
+    /// A file that `lockable backup` wrote, or a device or a pipe; `-` is standard input
     file: PathBuf,
     /// Replace what is in the database, if it is not empty
     #[arg(long)]
@@ -35,21 +37,26 @@ pub(super) struct RestoreArgs {
 
 pub(super) fn backup(args: &BackupArgs) -> anyhow::Result<()> {
     args.database.validate()?;
-    let bytes = runtime::block_on(backup::backup(&args.database, &args.file))??;
+    let bytes = match runtime::block_on(backup::backup(&args.database, &args.file))?? {
+        Written::File(bytes) => Some(bytes),
+        Written::Stream => None,
+        Written::StandardOutput => return Ok(()),
+    };
     if args.json {
         return output::json(&json!({ "file": args.file, "bytes": bytes }));
     }
-    Ok(output::line(&format!(
-        "{}: {bytes} bytes",
-        args.file.display()
-    ))?)
+    let file = args.file.display();
+    Ok(output::line(&match bytes {
+        Some(bytes) => format!("{file}: {bytes} bytes"),
+        None => format!("written to {file}"),
+    })?)
 }
 
 pub(super) fn restore(args: &RestoreArgs) -> anyhow::Result<()> {
     args.database.validate()?;
     runtime::block_on(backup::restore(&args.database, &args.file, args.replace))??;
-    Ok(output::line(&format!(
-        "restored from {}",
-        args.file.display()
-    ))?)
+    Ok(output::line(&match args.file.to_str() {
+        Some("-") => "restored from standard input".to_owned(),
+        _ => format!("restored from {}", args.file.display()),
+    })?)
 }

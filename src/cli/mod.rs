@@ -14,7 +14,8 @@ use clap::builder::Resettable;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::config::{DatabaseSettings, LogSettings, Settings, SettingsError};
-use crate::db::{Source, migrate};
+use crate::db::{Source, children, migrate};
+use crate::server;
 
 /// A distributed lock service: flock for programs that share no file system
 ///
@@ -66,6 +67,12 @@ impl Cli {
 
     /// Runs the command to its end.
     pub fn run(self) -> ExitCode {
+        if matches!(self.command, Command::Serve(_)) && server::is_first_process() {
+            return server::run_as_first_process();
+        }
+        if let Err(error) = self.leave_postgres_variables() {
+            return usage(&format!("it cannot be started anew: {error}"));
+        }
         // Dependencies compile two providers in; this one is used. Fails if a test has installed it
         // already.
         let _ = rustls::crypto::ring::default_provider().install_default();
@@ -74,7 +81,7 @@ impl Cli {
         } else {
             "warn"
         };
-        let _flush_at_end = match logging::start(&self.log, default_filter) {
+        let flush_at_end = match logging::start(&self.log, default_filter) {
             Ok(flush) => flush,
             Err(error) => return usage(&error),
         };
@@ -82,7 +89,7 @@ impl Cli {
             Command::Serve(settings) => settings
                 .validate()
                 .map_err(Into::into)
-                .and_then(|()| crate::server::serve(*settings))
+                .and_then(|()| server::serve(*settings))
                 .map(|()| ExitCode::SUCCESS),
             Command::Migrate(settings) => migrate(&settings).map(|()| ExitCode::SUCCESS),
             Command::Backup(args) => backup::backup(&args).map(|()| ExitCode::SUCCESS),
@@ -94,6 +101,8 @@ impl Cli {
             Command::Release(args) => return run_client(client::release(args)),
             Command::Watchdog(args) => return run_client(client::watchdog(args)),
         };
+        // Before its last word, which is not part of the log.
+        drop(flush_at_end);
         match outcome {
             Ok(code) => code,
             Err(error) if error.is::<SettingsError>() => usage(&error.to_string()),
@@ -102,6 +111,28 @@ impl Cli {
                 ExitCode::FAILURE
             }
         }
+    }
+}
+
+impl Cli {
+    /// Commands on the embedded PostgreSQL take nothing from variables that are meant for another.
+    fn leave_postgres_variables(&self) -> std::io::Result<()> {
+        let database = match &self.command {
+            Command::Serve(settings) => &settings.database,
+            Command::Migrate(settings) => settings,
+            Command::Backup(args) => &args.database,
+            Command::Restore(args) => &args.database,
+            Command::Admin(args) => &args.database,
+            Command::Run(_)
+            | Command::Acquire(_)
+            | Command::Heartbeat(_)
+            | Command::Release(_)
+            | Command::Watchdog(_) => return Ok(()),
+        };
+        if database.database_url.is_some() {
+            return Ok(());
+        }
+        children::leave_postgres_variables()
     }
 }
 

@@ -104,6 +104,27 @@ pub struct Settings {
     )]
     pub drain_timeout_ms: u64,
 
+    /// Open connections of clients, at most. At the bound, the one that has been idle for the
+    /// longest is closed for a new one [default: 24000, or fewer if the limit of descriptors is
+    /// lower]
+    #[arg(
+        long,
+        env = "LOCKABLE_CONNECTIONS",
+        value_name = "N",
+        value_parser = clap::value_parser!(u32).range(16..)
+    )]
+    pub connections: Option<u32>,
+
+    /// Open connections from one IP (IPv6: one /64), at most; trusted proxies have no bound of
+    /// their own [default: half of --connections]
+    #[arg(
+        long,
+        env = "LOCKABLE_CONNECTIONS_PER_NETWORK",
+        value_name = "N",
+        value_parser = clap::value_parser!(u32).range(1..)
+    )]
+    pub connections_per_network: Option<u32>,
+
     /// Batches of lock requests that this node may have in flight at once, each with four
     /// connections to PostgreSQL (eight in a crowd). More help only if commits take long and
     /// processors are idle meanwhile
@@ -239,6 +260,8 @@ impl Default for Settings {
             upgrade_url: None,
             outage_grace_ms: None,
             drain_timeout_ms: DRAIN_TIMEOUT_MS,
+            connections: None,
+            connections_per_network: None,
             lanes: LANES,
             largest_batch: LARGEST_BATCH,
             threads: None,

@@ -1,4 +1,4 @@
-//! What the database announces of changed rows, told to everybody on this node who caches them.
+//! Notices of changed rows, from the database's triggers to the caches of this node.
 //!
 //! Triggers send `<kind>:<id>` on the channel `lockable_changes`. A notice can be missed only while
 //! the connection is away, and that is known: [`Changes::is_current`] is true only while the
@@ -13,11 +13,12 @@ use sqlx::Executor;
 use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
 use tokio_util::sync::CancellationToken;
 
+use super::connection::ACQUIRE_TIMEOUT;
 use crate::id::{AccountId, PlanId, TokenId};
 
 /// How old the last sign of life of the listener may be for caches to be trusted.
 const TRUSTED_FOR: Duration = Duration::from_secs(1);
-/// How often it is asked for one: three tries before trust ends.
+/// How often the listener pings: three tries before trust ends.
 const PING_EVERY: Duration = Duration::from_millis(300);
 const CHANNEL: &str = "lockable_changes";
 
@@ -34,10 +35,10 @@ pub enum Notice {
     Missed,
 }
 
-/// Whoever must hear of changes. Called on the listener's task, so it has to be quick.
+/// A cache's callback. It runs on the listener's task, so it has to be quick.
 pub type Subscriber = Box<dyn Fn(Notice) + Send + Sync>;
 
-/// Shared between the listener and those who ask whether they may trust what they cached.
+/// The state of the listener, shared with the caches that ask whether they are current.
 #[derive(Clone, Debug)]
 pub struct Changes {
     started: Instant,
@@ -55,7 +56,7 @@ impl Default for Changes {
 }
 
 impl Changes {
-    /// Whether every change up to about a second ago has been told.
+    /// True if every change up to about a second ago has been announced to the caches.
     pub fn is_current(&self) -> bool {
         let alive_at_ms = self.alive_at_ms.load(Ordering::Acquire);
         let now_ms = self.now_ms();
@@ -80,9 +81,12 @@ impl Changes {
                 outcome = self.listen_once(&options, &subscribers, &mut backoff) => outcome,
             };
             self.alive_at_ms.store(0, Ordering::Release);
-            tell(&subscribers, Notice::Missed);
+            notify(&subscribers, Notice::Missed);
             if let Err(error) = outcome {
-                tracing::warn!(%error, "not told of changes: asking the database for each request until reconnected");
+                tracing::warn!(
+                    %error,
+                    "not told of changes: asking the database for each request until reconnected"
+                );
             }
             // Jitter, so that the nodes do not come back to a restarted database all at once.
             let pause = backoff.mul_f64(0.5 + rand::random::<f64>() / 2.0);
@@ -102,36 +106,38 @@ impl Changes {
     ) -> sqlx::Result<()> {
         let pool = PgPoolOptions::new()
             .max_connections(1)
-            .acquire_timeout(super::ACQUIRE_TIMEOUT)
+            .acquire_timeout(ACQUIRE_TIMEOUT)
             .connect_with(options.clone().application_name("lockable changes"))
             .await?;
         let mut listener = PgListener::connect_with(&pool).await?;
         listener.ignore_pool_close_event(true);
         listener.eager_reconnect(false);
         listener.listen(CHANNEL).await?;
-        // What was cached before this connection listened may be stale.
-        tell(subscribers, Notice::Missed);
+        // A change before this connection listened was missed.
+        notify(subscribers, Notice::Missed);
         let mut ping = tokio::time::interval(PING_EVERY);
         ping.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 notification = listener.try_recv() => {
                     let Some(notification) = notification? else {
-                        return Err(sqlx::Error::Protocol("the listener lost its connection".into()));
+                        return Err(sqlx::Error::Protocol(
+                            "the listener lost its connection".into(),
+                        ));
                     };
-                    tell(subscribers, parse(notification.payload()));
+                    notify(subscribers, parse(notification.payload()));
                 }
                 _ = ping.tick() => {
-                    let asked_ms = self.now_ms();
+                    let sent_ms = self.now_ms();
                     tokio::time::timeout(TRUSTED_FOR, listener.execute("/* changes.ping */ SELECT"))
                         .await
                         .map_err(|_| sqlx::Error::PoolTimedOut)??;
                     // Notices that came with the answer are in the listener's buffer: told before
                     // the answer counts.
                     while let Some(notification) = listener.next_buffered() {
-                        tell(subscribers, parse(notification.payload()));
+                        notify(subscribers, parse(notification.payload()));
                     }
-                    self.alive_at_ms.store(asked_ms, Ordering::Release);
+                    self.alive_at_ms.store(sent_ms, Ordering::Release);
                     *backoff = Duration::from_millis(100);
                 }
             }
@@ -139,13 +145,13 @@ impl Changes {
     }
 }
 
-fn tell(subscribers: &[Subscriber], notice: Notice) {
+fn notify(subscribers: &[Subscriber], notice: Notice) {
     for subscriber in subscribers {
         subscriber(notice);
     }
 }
 
-/// A notice that a newer program sends and we do not know may be about anything.
+/// Reads a notice. One of an unknown kind, which a newer program sent, may be about anything.
 fn parse(payload: &str) -> Notice {
     let known = payload.split_once(':').and_then(|(kind, id)| {
         let id = id.parse().ok()?;

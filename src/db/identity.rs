@@ -2,8 +2,8 @@
 //!
 //! A copy of the database can be older than the grants that were answered: a restored backup, or a
 //! standby that was promoted. Its sequence would issue the same fencing tokens again. A row
-//! remembers which cluster and timeline the tokens belong to; whoever connects to another one moves
-//! the sequence 2^32 ahead before anything can be granted.
+//! remembers which cluster and timeline the tokens belong to; a connection to another one moves the
+//! sequence 2^32 ahead before anything can be granted.
 
 use sqlx::{Acquire, PgConnection, PgPool};
 
@@ -17,13 +17,13 @@ pub const FENCING_TOKEN_JUMP: i64 = 1 << 32;
 pub(super) async fn check(connection: &mut PgConnection) -> sqlx::Result<()> {
     let state = sqlx::query!(
         r#"/* identity.check */
-        SELECT to_regclass('database_identity') IS NOT NULL AS "migrated!", pg_is_in_recovery() AS "standby!""#
+        SELECT to_regclass('database_identity') IS NOT NULL AS "migrated!",
+               pg_is_in_recovery() AS "standby!""#
     )
     .fetch_one(&mut *connection)
     .await?;
     if state.standby {
-        // Promoted, it would be another database than it says now; whoever connected before that
-        // would never look again.
+        // Its promotion would make it another database, and this connection would not look again.
         return Err(sqlx::Error::Protocol(
             "this PostgreSQL is a standby: connect to the primary".into(),
         ));
@@ -52,7 +52,7 @@ pub(super) async fn check(connection: &mut PgConnection) -> sqlx::Result<()> {
 /// token.
 ///
 /// # Errors
-/// Where the database cannot be asked.
+/// The database's, or that it cannot be reached.
 pub async fn restored(pool: &PgPool) -> sqlx::Result<i64> {
     jump_ahead(&mut *pool.acquire().await?).await
 }
@@ -70,7 +70,9 @@ async fn is_known(connection: &mut PgConnection) -> sqlx::Result<bool> {
         r#"/* identity.is_known */
         SELECT EXISTS (SELECT FROM database_identity d, pg_control_system() c
                         WHERE d.system_identifier = c.system_identifier
-                          AND d.timeline = ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::bigint) AS "known!""#
+                          AND d.timeline =
+                              ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))
+                                  ::bit(32)::bigint) AS "known!""#
     )
     .fetch_one(connection)
     .await
@@ -85,7 +87,8 @@ async fn lock_identity(connection: &mut PgConnection) -> sqlx::Result<()> {
 
 async fn jump(connection: &mut PgConnection) -> sqlx::Result<i64> {
     let next = sqlx::query_scalar!(
-        r#"/* identity.jump */ SELECT setval('lock_fence', nextval('lock_fence') + $1, false) AS "next!""#,
+        r#"/* identity.jump */
+        SELECT setval('lock_fence', nextval('lock_fence') + $1, false) AS "next!""#,
         FENCING_TOKEN_JUMP
     )
     .fetch_one(&mut *connection)
@@ -93,8 +96,11 @@ async fn jump(connection: &mut PgConnection) -> sqlx::Result<i64> {
     sqlx::query!(
         "/* identity.remember */
         INSERT INTO database_identity AS d (system_identifier, timeline)
-        SELECT system_identifier, ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::bigint FROM pg_control_system()
-        ON CONFLICT (one) DO UPDATE SET system_identifier = excluded.system_identifier, timeline = excluded.timeline"
+        SELECT system_identifier,
+               ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::bigint
+          FROM pg_control_system()
+        ON CONFLICT (one) DO UPDATE
+           SET system_identifier = excluded.system_identifier, timeline = excluded.timeline"
     )
     .execute(connection)
     .await?;

@@ -21,7 +21,8 @@ fn migrator() -> Migrator {
 pub enum MigrateError {
     /// Its schema is newer than this program knows how to work with.
     #[error(
-        "this is lockable {this}, and the database has been migrated for {needed} or newer: upgrade this node"
+        "this is lockable {this}, and the database has been migrated for {needed} or newer: \
+         upgrade this node"
     )]
     TooOld {
         /// This program's version.
@@ -31,7 +32,8 @@ pub enum MigrateError {
     },
     /// It may forget what it committed.
     #[error(
-        "this PostgreSQL runs with {0} off: after a crash it may have lost locks that were granted. Set {0} = on in its \
+        "this PostgreSQL runs with {0} off: after a crash it may have lost locks that were \
+         granted. Set {0} = on in its \
          configuration, or say --unsafe-database if that is what you want (for throw-away data)"
     )]
     Unsafe(&'static str),
@@ -40,7 +42,8 @@ pub enum MigrateError {
     OldServer(i32),
     /// Names are UTF-8.
     #[error(
-        "the database's encoding is {0}: Lockable needs UTF8 (create database ... encoding 'UTF8' template template0)"
+        "the database's encoding is {0}: Lockable needs UTF8 (create database ... encoding 'UTF8' \
+         template template0)"
     )]
     Encoding(String),
     /// It is a standby, which cannot write.
@@ -81,13 +84,14 @@ pub async fn prepare(
 /// The number of the newest migration that this database has; 0: none.
 ///
 /// # Errors
-/// Where the database does not answer.
+/// The database's, or that it cannot be reached.
 pub async fn applied(connection: &mut PgConnection) -> Result<i64, sqlx::Error> {
     if !has_schema(connection).await? {
         return Ok(0);
     }
     sqlx::query_scalar!(
-        r#"/* migrate.applied */ SELECT coalesce(max(migration), 0) AS "newest!" FROM schema_compatibility"#
+        r#"/* migrate.applied */
+        SELECT coalesce(max(migration), 0) AS "newest!" FROM schema_compatibility"#
     )
     .fetch_one(connection)
     .await
@@ -96,7 +100,7 @@ pub async fn applied(connection: &mut PgConnection) -> Result<i64, sqlx::Error> 
 /// The same, with a connection of its own.
 ///
 /// # Errors
-/// Where the database does not answer.
+/// The database's, or that it cannot be reached.
 pub async fn applied_with(options: &PgConnectOptions) -> Result<i64, sqlx::Error> {
     let mut connection = PgConnection::connect_with(options).await?;
     let applied = applied(&mut connection).await?;
@@ -115,7 +119,8 @@ pub fn newest() -> i64 {
 
 async fn has_schema(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
     sqlx::query_scalar!(
-        r#"/* migrate.has_schema */ SELECT to_regclass('schema_compatibility') IS NOT NULL AS "there!""#
+        r#"/* migrate.has_schema */
+        SELECT to_regclass('schema_compatibility') IS NOT NULL AS "there!""#
     )
     .fetch_one(connection)
     .await
@@ -157,10 +162,13 @@ async fn check_server(
 ) -> Result<(), MigrateError> {
     let server = sqlx::query!(
         r#"/* migrate.server */
-        SELECT current_setting('server_version_num')::int AS "version!", current_setting('server_encoding') AS "encoding!",
-               current_setting('fsync') = 'on' AS "fsync!", current_setting('full_page_writes') = 'on' AS "full_page_writes!",
+        SELECT current_setting('server_version_num')::int AS "version!",
+               current_setting('server_encoding') AS "encoding!",
+               current_setting('fsync') = 'on' AS "fsync!",
+               current_setting('full_page_writes') = 'on' AS "full_page_writes!",
                current_setting('synchronous_standby_names') <> '' AS "synchronous!",
-               pg_is_in_recovery() AS "standby!", (SELECT count(*) FROM pg_stat_replication) AS "receivers!""#
+               pg_is_in_recovery() AS "standby!",
+               (SELECT count(*) FROM pg_stat_replication) AS "receivers!""#
     )
     .fetch_one(connection)
     .await?;
@@ -183,14 +191,16 @@ async fn check_server(
         }
         if !on {
             tracing::warn!(
-                "this PostgreSQL runs with {name} off: a crash of it may forget locks that were granted"
+                "this PostgreSQL runs with {name} off: a crash of it may forget locks that were \
+                 granted"
             );
         }
     }
     if server.receivers > 0 && !server.synchronous {
         tracing::warn!(
             receivers = server.receivers,
-            "this PostgreSQL is replicated asynchronously (synchronous_standby_names is empty): a failover may forget locks \
+            "this PostgreSQL is replicated asynchronously (synchronous_standby_names is empty): a \
+             failover may forget locks \
              that were granted and give out their fencing tokens again; see docs/operations.md"
         );
     }
@@ -207,7 +217,7 @@ pub async fn prepare_with(
 ) -> Result<(), MigrateError> {
     let mut connection = PgConnection::connect_with(options).await?;
     let outcome = prepare(&mut connection, allow_unsafe).await;
-    // What it did is committed; a failure to say good-bye changes nothing.
+    // Its work is committed: a failure to close the connection changes nothing.
     let _ = connection.close().await;
     outcome
 }

@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use sqlx::postgres::PgConnectOptions;
 
-use super::embedded::{Access, Embedded, EmbeddedError, OwnerError, Purpose, settle_in};
+use super::embedded::{Access, Embedded, EmbeddedError, OwnerError, ProcessKind, settle_in};
 use crate::config::{DatabaseSettings, SettingsError};
 
 /// A database to connect to. Where this process runs it, it stops when this is stopped or dropped:
@@ -51,7 +51,7 @@ impl Source {
         }
         let embedded = Embedded::start(
             &settings.data_dir()?,
-            Purpose::Serve,
+            ProcessKind::Service,
             server_connections(settings),
         )?;
         Ok(Self {
@@ -75,7 +75,7 @@ impl Source {
         Ok(
             match Embedded::access(
                 &settings.data_dir()?,
-                Purpose::Command,
+                ProcessKind::Command,
                 server_connections(settings),
             )? {
                 Access::Own(embedded) => Self {
@@ -90,7 +90,7 @@ impl Source {
         )
     }
 
-    /// Whether its server is ours, on this machine.
+    /// True if its server is the embedded one.
     pub fn is_embedded(&self) -> bool {
         self.embedded.is_some()
     }
@@ -100,7 +100,7 @@ impl Source {
         &self.options
     }
 
-    /// Whether this process runs the database by itself.
+    /// True if this process runs the server.
     pub fn is_own(&self) -> bool {
         self.embedded.is_some()
     }
@@ -122,8 +122,8 @@ fn from_url(settings: &DatabaseSettings) -> Result<Option<PgConnectOptions>, Sou
         .map_err(SourceError::Url)
 }
 
-/// What the embedded server allows: the pool twice, so that commands have one too; eight for each
-/// of sixteen lanes in a crowd, eight for locks that go alone, and room for a look with psql.
+/// The connections of the embedded server: the pool twice, so that commands have one too; eight for
+/// each of sixteen lanes in a crowd, eight for locks that go alone, and room for a look with psql.
 fn server_connections(settings: &DatabaseSettings) -> u32 {
     2 * settings.database_connections + 152
 }

@@ -10,10 +10,14 @@ use axum::routing::get;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use sqlx::PgPool;
 
+use super::connections;
 use crate::transport::edge;
 
 /// The gauge of the pool's connections.
 const CONNECTIONS: &str = "lockable_database_connections";
+
+/// Lines of the log that nobody read, or that could not be written.
+pub(crate) const LOG_LINES_DROPPED: &str = "lockable_log_lines_dropped_total";
 
 /// The interval at which recorded samples are merged, so that they do not pile up if nobody
 /// scrapes.
@@ -41,6 +45,12 @@ pub(super) fn record() -> anyhow::Result<PrometheusHandle> {
         .install_recorder()
         .context("metrics cannot be recorded")?;
     edge::metric::describe();
+    metrics::describe_counter!(
+        LOG_LINES_DROPPED,
+        "Lines of the log that were dropped because it was not read, or not written"
+    );
+    metrics::counter!(LOG_LINES_DROPPED).increment(0);
+    connections::metric::describe();
     Ok(HANDLE.get_or_init(|| handle).clone())
 }
 

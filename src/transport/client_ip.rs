@@ -19,7 +19,8 @@ impl TrustedProxies {
         Self(networks.into_iter().collect())
     }
 
-    fn contains(&self, ip: IpAddr) -> bool {
+    /// True for the IP of a trusted proxy.
+    pub fn contains(&self, ip: IpAddr) -> bool {
         self.0.iter().any(|network| network.contains(&ip))
     }
 

@@ -23,7 +23,7 @@ use context::Admin;
 #[derive(Args, Debug)]
 pub(super) struct AdminArgs {
     #[command(flatten)]
-    database: DatabaseSettings,
+    pub(super) database: DatabaseSettings,
     /// Print data as JSON
     #[arg(long, global = true, help_heading = "Output")]
     json: bool,

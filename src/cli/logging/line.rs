@@ -67,7 +67,7 @@ fn write_now(line: &mut String) -> fmt::Result {
 struct Text(String);
 
 impl Text {
-    /// Whether the field's value comes next; its name stands before it, but for the message.
+    /// True if the field's value comes next; its name stands before it, but for the message.
     fn begin(&mut self, field: &Field) -> bool {
         let name = field.name();
         if name.starts_with("log.") {
@@ -157,14 +157,28 @@ mod tests {
     fn speak() {
         let error = io::Error::other("no \"way\"");
         let client = std::net::Ipv4Addr::LOCALHOST;
-        tracing::info!(method = "GET", status = 200_u16, duration_ms = 1.25, whole_ms = 2.0, %client, "request");
+        tracing::info!(
+            method = "GET",
+            status = 200_u16,
+            duration_ms = 1.25,
+            whole_ms = 2.0,
+            %client,
+            "request"
+        );
         tracing::info!(
             account_id = Some(7_i64),
             nobody = None::<i64>,
             text = "a \"quoted\" \\ line\nand another",
             "request"
         );
-        tracing::warn!(%error, ?client, kind = "acquire", questions = 3_usize, yes = true, "the database's answer is lost");
+        tracing::warn!(
+            %error,
+            ?client,
+            kind = "acquire",
+            requests = 3_usize,
+            yes = true,
+            "the database's answer is lost"
+        );
         tracing::error!("a sentence, with {} in it", 2);
         tracing::error!(r#type = "x", "raw");
     }
@@ -197,7 +211,8 @@ mod tests {
         assert_eq!(said(formatter.finish(), &ours), expected);
         assert_eq!(
             expected[0],
-            "  INFO request method=\"GET\" status=200 duration_ms=1.25 whole_ms=2.0 client=127.0.0.1"
+            "  INFO request method=\"GET\" status=200 duration_ms=1.25 whole_ms=2.0 \
+             client=127.0.0.1"
         );
     }
 

@@ -1,4 +1,4 @@
-//! The files of the embedded cluster: where they are, what PostgreSQL is told, and the making of a
+//! The files of the embedded cluster: their paths, PostgreSQL's settings, and the making of a
 //! new one.
 
 use std::fs;
@@ -8,10 +8,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use sha2::{Digest, Sha256};
+use sqlx::postgres::{PgConnectOptions, PgSslMode};
 
+use super::super::children;
+use super::error::EmbeddedError;
+use super::memory;
 use super::owner::make_private_dir;
 use super::programs::Programs;
-use super::{EmbeddedError, memory};
 
 /// The role and the database of the service.
 pub const ROLE: &str = "lockable";
@@ -23,12 +26,12 @@ pub const PORT: u16 = 5432;
 /// counted.
 const LONGEST_SOCKET_PATH: usize = 103;
 
-/// Where things are under a data directory.
+/// The paths of a data directory.
 #[derive(Clone, Debug)]
 pub struct Places {
     /// The data directory.
     pub data_dir: PathBuf,
-    /// PostgreSQL's own folder in it.
+    /// PostgreSQL's own folder: `postgres` in the data directory, or the folder that this links to.
     pub cluster: PathBuf,
     /// The folder of the socket, mode 0700.
     pub sockets: PathBuf,
@@ -38,24 +41,35 @@ pub struct Places {
 
 impl Places {
     /// The places under this data directory.
-    pub fn new(data_dir: &Path) -> Self {
-        let data_dir = fs::canonicalize(data_dir).unwrap_or_else(|_| data_dir.to_path_buf());
+    ///
+    /// # Errors
+    /// PostgreSQL's settings could not name one of them.
+    pub fn new(data_dir: &Path) -> Result<Self, EmbeddedError> {
+        let real = |path: &Path| fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
+        let data_dir = real(data_dir);
+        let cluster = real(&data_dir.join("postgres"));
+        for path in [&data_dir, &cluster] {
+            check_path(path)?;
+        }
         let mut sockets = data_dir.join("run");
         let longest = format!("/.s.PGSQL.{PORT}").len() + sockets.as_os_str().len();
-        if longest > LONGEST_SOCKET_PATH {
+        // These have a meaning where PostgreSQL and its clients list folders of sockets.
+        let is_listable = !sockets.to_string_lossy().contains([',', '"', '\'', '\\']);
+        if longest > LONGEST_SOCKET_PATH || !is_listable {
             // A short place that every command works out the same way from the data directory.
             let digest = hex::encode(Sha256::digest(data_dir.as_os_str().as_encoded_bytes()));
             sockets = PathBuf::from(format!("/tmp/lockable-{}", &digest[..16]));
         }
-        Self {
-            cluster: data_dir.join("postgres"),
+        Ok(Self {
             lock: data_dir.join("lockable.lock"),
+            cluster,
             sockets,
             data_dir,
-        }
+        })
     }
 
-    /// Makes the folder of the socket, and makes sure that it is ours: /tmp is everybody's.
+    /// Makes the folder of the socket, and checks that it belongs to this user: anybody may write
+    /// to /tmp.
     pub(super) fn make_socket_dir(&self) -> Result<(), EmbeddedError> {
         make_private_dir(&self.sockets)
             .map_err(EmbeddedError::io("make the socket's folder", &self.sockets))?;
@@ -76,7 +90,12 @@ impl Places {
                 .parse()
                 .map(Some)
                 .map_err(|_| EmbeddedError::NoCluster(self.cluster.clone())),
-            Err(error) if error.kind() == io::ErrorKind::NotFound && self.cluster.exists() => {
+            // Also a link to a folder that is not there: its disk may only be not mounted yet, and
+            // a new cluster would have forgotten all locks.
+            Err(error)
+                if error.kind() == io::ErrorKind::NotFound
+                    && fs::symlink_metadata(&self.cluster).is_ok() =>
+            {
                 Err(EmbeddedError::NoCluster(self.cluster.clone()))
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -128,7 +147,7 @@ impl Places {
             .map_err(EmbeddedError::io("flush", &self.data_dir))
     }
 
-    /// Writes what PostgreSQL is told, anew at each start: the places and the user may have
+    /// Writes PostgreSQL's settings, anew at each start: the places and the user may have
     /// changed.
     pub(super) fn configure(
         &self,
@@ -141,17 +160,12 @@ impl Places {
             let file = cluster.join(name);
             fs::write(&file, text).map_err(EmbeddedError::io("write", &file))
         };
-        let utf8 = |path: &Path| {
-            path.to_str()
-                .map(str::to_owned)
-                .ok_or_else(|| EmbeddedError::NotUtf8(path.to_path_buf()))
-        };
-        let own = self.data_dir.join("postgresql.conf");
+        let operators = self.data_dir.join("postgresql.conf");
         write(
             "postgresql.conf",
             &postgresql_conf(
-                &utf8(&self.sockets)?,
-                &utf8(&own)?,
+                check_path(&self.sockets)?,
+                check_path(&operators)?,
                 programs,
                 max_connections,
             ),
@@ -162,15 +176,14 @@ impl Places {
 
     /// One of PostgreSQL's programs, with an environment and a folder that suit it.
     pub(super) fn command(&self, programs: &Programs, program: &str) -> Command {
-        let mut command = Command::new(programs.path(program));
+        let mut command = children::command(programs.path(program));
         command
             .current_dir(&self.data_dir)
             .env("HOME", &self.data_dir)
             .env("LC_ALL", "C")
             .env("TZ", "UTC");
         for (name, _) in std::env::vars_os() {
-            // PGHOST, PGDATA, PGOPTIONS...: meant for another PostgreSQL.
-            if name.to_string_lossy().starts_with("PG") {
+            if children::is_postgres_variable(&name) {
                 command.env_remove(name);
             }
         }
@@ -178,13 +191,26 @@ impl Places {
     }
 }
 
-/// On the socket the operating system says who it is (`peer`), and the map whom that may be. The
-/// folder of the socket is closed to everybody but its owner and root besides.
+impl Places {
+    /// The options to connect as the service's role.
+    pub fn connect_options(&self) -> PgConnectOptions {
+        PgConnectOptions::new_without_pgpass()
+            .socket(&self.sockets)
+            .port(PORT)
+            .username(ROLE)
+            .database(ROLE)
+            .application_name("lockable")
+            .ssl_mode(PgSslMode::Disable)
+    }
+}
+
+/// On the socket the operating system names the user (`peer`), and the map lists that user's roles.
+/// Only its owner and root can enter the folder of the socket.
 const HBA: &str = "# Written by lockable at each start.\nlocal all all peer map=lockable\n";
 
-/// Root and the service's own user may be the service. Its own user may also be the superuser
-/// `postgres`, whom nothing in the service uses: that is for pg_upgrade and repairs, and no new
-/// right, because the files are that user's anyway.
+/// Root and the service's user may take the service's role. The service's user may also take the
+/// superuser role `postgres`, which the service never uses: it is for pg_upgrade and repairs, and
+/// gives no new right, because that user owns the files anyway.
 fn ident(user: &str) -> String {
     let user = user.replace('"', "\"\"");
     let mut map = format!("# Written by lockable at each start.\nlockable root {ROLE}\n");
@@ -194,10 +220,26 @@ fn ident(user: &str) -> String {
     map
 }
 
-fn postgresql_conf(sockets: &str, own: &str, programs: &Programs, max_connections: u32) -> String {
-    let quoted = |text: &str| text.replace('\'', "''");
+/// The path as text that PostgreSQL's settings can hold.
+fn check_path(path: &Path) -> Result<&str, EmbeddedError> {
+    path.to_str()
+        .filter(|text| !text.contains(char::is_control))
+        .ok_or_else(|| EmbeddedError::UnusablePath(path.to_path_buf()))
+}
+
+/// A value of `postgresql.conf` in quotes.
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
+}
+
+fn postgresql_conf(
+    sockets: &str,
+    operators: &str,
+    programs: &Programs,
+    max_connections: u32,
+) -> String {
     let socket_list = quoted(&format!("\"{}\"", sockets.replace('"', "\"\"")));
-    let own = quoted(own);
+    let include = quoted(operators);
     // lz4 came with 15, if the package was built with it; pglz is there always, at more processor
     // time.
     let compression = if built_with_lz4(programs) {
@@ -207,11 +249,12 @@ fn postgresql_conf(sockets: &str, own: &str, programs: &Programs, max_connection
     };
     let shared_buffers_mb = memory::shared_buffers_mb();
     format!(
-        "# Written by lockable at each start. Your own settings go to {own}, which is read last.
+        "# Written by lockable at each start. Your own settings go to
+# {operators}, which is read last.
 
 # Reached through the Unix socket only, in a folder that is closed to others.
 listen_addresses = ''
-unix_socket_directories = '{socket_list}'
+unix_socket_directories = {socket_list}
 unix_socket_permissions = 0700
 port = {PORT}
 max_connections = {max_connections}
@@ -221,23 +264,25 @@ fsync = on
 full_page_writes = on
 synchronous_commit = on
 
-# A quarter of this machine's memory, 4 GB at most; of which only so much is used as there are locks to keep in it.
+# A quarter of this machine's memory, 4 GB at most. PostgreSQL fills it only as far as there are
+# locks to keep in it.
 shared_buffers = {shared_buffers_mb}MB
 
-# Every heartbeat is an update. Checkpoints far apart, because after each of them pages are logged whole once; and those
-# compressed, which halves the log.
+# Every heartbeat is an update. Checkpoints are far apart, because the first change of a page
+# after each of them logs the page whole; those pages are compressed, which halves the log.
 max_wal_size = 4GB
 min_wal_size = 128MB
 checkpoint_timeout = 15min
 wal_compression = {compression}
 
-# Updated rows leave dead ones behind within seconds: look for them often, so that the table does not grow.
+# Updates leave dead rows behind within seconds: look for them often, so that the table does not
+# grow.
 autovacuum_naptime = 5s
 
 # Statements are short: compiling them costs more than running them.
 jit = off
 
-# The log goes to the service's. No statement texts in it: they could hold what is nobody's business.
+# The log goes to the service's log. It has no texts of statements: they could hold private data.
 log_destination = 'stderr'
 logging_collector = off
 log_line_prefix = ''
@@ -252,15 +297,14 @@ lc_messages = 'C'
 cluster_name = 'lockable'
 restart_after_crash = on
 
-include_if_exists = '{own}'
+include_if_exists = {include}
 "
     )
 }
 
-/// Asks the program itself: it complains of a value that it does not know before it looks for its
-/// data.
+/// True if this `postgres` knows lz4. It refuses an unknown value before it looks for its data.
 fn built_with_lz4(programs: &Programs) -> bool {
-    Command::new(programs.path("postgres"))
+    children::command(programs.path("postgres"))
         .args([
             "--single",
             "-D",
@@ -273,8 +317,7 @@ fn built_with_lz4(programs: &Programs) -> bool {
         .is_ok_and(|output| !String::from_utf8_lossy(&output.stderr).contains("wal_compression"))
 }
 
-/// Runs a program to its end, with this on its standard input; its words are in the error if it
-/// failed.
+/// Runs a program to its end, with `input` on its standard input. The error has its standard error.
 fn finish(mut command: Command, name: &str, input: &str) -> Result<(), EmbeddedError> {
     let failed = |said: String| EmbeddedError::Program {
         program: name.to_owned(),
@@ -287,7 +330,7 @@ fn finish(mut command: Command, name: &str, input: &str) -> Result<(), EmbeddedE
         .spawn()
         .map_err(|error| failed(error.to_string()))?;
     if let Some(mut stdin) = child.stdin.take() {
-        // Where it died before reading all, its exit status and words say why.
+        // If it ended before it had read all, its exit status and words say why.
         let _ = stdin.write_all(input.as_bytes());
     }
     let output = child
@@ -301,4 +344,30 @@ fn finish(mut command: Command, name: &str, input: &str) -> Result<(), EmbeddedE
         output.status,
         String::from_utf8_lossy(&output.stderr).trim_end()
     )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_quoted_or_refused() {
+        assert_eq!(quoted(r"/a'b\c"), r"'/a''b\\c'");
+        for plain in [
+            "/var/lib/lockable",
+            "/data/it's",
+            r"/data/back\slash",
+            "/data/\"x\", y",
+        ] {
+            assert_eq!(check_path(Path::new(plain)).unwrap(), plain);
+        }
+        for wrong in [
+            "/data/\nfsync = off",
+            "/data/\r",
+            "/data/\t",
+            "/data/\u{7f}",
+        ] {
+            assert!(check_path(Path::new(wrong)).is_err(), "{wrong:?}");
+        }
+    }
 }

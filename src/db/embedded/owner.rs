@@ -1,4 +1,4 @@
-//! Whose the data is, and how a process started as root becomes that user.
+//! The owner of the data, and how a process started as root becomes that user.
 //!
 //! PostgreSQL refuses to run as root, and nothing that parses requests should: the whole process
 //! becomes an unprivileged user, which `lockable` names if the machine has it, else `postgres`.
@@ -10,6 +10,8 @@ use std::path::Path;
 
 use nix::unistd::{User, geteuid};
 
+use super::shell;
+
 /// Users that a process started as root may become, best first.
 const CANDIDATES: [&str; 2] = ["lockable", "postgres"];
 
@@ -18,50 +20,57 @@ const CANDIDATES: [&str; 2] = ["lockable", "postgres"];
 pub enum OwnerError {
     /// There is no user to become.
     #[error(
-        "started as root, but this machine has neither a user `lockable` nor `postgres` to run as; make one with:\n  \
+        "started as root, but this machine has neither a user `lockable` nor `postgres` to run \
+         as; make one with:\n  \
          useradd --system --home-dir /var/lib/lockable --shell /usr/sbin/nologin lockable"
     )]
     NoUser,
     /// The data belongs to somebody whom this process will not become.
     #[error(
-        "{dir} belongs to {owner}, and the service does not run as that user; give it to one of its own:\n  chown -R {to} {dir}"
+        "{dir} belongs to {owner}, and the service does not run as that user; give it to one of \
+         its own:\n  chown -R {to} {word}"
     )]
     WrongOwner {
         /// The data directory.
         dir: String,
-        /// Who owns it.
+        /// The same for a shell.
+        word: String,
+        /// Its owner.
         owner: String,
-        /// Who could.
+        /// A user that could own it.
         to: String,
     },
     /// There are other things in it.
     #[error(
-        "{0} has other things in it, and its rights would be changed: give Lockable a folder of its own with --data-dir"
+        "{0} has other things in it, and its rights would be changed: give Lockable a folder of \
+         its own with --data-dir"
     )]
     NotOurs(String),
     /// The data directory is out of the reach of the user.
     #[error(
-        "the user {user} cannot use the data directory {dir} ({error}): choose another place with --data-dir"
+        "the user {user} cannot use the data directory {dir} ({error}): choose another place with \
+         --data-dir"
     )]
     OutOfReach {
         /// The data directory.
         dir: String,
         /// The user.
         user: String,
-        /// What the system said.
+        /// The system's error.
         error: io::Error,
     },
     /// PostgreSQL needs a name for the user.
     #[error(
-        "the user id {0} has no entry in the passwd database, which PostgreSQL needs: add one, or use DATABASE_URL"
+        "the user id {0} has no entry in the passwd database, which PostgreSQL needs: add one, or \
+         use DATABASE_URL"
     )]
     Nameless(u32),
     /// The system refused.
     #[error("cannot {what}: {error}")]
     System {
-        /// What was tried.
+        /// The attempt.
         what: String,
-        /// What the system said.
+        /// The system's error.
         error: io::Error,
     },
 }
@@ -82,7 +91,7 @@ fn system_errno(what: impl Into<String>) -> impl FnOnce(nix::Error) -> OwnerErro
 /// The name of the user that this process runs as.
 ///
 /// # Errors
-/// Where the passwd database has no such user.
+/// The passwd database has no such user.
 pub(super) fn current_user() -> Result<String, OwnerError> {
     let uid = geteuid();
     User::from_uid(uid)
@@ -130,19 +139,24 @@ pub fn settle_in(data_dir: &Path) -> Result<String, OwnerError> {
     Ok(user.name)
 }
 
-/// Whether the folder may be taken: new, empty, or with something of the service's in it.
+/// True if the folder may be taken: new, empty, or with something of the service's in it.
 /// `--data-dir /tmp` may not.
 fn is_ours_or_empty(data_dir: &Path) -> bool {
     const OURS: [&str; 3] = ["lockable.lock", "postgres", "outbox"];
-    // What an operator prepares, and what a volume of its own has.
+    !data_dir.exists()
+        || OURS
+            .iter()
+            .any(|name| data_dir.join(name).symlink_metadata().is_ok())
+        || is_empty(data_dir)
+}
+
+/// True if nothing is in the folder but what an operator prepares and what a volume of its own has.
+fn is_empty(data_dir: &Path) -> bool {
     const ALLOWED: [&str; 2] = ["postgresql.conf", "lost+found"];
-    let Ok(entries) = std::fs::read_dir(data_dir) else {
-        return true;
-    };
-    OURS.iter().any(|name| data_dir.join(name).exists())
-        || entries
-            .flatten()
-            .all(|entry| ALLOWED.iter().any(|name| entry.file_name() == *name))
+    let entries = std::fs::read_dir(data_dir).into_iter().flatten().flatten();
+    entries
+        .map(|entry| entry.file_name())
+        .all(|name| ALLOWED.iter().any(|allowed| name == *allowed))
 }
 
 /// Whom root becomes for this data: its owner if that is somebody; for new data (or a fresh folder
@@ -151,8 +165,7 @@ fn user_for(data_dir: &Path) -> Result<User, OwnerError> {
     let Ok(meta) = std::fs::metadata(data_dir) else {
         return candidate();
     };
-    let empty = std::fs::read_dir(data_dir).is_ok_and(|mut entries| entries.next().is_none());
-    if meta.uid() == 0 && empty {
+    if meta.uid() == 0 && is_empty(data_dir) {
         return candidate();
     }
     let owner = User::from_uid(meta.uid().into()).ok().flatten();
@@ -160,6 +173,7 @@ fn user_for(data_dir: &Path) -> Result<User, OwnerError> {
         Some(owner) if !owner.uid.is_root() && owner.name != "nobody" => Ok(owner),
         other => Err(OwnerError::WrongOwner {
             dir: data_dir.display().to_string(),
+            word: shell::word(data_dir),
             owner: other.map_or_else(
                 || format!("the unknown user id {}", meta.uid()),
                 |owner| owner.name,
@@ -193,14 +207,32 @@ fn become_user(user: &User) -> Result<(), OwnerError> {
     Ok(())
 }
 
+/// Makes the folders above a directory. Root's are open to the user that root becomes, whatever the
+/// umask is; anybody else's are as the umask says.
+fn make_parents(dir: &Path) -> io::Result<()> {
+    if dir.as_os_str().is_empty() || dir.is_dir() {
+        return Ok(());
+    }
+    if let Some(parent) = dir.parent() {
+        make_parents(parent)?;
+    }
+    match std::fs::create_dir(dir) {
+        Ok(()) if geteuid().is_root() => {
+            std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o755))
+        }
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => Ok(()),
+        outcome => outcome,
+    }
+}
+
 /// Makes a directory with mode 0700; one that is there already keeps its mode unless others may
 /// enter it.
 ///
 /// # Errors
-/// What the system says.
+/// The system's.
 pub(super) fn make_private_dir(dir: &Path) -> io::Result<()> {
     if let Some(parent) = dir.parent() {
-        std::fs::create_dir_all(parent)?;
+        make_parents(parent)?;
     }
     match std::fs::DirBuilder::new().mode(0o700).create(dir) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {

@@ -1,7 +1,8 @@
 //! Finding PostgreSQL's programs on this machine.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+
+use super::super::children;
 
 /// The oldest PostgreSQL whose behaviour the service was built on.
 pub const OLDEST_MAJOR: u32 = 14;
@@ -9,7 +10,7 @@ pub const OLDEST_MAJOR: u32 = 14;
 /// One installation of PostgreSQL's programs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Programs {
-    /// The folder they are in.
+    /// Their folder.
     pub bin: PathBuf,
     /// Their major version, such as 15.
     pub major: u32,
@@ -84,7 +85,7 @@ fn subfolders(parent: &str, prefix: &'static str) -> impl Iterator<Item = PathBu
 
 /// The major version in `postgres (PostgreSQL) 15.13 (Debian 15.13-0+deb12u1)`; 18beta1 is 18.
 fn major_of(postgres: &Path) -> Option<u32> {
-    let output = Command::new(postgres).arg("--version").output().ok()?;
+    let output = children::command(postgres).arg("--version").output().ok()?;
     parse_major(&String::from_utf8_lossy(&output.stdout))
 }
 

@@ -90,7 +90,7 @@ fn a_file_that_is_too_long_is_seen() {
 const MOST_COLUMNS: usize = 100;
 
 /// Folders that still have wider lines. No other may get one, and one without goes off the list.
-const STILL_TOO_WIDE: &[&str] = &["src/cli/logging", "src/db", "src/server"];
+const STILL_TOO_WIDE: &[&str] = &[];
 
 /// The lines of code under `src/`, `tests/` and `benches/` that are too wide, by file.
 fn wide_lines() -> Vec<(PathBuf, usize)> {

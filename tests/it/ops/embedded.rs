@@ -230,7 +230,7 @@ async fn a_postgresql_that_lost_its_service_and_its_watchdog_is_taken_over() {
 }
 
 /// Found among all processes, by `/proc` where there is one (a small Debian has no `ps`).
-fn watchdog_of(postmaster: Pid) -> Pid {
+pub(super) fn watchdog_of(postmaster: Pid) -> Pid {
     let wanted = format!("lockable-watchdog {postmaster}");
     let mut processes: Vec<(i32, String)> = std::fs::read_dir("/proc")
         .into_iter()

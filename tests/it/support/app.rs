@@ -15,9 +15,10 @@ use lockable::config::Settings;
 use lockable::id::{AccountId, TokenId};
 use lockable::mail::{MailSettings, Mailer};
 use lockable::secret::Secret;
+use lockable::server::connections::{Connections, Limits};
 use lockable::server::{self, listener};
 use lockable::tokens::{self, EmailConfirmation, NewToken, Scope};
-use lockable::transport::Front;
+use lockable::transport::{Front, TrustedProxies};
 use lockable::{jobs, namespaces};
 use sqlx::postgres::PgConnectOptions;
 use tempfile::TempDir;
@@ -28,6 +29,12 @@ use tokio_util::task::TaskTracker;
 use super::client::{Browser, Client, TokenClient};
 use super::database::Database;
 use super::proxy::Proxy;
+
+/// More than any test opens.
+const CONNECTION_LIMITS: Limits = Limits {
+    total: 10_000,
+    per_network: 10_000,
+};
 
 /// The password of every account that has one.
 pub(crate) const PASSWORD: &str = "correct horse battery";
@@ -46,7 +53,7 @@ pub(crate) struct TestApp {
     pub(super) front: Front<Api>,
     settings: Settings,
     server: JoinHandle<()>,
-    connections: Handle<SocketAddr>,
+    connections: Handle<listener::Peer>,
 }
 
 impl Deref for TestApp {
@@ -124,6 +131,7 @@ impl TestApp {
         let serving = listener::serve(
             listener.into_std().unwrap(),
             None,
+            Connections::new(CONNECTION_LIMITS, TrustedProxies::default()),
             connections.clone(),
             front.clone(),
         );

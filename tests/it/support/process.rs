@@ -25,6 +25,22 @@ pub(crate) fn lockable() -> Command {
     command
 }
 
+/// The binary as [`lockable`], started by a shell that runs these words before it becomes it.
+pub(crate) fn lockable_after(shell_words: &str) -> Command {
+    let mut command = Command::new("/bin/sh");
+    let binary = lockable();
+    command
+        .args(["-c", &format!("{shell_words}; exec \"$0\" \"$@\"")])
+        .arg(binary.get_program())
+        .stdin(Stdio::null());
+    for (name, value) in binary.get_envs() {
+        if value.is_none() {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
 /// `lockable serve`, running. Killed when dropped.
 #[derive(Debug)]
 pub(crate) struct Process {
@@ -46,7 +62,11 @@ impl Process {
     /// Starts it, on ports that the system chooses, and waits until it listens. The caller adds
     /// settings: at least the place of the data.
     pub(crate) fn start(settings: impl FnOnce(&mut Command)) -> Process {
-        let mut command = lockable();
+        Self::start_by(lockable(), settings)
+    }
+
+    /// As [`Process::start`], by a command that becomes the binary.
+    pub(crate) fn start_by(mut command: Command, settings: impl FnOnce(&mut Command)) -> Process {
         command.args([
             "serve",
             "--log-format",

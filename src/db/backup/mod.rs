@@ -3,19 +3,26 @@
 //! The data of `database_identity` is left out, so that a restored database is always recognised as
 //! another one, and its fencing tokens move far ahead before anything is granted (P4).
 
+mod target;
+
 use std::fs::File;
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::os::unix::process::CommandExt;
+use std::io::{self, IsTerminal};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use sqlx::{Connection, PgConnection};
 use url::Url;
 
+use super::children;
+use super::connection::{self, Purpose};
 use super::embedded::Programs;
+use super::identity;
 use super::source::{Source, SourceError};
 use crate::config::DatabaseSettings;
+use target::{STANDARD_STREAM, Target};
+
+pub use target::Written;
 
 /// Why a backup was not made, or not restored.
 #[derive(Debug, thiserror::Error)]
@@ -28,15 +35,16 @@ pub enum BackupError {
     Database(#[from] sqlx::Error),
     /// `pg_dump` dumps servers of its own version and older ones.
     #[error(
-        "the server is PostgreSQL {0}: this needs that version's {1}, or a newer one, on this machine (or PG_BIN)"
+        "the server is PostgreSQL {0}: this needs that version's {1}, or a newer one, on this \
+         machine (or PG_BIN)"
     )]
     NoProgram(u32, &'static str),
     /// The file cannot be had.
-    #[error("{}: {error}", path.display())]
+    #[error("{}: {error}", path_name(path))]
     File {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         error: io::Error,
     },
     /// It failed; its own words are on standard error already.
@@ -46,7 +54,7 @@ pub enum BackupError {
         program: &'static str,
         /// How it ended.
         status: String,
-        /// What that means for the data.
+        /// The state of the data.
         outcome: &'static str,
     },
     /// A node or command works on the database.
@@ -54,9 +62,19 @@ pub enum BackupError {
     InUse(i64),
     /// There is data that would be lost.
     #[error(
-        "the database is not empty ({0} accounts): say --replace to have its contents replaced by the backup's"
+        "the database is not empty ({0} accounts): say --replace to have its contents replaced by \
+         the backup's"
     )]
     NotEmpty(i64),
+}
+
+/// A path for people, who may not know what `-` means.
+fn path_name(path: &Path) -> String {
+    if path == Path::new(STANDARD_STREAM) {
+        "standard input or output".to_owned()
+    } else {
+        path.display().to_string()
+    }
 }
 
 fn file_error(path: &Path) -> impl FnOnce(io::Error) -> BackupError {
@@ -64,27 +82,28 @@ fn file_error(path: &Path) -> impl FnOnce(io::Error) -> BackupError {
     move |error| BackupError::File { path, error }
 }
 
-/// Writes a backup to this file, which appears, or replaces an older one, when it is complete.
-/// Returns its size in bytes. The service may go on meanwhile.
+/// Writes a backup while the service may go on. A regular file appears, or replaces an older one,
+/// when it is complete, and a link is followed to it; a device or a pipe is written to. `-` is
+/// standard output.
 ///
 /// # Errors
 /// Sentences that say what went wrong; there is no half-written file then.
-pub async fn backup(settings: &DatabaseSettings, file: &Path) -> Result<u64, BackupError> {
-    let target = std::path::absolute(file).map_err(file_error(file))?;
+pub async fn backup(settings: &DatabaseSettings, file: &Path) -> Result<Written, BackupError> {
     // As root the process becomes another user for the embedded cluster: what needs root's rights
     // on the file comes first.
-    let output = Output::create(&target)?;
+    let target = Target::open(file).map_err(file_error(file))?;
     let source = Source::for_command(settings)?;
-    let outcome = dump(&source, settings, &output).await;
+    let outcome = dump(&source, settings, file, &target).await;
     source.stop();
     outcome?;
-    output.keep()
+    target.keep().map_err(file_error(file))
 }
 
 async fn dump(
     source: &Source,
     settings: &DatabaseSettings,
-    output: &Output,
+    file: &Path,
+    target: &Target,
 ) -> Result<(), BackupError> {
     let programs = programs_for(source, "pg_dump").await?;
     let mut command = client(&programs, "pg_dump", source, settings);
@@ -94,16 +113,12 @@ async fn dump(
             "--no-password",
             "--exclude-table-data=database_identity",
         ])
-        .stdout(
-            output
-                .file
-                .try_clone()
-                .map_err(file_error(&output.target))?,
-        );
-    run(command, "pg_dump", "no backup was written")
+        .stdout(target.stdio().map_err(file_error(file))?);
+    run(command, "pg_dump", target.after_failure())
 }
 
-/// Replaces the contents of the database by the backup's. No node may use it.
+/// Replaces the contents of the database by a backup's, from a file, a device or a pipe; `-` is
+/// standard input. No node may use the database.
 ///
 /// # Errors
 /// Sentences that say what went wrong; the database is then as it was.
@@ -113,11 +128,28 @@ pub async fn restore(
     replace: bool,
 ) -> Result<(), BackupError> {
     // Opened first, for the same reason.
-    let input = File::open(file).map_err(file_error(file))?;
+    let input = open_input(file).map_err(file_error(file))?;
     let source = Source::for_command(settings)?;
     let outcome = load(&source, settings, input, replace).await;
     source.stop();
     outcome
+}
+
+fn open_input(file: &Path) -> io::Result<File> {
+    if file == Path::new(STANDARD_STREAM) {
+        let input = io::stdin();
+        if input.is_terminal() {
+            return Err(io::Error::other(
+                "it is a terminal: redirect it to a backup",
+            ));
+        }
+        return input.as_fd().try_clone_to_owned().map(File::from);
+    }
+    let input = File::open(file)?;
+    if input.metadata()?.is_dir() {
+        return Err(io::ErrorKind::IsADirectory.into());
+    }
+    Ok(input)
 }
 
 async fn load(
@@ -131,7 +163,8 @@ async fn load(
         r#"/* backup.state */
         SELECT to_regclass('accounts') IS NOT NULL AS "migrated!",
                (SELECT count(*) FROM pg_stat_activity
-                 WHERE datname = current_database() AND application_name LIKE 'lockable%' AND pid <> pg_backend_pid()) AS "in_use!""#
+                 WHERE datname = current_database() AND application_name LIKE 'lockable%'
+                   AND pid <> pg_backend_pid()) AS "in_use!""#
     )
     .fetch_one(&mut connection)
     .await?;
@@ -165,8 +198,8 @@ async fn load(
     run(command, "pg_restore", "the database is as it was")?;
     // A node that connected in spite of all while it was restored has looked at what was there
     // before.
-    let mut connection = super::connect(source.options(), super::Purpose::General).await?;
-    super::identity::jump_ahead(&mut connection).await?;
+    let mut connection = connection::connect(source.options(), Purpose::General).await?;
+    identity::jump_ahead(&mut connection).await?;
     connection.close().await?;
     Ok(())
 }
@@ -175,7 +208,8 @@ async fn load(
 async fn programs_for(source: &Source, program: &'static str) -> Result<Programs, BackupError> {
     let mut connection = PgConnection::connect_with(source.options()).await?;
     let major = sqlx::query_scalar!(
-        r#"/* backup.server_major */ SELECT current_setting('server_version_num')::int / 10000 AS "major!""#
+        r#"/* backup.server_major */
+        SELECT current_setting('server_version_num')::int / 10000 AS "major!""#
     )
     .fetch_one(&mut connection)
     .await?
@@ -189,15 +223,16 @@ async fn programs_for(source: &Source, program: &'static str) -> Result<Programs
         .ok_or(BackupError::NoProgram(major, program))
 }
 
-/// One of PostgreSQL's clients, told where the database is. A password goes by the environment:
-/// command lines can be seen.
+/// One of PostgreSQL's client programs for this database. The password goes by the environment,
+/// because other users can see command lines.
 fn client(
     programs: &Programs,
     program: &str,
     source: &Source,
     settings: &DatabaseSettings,
 ) -> Command {
-    let mut command = Command::new(programs.path(program));
+    children::close_foreign_descriptors();
+    let mut command = children::command(programs.path(program));
     command.stdin(Stdio::null());
     if let Some(url) = &settings.database_url {
         let (url, password) = for_libpq(&url.parse().expect("the source was made from it"));
@@ -208,7 +243,7 @@ fn client(
         return command;
     }
     for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("PG") {
+        if children::is_postgres_variable(&name) {
             command.env_remove(name);
         }
     }
@@ -227,7 +262,7 @@ fn client(
     command
 }
 
-/// The address without its password and without what only our driver knows.
+/// The URL without its password and without the parameters that only our driver knows.
 fn for_libpq(url: &Url) -> (Url, Option<String>) {
     const KNOWN: [&str; 10] = [
         "host",
@@ -280,76 +315,6 @@ fn run(
     }
 }
 
-/// A file that takes its name only when it is complete.
-///
-/// A small shell waits beside this process to give it the name, with the rights that the command
-/// was started with; should this process fail or be killed, it removes what was written.
-struct Output {
-    file: File,
-    target: PathBuf,
-    renamer: Child,
-}
-
-impl Output {
-    fn create(target: &Path) -> Result<Self, BackupError> {
-        let name = target
-            .file_name()
-            .ok_or_else(|| file_error(target)(io::ErrorKind::IsADirectory.into()))?;
-        let mut unfinished = std::ffi::OsString::from(".");
-        unfinished.push(name);
-        unfinished.push(format!(".{}", std::process::id()));
-        let unfinished = target.with_file_name(unfinished);
-        // Holds everybody's password hashes.
-        let file = File::options()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&unfinished)
-            .map_err(file_error(target))?;
-        let renamer = Command::new("/bin/sh")
-            .args([
-                "-c",
-                "if read line; then mv -f -- \"$1\" \"$2\"; else rm -f -- \"$1\"; fi",
-                "lockable-backup",
-            ])
-            .args([&unfinished, target])
-            .process_group(0)
-            .stdin(Stdio::piped())
-            .spawn()
-            .map_err(file_error(target))?;
-        Ok(Self {
-            file,
-            target: target.to_path_buf(),
-            renamer,
-        })
-    }
-
-    fn keep(mut self) -> Result<u64, BackupError> {
-        let failed = file_error(&self.target);
-        let mut finish = || {
-            self.file.sync_all()?;
-            let size = self.file.metadata()?.len();
-            if let Some(mut stdin) = self.renamer.stdin.take() {
-                stdin.write_all(b"\n")?;
-            }
-            if self.renamer.wait()?.success() {
-                Ok(size)
-            } else {
-                Err(io::Error::other("it cannot be renamed to this"))
-            }
-        };
-        finish().map_err(failed)
-    }
-}
-
-impl Drop for Output {
-    fn drop(&mut self) {
-        // End of file: the shell removes what is unfinished.
-        drop(self.renamer.stdin.take());
-        let _ = self.renamer.wait();
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -367,22 +332,5 @@ mod tests {
         let (plain, password) = for_libpq(&url);
         assert_eq!(plain.as_str(), "postgres:///db?host=%2Ftmp%2Fx&user=me");
         assert_eq!(password.as_deref(), Some("secret"));
-    }
-
-    #[test]
-    fn an_unfinished_file_leaves_nothing_and_a_finished_one_is_private() {
-        use std::os::unix::fs::PermissionsExt;
-        let dir = tempfile::tempdir().unwrap();
-        let target = dir.path().join("b.dump");
-        drop(Output::create(&target).unwrap());
-        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
-        let output = Output::create(&target).unwrap();
-        (&output.file).write_all(b"data").unwrap();
-        assert!(!target.exists());
-        assert_eq!(output.keep().unwrap(), 4);
-        assert_eq!(
-            std::fs::metadata(&target).unwrap().permissions().mode() & 0o777,
-            0o600
-        );
     }
 }

@@ -254,11 +254,13 @@ impl Network {
         let cut = async { while cuts.changed().await.is_ok() && spared() {} };
         let hung_up = async { while hang_ups.changed().await.is_ok() && spared() {} };
         // Whichever ends first ends the connection, in both directions.
+        // A cut comes first, also where the flow was mended since: or it might still pass a message.
         let has_hung_up = tokio::select! {
-            () = &mut requests => false,
-            () = answers => false,
+            biased;
             () = cut => false,
             () = hung_up => true,
+            () = &mut requests => false,
+            () = answers => false,
         };
         // The answers' half of the client's socket is closed: the client sees the end.
         if has_hung_up && requests_hand.is_full.load(Ordering::SeqCst) {

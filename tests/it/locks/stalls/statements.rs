@@ -143,22 +143,26 @@ impl Session {
         self.verdicts(query).await
     }
 
-    /// Releases leases of Alice's under the lock. Returns the locks that were written.
+    /// Releases leases of Alice's under the lock.
     pub(super) async fn release_under_lock(
         &mut self,
         releases: &[(&str, Uuid)],
         is_clients: bool,
         latest_at: DateTime<Utc>,
-    ) -> Vec<String> {
+    ) -> Verdicts {
         let query = sqlx::query(AssertSqlSafe(self.text(ReleaseUnderLock)))
             .bind(vec![1_i64; releases.len()])
-            .bind(releases.iter().map(|(name, _)| *name).collect::<Vec<_>>())
+            .bind(
+                releases
+                    .iter()
+                    .map(|(name, _)| (*name).to_owned())
+                    .collect::<Vec<_>>(),
+            )
             .bind(vec![ALICE; releases.len()])
             .bind(releases.iter().map(|(_, id)| *id).collect::<Vec<_>>())
             .bind(vec![is_clients; releases.len()])
             .bind(latest_at);
-        let rows = self.send(query).await;
-        rows.iter().map(|row| row.get(1)).collect()
+        self.verdicts(query).await
     }
 
     /// Sends the statements that follow in one transaction.
@@ -176,6 +180,11 @@ impl Session {
 pub(super) struct Verdicts(Vec<(String, String)>);
 
 impl Verdicts {
+    /// True if there is no verdict on any lock.
+    pub(super) fn are_none(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// True if the lock has this verdict.
     pub(super) fn are(&self, name: &str, verdict: &str) -> bool {
         self.0

@@ -21,7 +21,7 @@ use sqlx::postgres::{PgConnectOptions, PgSslMode};
 
 pub(crate) use files::program;
 use files::{as_postgres, new_folder, remove_leftovers};
-use processes::{children_of, eventually_gone};
+use processes::{children_of, eventually_gone, stop};
 
 /// The name of the database superuser in every test cluster.
 pub(crate) const SUPERUSER: &str = "postgres";
@@ -250,7 +250,7 @@ impl Cluster {
         let postmaster = self.postmaster();
         // Or it might start another one between the look and the kill, which would live on and keep
         // the next start from the shared memory.
-        kill(postmaster, Signal::SIGSTOP).ok();
+        stop(postmaster);
         let mut processes = vec![postmaster];
         processes.extend(children_of(postmaster));
         // The postmaster first, or it would begin to recover from the death of its children.
@@ -266,7 +266,7 @@ impl Cluster {
     /// [`Cluster::resume`].
     pub(crate) fn pause(&self) {
         let postmaster = self.postmaster();
-        kill(postmaster, Signal::SIGSTOP).unwrap();
+        stop(postmaster);
         for process in children_of(postmaster) {
             kill(process, Signal::SIGSTOP).ok();
         }

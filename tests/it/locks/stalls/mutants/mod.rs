@@ -5,6 +5,7 @@ mod compensation;
 mod ends;
 mod late;
 mod marks;
+mod reports;
 
 use lockable::locks::Heartbeat;
 

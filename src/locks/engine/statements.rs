@@ -75,7 +75,7 @@ struct LeaseRow {
     acquired_at: Option<DateTime<Utc>>,
     expires_at: Option<DateTime<Utc>>,
     lease_ms: Option<i32>,
-    /// When the row was written.
+    /// When the row was written, or an instant before.
     written_at: Option<DateTime<Utc>>,
 }
 

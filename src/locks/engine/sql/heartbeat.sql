@@ -3,14 +3,16 @@
 -- $1 namespace ids, $2 names, $3 account ids, $4 lease ids (proofs), $5 requested lengths, $6 the
 -- latest instant at which anything may be written.
 WITH clock AS MATERIALIZED (
-  SELECT * FROM lease_clock LIMIT 1
+  SELECT *, clock_timestamp() AS started_at FROM lease_clock LIMIT 1
 ), observed AS (
   SELECT i.namespace_id, i.name, i.account_id, i.lease_id AS proof, i.requested_ms,
          e.reason AS ended_by, l.account_id AS seen_account_id, l.token_id, l.fencing_token,
          l.lease_id, l.lease_ms, l.needs_proof, l.end_reason,
-         lease_is_live(l.expires_at, l.end_reason, greatest(l.lease_ms, l.renewed_ms),
-                       c.recent_until, c.open_start, c.outage_start, c.outage_end,
-                       c.grace_ms) AS live
+         -- Only a proof that is missing is judged by it: the rest is decided under the row lock.
+         CASE WHEN i.lease_id IS NULL AND l.needs_proof
+              THEN lease_is_live(l.expires_at, l.end_reason, greatest(l.lease_ms, l.renewed_ms),
+                                 c.recent_until, c.open_start, c.outage_start, c.outage_end,
+                                 c.grace_ms) END AS live
     FROM (SELECT unnest($1::bigint[]) AS namespace_id, unnest($2::text[]) AS name,
                  unnest($3::bigint[]) AS account_id, unnest($4::uuid[]) AS lease_id,
                  unnest($5::integer[]) AS requested_ms) i
@@ -55,11 +57,12 @@ WITH clock AS MATERIALIZED (
     AND (excluded.needs_proof OR NOT l.needs_proof)
     AND clock_timestamp() <= $6::timestamptz
   RETURNING l.namespace_id, l.name, l.lease_id, l.fencing_token, l.acquired_at, l.expires_at,
-            l.lease_ms, l.end_reason, clock_timestamp() AS written_at
+            l.lease_ms, l.end_reason
 )
 SELECT namespace_id AS "namespace_id!", name AS "name!",
        CASE end_reason WHEN 0 THEN 'renewed' ELSE 'expired' END AS "verdict!", lease_id,
-       fencing_token, acquired_at, expires_at, lease_ms, written_at
+       fencing_token, acquired_at, expires_at, lease_ms,
+       (SELECT started_at FROM clock) AS written_at
   FROM written_rows
 UNION ALL
 SELECT namespace_id, name, verdict, NULL, NULL, NULL, NULL, NULL, NULL

@@ -8,9 +8,11 @@ WITH clock AS MATERIALIZED (
   SELECT i.namespace_id, i.name, i.account_id, i.lease_id AS proof,
          e.reason AS ended_by, l.account_id AS seen_account_id, l.token_id, l.fencing_token,
          l.lease_id, l.lease_ms, l.needs_proof, l.end_reason,
-         lease_is_live(l.expires_at, l.end_reason, greatest(l.lease_ms, l.renewed_ms),
-                       c.recent_until, c.open_start, c.outage_start, c.outage_end,
-                       c.grace_ms) AS live
+         -- Only a proof that is missing is judged by it: the rest is decided under the row lock.
+         CASE WHEN i.lease_id IS NULL AND l.needs_proof
+              THEN lease_is_live(l.expires_at, l.end_reason, greatest(l.lease_ms, l.renewed_ms),
+                                 c.recent_until, c.open_start, c.outage_start, c.outage_end,
+                                 c.grace_ms) END AS live
     FROM (SELECT unnest($1::bigint[]) AS namespace_id, unnest($2::text[]) AS name,
                  unnest($3::bigint[]) AS account_id, unnest($4::uuid[]) AS lease_id) i
     CROSS JOIN clock c

@@ -37,10 +37,12 @@ async fn while_it_commits(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_end_that_is_taken_from_a_snapshot_is_caught() {
-    const CLAUSE: &str = "needs_proof, end_reason, live,";
-    const FROM_SNAPSHOT: &str = "needs_proof, CASE WHEN live OR end_reason <> 0 THEN end_reason
-\
-        ELSE 3::smallint END, live,";
+    const CLAUSE: &str = "l.lease_ms, l.needs_proof, l.end_reason,";
+    const FROM_SNAPSHOT: &str = "l.lease_ms, l.needs_proof,
+        CASE WHEN l.end_reason <> 0
+                  OR lease_is_live(l.expires_at, l.end_reason, l.lease_ms, c.recent_until,
+                       c.open_start, c.outage_start, c.outage_end, c.grace_ms)
+             THEN l.end_reason ELSE 3::smallint END AS end_reason,";
     let released = async |setting: Setting| {
         let send = async |session: &mut Session, id| {
             let request = release(ALICE, "l", Some(id));

@@ -254,7 +254,7 @@ impl Network {
         let cut = async { while cuts.changed().await.is_ok() && spared() {} };
         let hung_up = async { while hang_ups.changed().await.is_ok() && spared() {} };
         // Whichever ends first ends the connection, in both directions.
-        // A cut comes first, also where the flow was mended since: or it might still pass a message.
+        // A cut comes first, or it might still pass a message after the flow was mended.
         let has_hung_up = tokio::select! {
             biased;
             () = cut => false,

@@ -51,3 +51,5 @@ RETURNS bigint LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
   SELECT greatest(fencing_token, mark_token) * 16 + needs_proof::integer * 8
          + CASE end_reason WHEN 0 THEN 3 ELSE end_reason END
 $$;
+
+COMMENT ON COLUMN accounts.email_key IS 'the e-mail address as it is compared: ASCII letters in lower case, the domain by IDNA';

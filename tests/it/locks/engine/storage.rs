@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use futures_util::future::join_all;
+use lockable::db::{Purpose, pool};
 use lockable::locks::engine::statements;
 use lockable::locks::sweeper::Sweeper;
 use lockable::locks::{AcquireOutcome, EngineSettings, HeartbeatOutcome};
@@ -211,12 +212,31 @@ async fn the_sweeper_leaves_rows_that_an_older_transaction_may_have_observed() {
     );
     transaction.rollback().await.unwrap();
 
+    // A transaction that seems to have begun three hours ago, an hour before that.
+    let pid: i32 = sqlx::query_scalar("SELECT pg_backend_pid()")
+        .fetch_one(&mut older)
+        .await
+        .unwrap();
+    db.execute(&format!(
+        "CREATE VIEW public.pg_stat_activity AS
+           SELECT datname, pid, xact_start - interval '3 hours' AS xact_start
+             FROM pg_catalog.pg_stat_activity WHERE pid = {pid};
+         ALTER DATABASE {} SET search_path = public, pg_catalog",
+        db.name
+    ))
+    .await;
+    let sweep = async || {
+        let pool = pool(db.options(), Purpose::General, 1);
+        Sweeper::default().step(&pool).await.unwrap()
+    };
     node.engine.acquire(acquire(1, "idle", None)).await.unwrap();
     node.engine.release(release(1, "idle", None)).await.unwrap();
+    db.execute("UPDATE locks SET expires_at = clock_timestamp() - interval '2 hours'")
+        .await;
     let transaction = sqlx::Connection::begin(&mut older).await.unwrap();
-    // Touched a moment before that transaction began, or after it; with the hour set aside.
-    assert_eq!(sweep(&db).await, 0);
+    assert_eq!(sweep().await, 0, "it may have observed the row");
     transaction.rollback().await.unwrap();
+    assert_eq!(sweep().await, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

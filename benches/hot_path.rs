@@ -15,7 +15,7 @@ use lockable::api::parameters::Parameters;
 use lockable::api::rates::RequestRates;
 use lockable::api::{credentials, v1};
 use lockable::id::AccountId;
-use lockable::locks::{Lease, LockName};
+use lockable::locks::{Lease, LockName, Mode};
 use lockable::secret::Secret;
 use lockable::transport::{
     DirectCalls, Edge, Front, GuardLayer, HandlerResult, RequestContext, RequestId, TrustedProxies,
@@ -46,6 +46,10 @@ fn lease() -> Lease {
         lease_ms: 60_000,
         acquired_at: chrono::DateTime::UNIX_EPOCH,
         expires_at: chrono::DateTime::UNIX_EPOCH,
+        mode: Mode::Exclusive,
+        slot: None,
+        max_hold_ms: None,
+        waited_ms: 0,
     }
 }
 

@@ -27,7 +27,7 @@ use lockable::cli::logging;
 use lockable::config::{LogSettings, Settings};
 use lockable::db::{self, Purpose, Source};
 use lockable::locks::engine::statements;
-use lockable::locks::{Acquire, AcquireOutcome, Lease, LockKey, LockName};
+use lockable::locks::{Acquire, AcquireOutcome, Lease, LockKey, LockName, Mode};
 use lockable::mail::{MailSettings, Mailer};
 use lockable::server::connections::{self, Limits};
 use lockable::transport::{DirectCalls, Edge, Front, GuardLayer, RequestContext, TrustedProxies};
@@ -166,7 +166,12 @@ async fn read_acquire(
         requested_ms: None,
         holder: None,
         metadata: None,
+        mode: Mode::Exclusive,
+        max_hold_ms: None,
+        wait_ms: 0,
         max_live_locks: caller.limits.max_live_locks,
+        max_waiters: caller.limits.max_waiters,
+        max_waiters_of_lock: caller.max_waiters_of_lock(),
     })
 }
 
@@ -179,6 +184,10 @@ async fn acquire(api: &Api, head: &Parts, context: &RequestContext) -> Result<Re
         lease_ms: request.lease_ms,
         acquired_at: chrono::DateTime::UNIX_EPOCH,
         expires_at: chrono::DateTime::UNIX_EPOCH,
+        mode: Mode::Exclusive,
+        slot: None,
+        max_hold_ms: None,
+        waited_ms: 0,
     }))
 }
 

@@ -11,7 +11,7 @@ use lockable::db::{self, Purpose};
 use lockable::id::{AccountId, NamespaceId, TokenId};
 use lockable::locks::engine::statements;
 use lockable::locks::{
-    Acquire, AcquireOutcome, Heartbeat, HeartbeatOutcome, LockKey, LockName, Release,
+    Acquire, AcquireOutcome, Heartbeat, HeartbeatOutcome, LockKey, LockName, Mode, Release,
     ReleaseOutcome,
 };
 use serde_json::json;
@@ -119,7 +119,12 @@ async fn acquire(
         requested_ms: None,
         holder: None,
         metadata: None,
+        mode: Mode::Exclusive,
+        max_hold_ms: None,
+        wait_ms: 0,
         max_live_locks: i32::MAX,
+        max_waiters: i32::MAX,
+        max_waiters_of_lock: i32::MAX,
     };
     let requests: Vec<_> = keys.into_iter().map(request).collect();
     let requests: Vec<_> = requests.iter().collect();

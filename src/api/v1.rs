@@ -18,7 +18,7 @@ use super::calls::{Call, Operation};
 use super::parameters::Parameters;
 use super::problem::{Code, Problem};
 use crate::locks::{
-    Acquire, AcquireOutcome, Heartbeat, HeartbeatOutcome, Lease, LockKey, LockName, Release,
+    Acquire, AcquireOutcome, Heartbeat, HeartbeatOutcome, Lease, LockKey, LockName, Mode, Release,
     ReleaseOutcome,
 };
 use crate::tokens::Caller;
@@ -153,11 +153,18 @@ async fn acquire(
         requested_ms: parameters.lease_ms.map(|_| lease_ms),
         holder: None,
         metadata: None,
+        mode: Mode::Exclusive,
+        max_hold_ms: None,
+        wait_ms: 0,
         max_live_locks: caller.limits.max_live_locks,
+        max_waiters: caller.limits.max_waiters,
+        max_waiters_of_lock: caller.max_waiters_of_lock(),
     };
     Ok(match api.app.locks.acquire(request).await? {
         AcquireOutcome::Granted(lease) => granted(&lease),
-        AcquireOutcome::Held | AcquireOutcome::LeaseEnded => verdict(false),
+        AcquireOutcome::Held
+        | AcquireOutcome::LimitConflict { .. }
+        | AcquireOutcome::LeaseEnded => verdict(false),
     })
 }
 

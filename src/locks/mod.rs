@@ -70,9 +70,43 @@ pub struct Acquire {
     pub holder: Option<String>,
     /// JSON for programs, at most 4 KiB.
     pub metadata: Option<Value>,
+    /// How many leases may hold the lock beside this one.
+    pub mode: Mode,
+    /// How long after its grant the lease can be renewed at most, milliseconds (P11). `None`: for
+    /// ever.
+    pub max_hold_ms: Option<i32>,
+    /// How long the request waits for the lock, milliseconds. 0: it does not wait.
+    pub wait_ms: i32,
     /// The most locks that the account may hold at once.
     pub max_live_locks: i32,
+    /// The most requests of the account that may wait at once on this node.
+    pub max_waiters: i32,
+    /// The most requests of the account that may wait for this lock at once.
+    pub max_waiters_of_lock: i32,
 }
+
+/// How many leases may hold a lock at once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// One.
+    #[default]
+    Exclusive,
+    /// Any number, and none that is exclusive.
+    Shared,
+    /// A semaphore: as many as its limit, 2 to 1,000.
+    Semaphore {
+        /// The number of permits.
+        limit: i32,
+    },
+}
+
+/// The most requests of an account that may wait for one lock of the public namespace: otherwise
+/// one account could hold it for as long as it has waiters.
+pub const MAX_WAITERS_OF_PUBLIC_LOCK: i32 = 10;
+/// The longest wait of a request, milliseconds.
+pub const MAX_WAIT_MS: i32 = 60_000;
+/// The largest limit of a semaphore.
+pub const MAX_PERMITS: i32 = 1000;
 
 #[cfg(test)]
 impl Acquire {
@@ -91,7 +125,12 @@ impl Acquire {
             requested_ms: None,
             holder: None,
             metadata: None,
+            mode: Mode::Exclusive,
+            max_hold_ms: None,
+            wait_ms: 0,
             max_live_locks: 10,
+            max_waiters: 100,
+            max_waiters_of_lock: 100,
         }
     }
 }
@@ -136,6 +175,17 @@ pub struct Lease {
     pub acquired_at: DateTime<Utc>,
     /// When it ends, on the database's clock.
     pub expires_at: DateTime<Utc>,
+    /// How many leases may hold the lock beside it.
+    pub mode: Mode,
+    /// The number of its permit, from 0 to the limit of the semaphore less 1, unique among the live
+    /// ones. `None` unless it is of a semaphore.
+    pub slot: Option<i32>,
+    /// How long after its grant it can be renewed at most, milliseconds.
+    pub max_hold_ms: Option<i32>,
+    /// How long the request waited for the lock, milliseconds: from its arrival to the instant
+    /// before the statement was sent that granted or confirmed the lease. Counts toward the
+    /// client's deadline as `expires_in_ms` does.
+    pub waited_ms: i32,
 }
 
 /// Why there is no lease to renew or release.
@@ -149,6 +199,8 @@ pub enum Lost {
     Broken,
     /// It lapsed, and the lock was granted again since.
     Superseded,
+    /// It has reached its hold limit (P11).
+    HoldLimit,
     /// It was released before it was granted, and is never granted any more.
     NeverGranted,
     /// The account holds no such lease; or it ended more than an hour ago.
@@ -163,8 +215,14 @@ pub enum AcquireOutcome {
     /// The lock is held by this lease: granted now, or by an earlier request with the same lease id
     /// and renewed now.
     Granted(Lease),
-    /// Another lease holds the lock.
+    /// Another lease holds the lock, or a waiter is before this request; of a request that waits:
+    /// for as long as it waited.
     Held,
+    /// The lock is in use in another mode or with another limit.
+    LimitConflict {
+        /// The mode in force.
+        in_force: Mode,
+    },
     /// The lease of this id has ended: a lease id serves one lease of a lock (P6).
     LeaseEnded,
 }
@@ -206,6 +264,20 @@ pub enum EngineError {
         /// The plan's limit.
         max: i32,
     },
+    /// As many requests of the account wait as may: on this node, or for this lock. Nothing was
+    /// done.
+    #[error("{max} requests of the account may wait")]
+    TooManyWaiters {
+        /// The limit that was reached.
+        max: i32,
+    },
+    /// The API token was revoked, or its account suspended, while the request waited. It was not
+    /// granted.
+    #[error("the caller was refused while it waited")]
+    CallerRefused,
+    /// Another request with the same lease id took the place of this one, and answers for both.
+    #[error("a later request waits in the place of this one")]
+    Replaced,
     /// The database refuses the statement. A bug of ours.
     #[error("the database refused the statement")]
     Refused,

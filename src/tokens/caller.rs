@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use super::Scope;
 use crate::id::{AccountId, NamespaceId, TokenId};
+use crate::locks::MAX_WAITERS_OF_PUBLIC_LOCK;
 use crate::plans::{LeaseRefused, Limits};
 
 /// The account that a request acts for, with the limits of its plan.
@@ -23,6 +24,8 @@ pub struct Caller {
     pub namespace_id: NamespaceId,
     /// That namespace's name.
     pub namespace: String,
+    /// True if all accounts share that namespace.
+    pub is_namespace_public: bool,
     /// False if the plan no longer covers this private namespace: its leases can be renewed and
     /// released, and no new ones granted.
     pub namespace_in_plan: bool,
@@ -41,6 +44,15 @@ pub struct Caller {
 }
 
 impl Caller {
+    /// The most requests of the account that may wait for one lock of the token's namespace.
+    pub fn max_waiters_of_lock(&self) -> i32 {
+        if self.is_namespace_public {
+            MAX_WAITERS_OF_PUBLIC_LOCK
+        } else {
+            i32::MAX
+        }
+    }
+
     /// The length of a lease for a request of this caller, milliseconds.
     ///
     /// # Errors

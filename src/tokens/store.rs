@@ -303,6 +303,7 @@ pub(super) async fn find_caller(
     let row = sqlx::query!(
         r#"/* tokens.find_caller */
         SELECT t.token_id, t.account_id, t.namespace_id, t.scope, n.name AS namespace,
+               n.account_id IS NULL AS "is_namespace_public!",
                n.lease_default_ms AS namespace_lease_default_ms,
                a.lease_default_ms AS account_lease_default_ms, a.email, a.is_admin,
                (extract(epoch FROM t.expires_at - clock_timestamp()) * 1000)::float8
@@ -345,6 +346,7 @@ pub(super) async fn find_caller(
         is_admin: row.is_admin,
         namespace_id: NamespaceId(row.namespace_id),
         namespace: row.namespace,
+        is_namespace_public: row.is_namespace_public,
         namespace_in_plan: namespaces::in_plan(row.namespace_age_rank, &limits),
         scope: if row.scope == Scope::Manage.as_str() {
             Scope::Manage

@@ -87,6 +87,19 @@ impl From<EngineError> for Problem {
                      let them lapse. What it holds can still be renewed and released."
                 ),
             ),
+            EngineError::TooManyWaiters { max } => Self::new(
+                Code::TooManyWaiters,
+                format!(
+                    "Your account has {max} requests that wait, which is as many as may: on this \
+                     node, or for this lock. Nothing was done; let fewer programs wait at once."
+                ),
+            ),
+            EngineError::CallerRefused => VerifyError::Refused.into(),
+            EngineError::Replaced => Self::new(
+                Code::TimedOut,
+                "A later request with the same lease id took the place of this one in the line, \
+                 and is answered for both.",
+            ),
             EngineError::Refused => Self::internal(&error),
         }
     }

@@ -159,6 +159,7 @@ pub(super) fn deliver_acquire(
     let label = match &outcome {
         AcquireOutcome::Granted(_) => "granted",
         AcquireOutcome::Held => "held",
+        AcquireOutcome::LimitConflict { .. } => "limit_conflict",
         AcquireOutcome::LeaseEnded => "lease_ended",
     };
     tally.add(label, 1);

@@ -53,7 +53,8 @@ use uuid::Uuid;
 
 use super::request::{LockRequest, LockedRelease, Outcomes};
 use crate::locks::{
-    Acquire, AcquireOutcome, Heartbeat, HeartbeatOutcome, Lease, Lost, Release, ReleaseOutcome,
+    Acquire, AcquireOutcome, Heartbeat, HeartbeatOutcome, Lease, Lost, Mode, Release,
+    ReleaseOutcome,
 };
 
 /// A grant that waited for another transaction on a new row was written before the wait, not after
@@ -93,6 +94,10 @@ impl LeaseRow {
             lease_ms: self.lease_ms?,
             acquired_at: self.acquired_at?,
             expires_at: self.expires_at?,
+            mode: Mode::Exclusive,
+            slot: None,
+            max_hold_ms: None,
+            waited_ms: 0,
         })
     }
 }
@@ -274,6 +279,10 @@ pub async fn insert_if_absent(
                 lease_ms: request.lease_ms,
                 acquired_at: row.acquired_at,
                 expires_at: row.expires_at,
+                mode: Mode::Exclusive,
+                slot: None,
+                max_hold_ms: request.max_hold_ms,
+                waited_ms: 0,
             };
             is_full_length(row.expires_at, row.written_at, request.lease_ms)
                 .then_some(AcquireOutcome::Granted(lease))

@@ -7,7 +7,7 @@ use lockable::db::{Purpose, pool};
 use lockable::id::{AccountId, NamespaceId, TokenId};
 use lockable::locks::{
     Acquire, AcquireOutcome, Engine, EngineError, EngineSettings, Heartbeat, HeartbeatOutcome,
-    Lease, LockKey, LockName, Lost, Release, ReleaseOutcome,
+    Lease, LockKey, LockName, Lost, Mode, Release, ReleaseOutcome,
 };
 use lockable::outages;
 use sqlx::PgPool;
@@ -142,7 +142,9 @@ impl Node {
                     Ok(AcquireOutcome::Granted(lease)) => Outcome::Held {
                         fencing_token: lease.fencing_token,
                     },
-                    Ok(AcquireOutcome::Held) => Outcome::Refused,
+                    Ok(AcquireOutcome::Held | AcquireOutcome::LimitConflict { .. }) => {
+                        Outcome::Refused
+                    }
                     Ok(AcquireOutcome::LeaseEnded) => Outcome::Lost,
                     Err(error) => unknown(error),
                 }
@@ -204,7 +206,12 @@ pub(crate) fn acquire(account: i64, name: &str, lease_id: Option<Uuid>) -> Acqui
         requested_ms: None,
         holder: None,
         metadata: None,
+        mode: Mode::Exclusive,
+        max_hold_ms: None,
+        wait_ms: 0,
         max_live_locks: i32::MAX,
+        max_waiters: i32::MAX,
+        max_waiters_of_lock: i32::MAX,
     }
 }
 

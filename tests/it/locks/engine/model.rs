@@ -212,6 +212,7 @@ async fn perform(
                     (Outcome::Granted { grant: 0 }, Some(lease.fencing_token))
                 }
                 AcquireOutcome::Held => (Outcome::Held, None),
+                AcquireOutcome::LimitConflict { .. } => unreachable!("all are exclusive"),
                 AcquireOutcome::LeaseEnded => (Outcome::LeaseEnded, None),
             }
         }

@@ -224,7 +224,9 @@ impl Load {
                             }
                             self.held(name, lease_id, needs_proof, &lease)
                         }
-                        Ok(AcquireOutcome::Held) => Outcome::Refused,
+                        Ok(AcquireOutcome::Held | AcquireOutcome::LimitConflict { .. }) => {
+                            Outcome::Refused
+                        }
                         Ok(AcquireOutcome::LeaseEnded) => Outcome::Lost,
                         Err(error) => unknown(error),
                     }

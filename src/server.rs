@@ -179,6 +179,7 @@ async fn run(
         background.spawn(tls.keep_fresh());
     }
     background.spawn(telemetry::upkeep(metrics.clone(), app.db.clone()));
+    background.spawn(answer_waiters_when_stopping(app.clone()));
     let metrics_address = metrics_listener.local_addr()?;
     // Has health too: on a listener whose connections nobody else can take.
     let operations = telemetry::router(metrics).merge(health_router(&app));
@@ -234,6 +235,12 @@ async fn run(
         signal = signals.next() => tracing::warn!(signal, "stopping at once"),
     }
     outcome
+}
+
+/// Answers the waiting requests as soon as the node begins to stop: the others are waited for.
+async fn answer_waiters_when_stopping(app: App) {
+    app.stopping.cancelled().await;
+    app.locks.stop_waiting();
 }
 
 /// Everything that the service answers. A request passes, from the outside in:

@@ -26,7 +26,7 @@ use lockable::app::App;
 use lockable::cli::logging;
 use lockable::config::{LogSettings, Settings};
 use lockable::db::{self, Purpose, Source};
-use lockable::locks::engine::statements;
+use lockable::locks::engine::{FastOutcome, statements};
 use lockable::locks::{Acquire, AcquireOutcome, Lease, LockKey, LockName, Mode};
 use lockable::mail::{MailSettings, Mailer};
 use lockable::server::connections::{self, Limits};
@@ -226,7 +226,7 @@ async fn acquire_each(
         .expect("nobody panics with it")
         .push(connection);
     match outcome {
-        Some(AcquireOutcome::Granted(lease)) => Ok(v1::granted(&lease)),
+        Some(FastOutcome::Decided(AcquireOutcome::Granted(lease))) => Ok(v1::granted(&lease)),
         _ => Ok(Response::new("{\"response\": false}".into())),
     }
 }

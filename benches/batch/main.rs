@@ -9,7 +9,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use clap::{Parser, ValueEnum};
 use lockable::db::{self, Purpose};
 use lockable::id::{AccountId, NamespaceId, TokenId};
-use lockable::locks::engine::statements;
+use lockable::locks::engine::{FastOutcome, statements};
 use lockable::locks::{
     Acquire, AcquireOutcome, Heartbeat, HeartbeatOutcome, LockKey, LockName, Mode, Release,
     ReleaseOutcome,
@@ -134,7 +134,12 @@ async fn acquire(
     };
     Ok(outcomes
         .iter()
-        .filter(|outcome| matches!(outcome, Some(AcquireOutcome::Granted(_))))
+        .filter(|outcome| {
+            matches!(
+                outcome,
+                Some(FastOutcome::Decided(AcquireOutcome::Granted(_)))
+            )
+        })
         .count())
 }
 
@@ -158,7 +163,12 @@ async fn heartbeat(
     .await?;
     Ok(outcomes
         .iter()
-        .filter(|outcome| matches!(outcome, Some(HeartbeatOutcome::Renewed(_))))
+        .filter(|outcome| {
+            matches!(
+                outcome,
+                Some(FastOutcome::Decided(HeartbeatOutcome::Renewed(_)))
+            )
+        })
         .count())
 }
 
@@ -181,7 +191,12 @@ async fn release(
     .await?;
     Ok(outcomes
         .iter()
-        .filter(|outcome| matches!(outcome, Some(ReleaseOutcome::Released)))
+        .filter(|outcome| {
+            matches!(
+                outcome,
+                Some(FastOutcome::Decided(ReleaseOutcome::Released))
+            )
+        })
         .count())
 }
 

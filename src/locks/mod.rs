@@ -100,6 +100,26 @@ pub enum Mode {
     },
 }
 
+impl Mode {
+    /// The mode as the database has it: 1 exclusive, 0 shared, else the limit of a semaphore.
+    pub fn permits(self) -> i32 {
+        match self {
+            Self::Exclusive => 1,
+            Self::Shared => 0,
+            Self::Semaphore { limit } => limit,
+        }
+    }
+
+    /// The mode of a number that [`Self::permits`] returned.
+    pub fn from_permits(permits: i32) -> Self {
+        match permits {
+            0 => Self::Shared,
+            1 => Self::Exclusive,
+            limit => Self::Semaphore { limit },
+        }
+    }
+}
+
 /// The most requests of an account that may wait for one lock of the public namespace: otherwise
 /// one account could hold it for as long as it has waiters.
 pub const MAX_WAITERS_OF_PUBLIC_LOCK: i32 = 10;
@@ -243,6 +263,28 @@ pub enum ReleaseOutcome {
     Released,
     /// There is nothing to release.
     Lost(Lost),
+}
+
+/// A lease that was ended by force.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BrokenLease {
+    /// The account that held it.
+    pub account_id: AccountId,
+    /// Its lease id.
+    pub lease_id: Uuid,
+    /// Its fencing token.
+    pub fencing_token: i64,
+}
+
+/// Which leases of a lock a [`Engine::break_leases`] ends: those that match all that is given.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LeasesToBreak {
+    /// Those of this account.
+    pub account_id: Option<AccountId>,
+    /// The one with this lease id.
+    pub lease_id: Option<Uuid>,
+    /// The one with this fencing token.
+    pub fencing_token: Option<i64>,
 }
 
 /// Why a request has no outcome.

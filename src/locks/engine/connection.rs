@@ -45,8 +45,15 @@ impl SendError {
 /// The result of requests that were executed in one transaction.
 pub(super) struct TransactionResult<S: BatchStatement> {
     pub(super) requests: Vec<Pending<S::Request>>,
-    /// The outcomes in the order of the requests, and how long they took.
-    pub(super) result: Result<(Outcomes<S::Request>, Duration), SendError>,
+    pub(super) result: Result<Executed<S>, SendError>,
+}
+
+/// A transaction that was executed.
+pub(super) struct Executed<S: BatchStatement> {
+    /// The outcomes, in the order of the requests.
+    pub(super) outcomes: Outcomes<S::Request>,
+    pub(super) news: S::News,
+    pub(super) took: Duration,
 }
 
 /// The results of all requests of a kind in a batch: of one transaction, or of one for each request
@@ -126,6 +133,14 @@ impl Session {
     }
 }
 
+/// The node that executes statements.
+#[derive(Clone, Copy)]
+pub(super) struct Node<'a> {
+    /// Drawn at its start.
+    pub(super) id: i64,
+    pub(super) database: &'a PgConnectOptions,
+}
+
 /// A connection that is kept, and opened again when it was lost.
 #[derive(Default)]
 pub(super) struct LaneConnection(Option<Session>);
@@ -157,13 +172,13 @@ impl LaneConnection {
     /// others, in one transaction each.
     pub(super) async fn execute<S: BatchStatement>(
         &mut self,
-        database: &PgConnectOptions,
+        node: Node<'_>,
         requests: Vec<Pending<S::Request>>,
     ) -> StatementResults<S> {
         if requests.is_empty() {
             return Vec::new();
         }
-        match self.send::<S>(database, &requests).await {
+        match self.send::<S>(node, &requests).await {
             Err(SendError::Contention | SendError::Refused) if requests.len() > 1 => {
                 let mut results = Vec::with_capacity(requests.len());
                 let mut is_unavailable = false;
@@ -173,7 +188,7 @@ impl LaneConnection {
                     let result = if is_unavailable {
                         Err(SendError::NotSent)
                     } else {
-                        self.send::<S>(database, &requests).await
+                        self.send::<S>(node, &requests).await
                     };
                     is_unavailable = result.as_ref().is_err_and(SendError::is_unavailable);
                     results.push(TransactionResult { requests, result });
@@ -187,11 +202,11 @@ impl LaneConnection {
     /// Executes requests in one transaction.
     async fn send<S: BatchStatement>(
         &mut self,
-        database: &PgConnectOptions,
+        node: Node<'_>,
         pending: &[Pending<S::Request>],
-    ) -> Result<(Outcomes<S::Request>, Duration), SendError> {
+    ) -> Result<Executed<S>, SendError> {
         let count = pending.len();
-        let mut session = self.take(database).await.map_err(|error| {
+        let mut session = self.take(node.database).await.map_err(|error| {
             tracing::warn!(
                 %error,
                 statement = S::NAME,
@@ -206,7 +221,7 @@ impl LaneConnection {
         let sent_at = Instant::now();
         let writes_until = (sent_at + WRITES_WITHIN).min(deadline.unwrap_or(sent_at));
         let latest_at = session.clock.at(writes_until);
-        let send = S::send(&mut session.connection, &requests, latest_at);
+        let send = S::send(&mut session.connection, node.id, &requests, latest_at);
         let result = tokio::time::timeout(STATEMENT_TIMEOUT, send).await;
         session.used_at = Instant::now();
         let took = sent_at.elapsed();
@@ -215,10 +230,14 @@ impl LaneConnection {
         // If the result is lost, the connection is dropped without a cancel request: the statement
         // runs to its end.
         match result {
-            Ok(Ok(outcomes)) => {
+            Ok(Ok((outcomes, news))) => {
                 session.is_clock_doubted |= outcomes.iter().any(Option::is_none);
                 self.0 = Some(session);
-                Ok((outcomes, took))
+                Ok(Executed {
+                    outcomes,
+                    news,
+                    took,
+                })
             }
             Ok(Err(error)) if db::is_contention(&error) => {
                 tracing::debug!(
@@ -271,6 +290,7 @@ pub(super) struct LaneConnections {
     pub(super) acquire: LaneConnection,
     pub(super) heartbeat: LaneConnection,
     pub(super) release: LaneConnection,
+    pub(super) gate: LaneConnection,
 }
 
 impl LaneConnections {
@@ -279,7 +299,8 @@ impl LaneConnections {
             self.acquire.warm(database),
             self.insert_if_absent.warm(database),
             self.heartbeat.warm(database),
-            self.release.warm(database)
+            self.release.warm(database),
+            self.gate.warm(database)
         );
     }
 }

@@ -7,7 +7,10 @@ use uuid::Uuid;
 
 use super::batch_statement::BatchStatement;
 use super::connection::{SendError, StatementResults};
-use super::request::{AnyRequest, LockRequest, LockedRelease, Pending, release_of_grant};
+use super::gate::{GateOperation, GateOutcome, GateRequest};
+use super::request::{
+    AnyRequest, FastOutcome, LockRequest, LockedRelease, MemberHeartbeat, Pending, release_of_grant,
+};
 use crate::locks::usage::Usage;
 use crate::locks::{
     Acquire, AcquireOutcome, EngineError, Heartbeat, HeartbeatOutcome, LockKey, Lost, Release,
@@ -31,18 +34,23 @@ pub(super) type Deliver<R> =
 
 impl Settlement {
     /// Delivers the outcomes of one kind's requests with `deliver`, and sorts the requests that
-    /// have none into this settlement.
+    /// have none into this settlement. Returns the news of each transaction.
     pub(super) fn deliver<S: BatchStatement>(
         &mut self,
         results: StatementResults<S>,
         usage: &Usage,
         deliver: Deliver<S::Request>,
-    ) {
+    ) -> Vec<S::News> {
         let mut tally = Tally::default();
+        let mut news = Vec::new();
         for transaction in results {
             match transaction.result {
-                Ok((outcomes, took)) => {
-                    for (pending, outcome) in transaction.requests.into_iter().zip(outcomes) {
+                Ok(executed) => {
+                    let took = executed.took;
+                    news.push(executed.news);
+                    for (pending, outcome) in
+                        transaction.requests.into_iter().zip(executed.outcomes)
+                    {
                         match outcome {
                             Some(outcome) => {
                                 let key = pending.request.key().clone();
@@ -70,6 +78,7 @@ impl Settlement {
             }
         }
         tally.record(S::COUNTER);
+        news
     }
 
     /// Retries, isolates or rejects a request whose statement failed.
@@ -151,11 +160,19 @@ fn send_reply<R: LockRequest>(
 /// nobody received, or the acquire itself if it needs another lease id.
 pub(super) fn deliver_acquire(
     mut pending: Pending<Acquire>,
-    outcome: AcquireOutcome,
+    outcome: FastOutcome<AcquireOutcome>,
     took: Duration,
     usage: &Usage,
     tally: &mut Tally,
 ) -> Option<AnyRequest> {
+    let FastOutcome::Decided(outcome) = outcome else {
+        tally.add("gated", 1);
+        for follower in std::mem::take(&mut pending.followers) {
+            let _ = follower.send(Ok(FastOutcome::Gated));
+        }
+        send_reply(pending, Ok(FastOutcome::Gated));
+        return None;
+    };
     let label = match &outcome {
         AcquireOutcome::Granted(_) => "granted",
         AcquireOutcome::Held => "held",
@@ -172,10 +189,10 @@ pub(super) fn deliver_acquire(
     }
     for follower in std::mem::take(&mut pending.followers) {
         tally.add("held", 1);
-        let _ = follower.send(Ok(AcquireOutcome::Held));
+        let _ = follower.send(Ok(FastOutcome::Decided(AcquireOutcome::Held)));
     }
     let AcquireOutcome::Granted(lease) = outcome else {
-        send_reply(pending, Ok(outcome));
+        send_reply(pending, Ok(FastOutcome::Decided(outcome)));
         return None;
     };
     usage.note_grant(pending.request.account_id, pending.request.max_live_locks);
@@ -187,7 +204,8 @@ pub(super) fn deliver_acquire(
         send_reply(pending, Err(EngineError::Unknown));
         false
     } else {
-        send_reply(pending, Ok(AcquireOutcome::Granted(lease)))
+        let outcome = AcquireOutcome::Granted(lease);
+        send_reply(pending, Ok(FastOutcome::Decided(outcome)))
     };
     if is_received { None } else { compensation }
 }
@@ -195,17 +213,40 @@ pub(super) fn deliver_acquire(
 /// Replies to the heartbeat.
 pub(super) fn deliver_heartbeat(
     pending: Pending<Heartbeat>,
-    outcome: HeartbeatOutcome,
+    outcome: FastOutcome<HeartbeatOutcome>,
     took: Duration,
     _: &Usage,
     tally: &mut Tally,
 ) -> Option<AnyRequest> {
-    let (label, reply) = match outcome {
-        HeartbeatOutcome::Renewed(lease) if is_too_late(took, lease.expires_in_ms) => {
+    finish_heartbeat(pending, outcome, took, tally)
+}
+
+/// Replies to the heartbeat of a shared lease or permit.
+pub(super) fn deliver_member_heartbeat(
+    pending: Pending<MemberHeartbeat>,
+    outcome: FastOutcome<HeartbeatOutcome>,
+    took: Duration,
+    _: &Usage,
+    tally: &mut Tally,
+) -> Option<AnyRequest> {
+    finish_heartbeat(pending, outcome, took, tally)
+}
+
+fn finish_heartbeat<R: LockRequest<Outcome = FastOutcome<HeartbeatOutcome>>>(
+    pending: Pending<R>,
+    outcome: FastOutcome<HeartbeatOutcome>,
+    took: Duration,
+    tally: &mut Tally,
+) -> Option<AnyRequest> {
+    let (label, reply) = match &outcome {
+        FastOutcome::Gated => ("gated", Ok(outcome)),
+        FastOutcome::Decided(HeartbeatOutcome::Renewed(lease))
+            if is_too_late(took, lease.expires_in_ms) =>
+        {
             ("late", Err(EngineError::Unknown))
         }
-        HeartbeatOutcome::Renewed(_) => ("renewed", Ok(outcome)),
-        HeartbeatOutcome::Lost(_) => ("lost", Ok(outcome)),
+        FastOutcome::Decided(HeartbeatOutcome::Renewed(_)) => ("renewed", Ok(outcome)),
+        FastOutcome::Decided(HeartbeatOutcome::Lost(_)) => ("lost", Ok(outcome)),
     };
     tally.add(label, 1);
     send_reply(pending, reply);
@@ -215,12 +256,12 @@ pub(super) fn deliver_heartbeat(
 /// Replies to the release; or returns it as a [`LockedRelease`] if its lease id is not known.
 pub(super) fn deliver_release(
     pending: Pending<Release>,
-    outcome: ReleaseOutcome,
+    outcome: FastOutcome<ReleaseOutcome>,
     _: Duration,
     usage: &Usage,
     tally: &mut Tally,
 ) -> Option<AnyRequest> {
-    if outcome == ReleaseOutcome::Lost(Lost::Unknown)
+    if outcome == FastOutcome::Decided(ReleaseOutcome::Lost(Lost::Unknown))
         && let Some(lease_id) = pending.request.lease_id
     {
         // Its acquire may still be on the way, or in its commit: only the row's lock tells.
@@ -229,29 +270,82 @@ pub(super) fn deliver_release(
     finish_release(pending, outcome, usage, tally)
 }
 
-/// Replies to the release, which for a compensating one nobody receives.
+/// Replies to the release, which for a compensating one nobody receives. Returns a compensating one
+/// for the gate, if that decides.
 pub(super) fn deliver_locked_release(
     pending: Pending<LockedRelease>,
-    outcome: ReleaseOutcome,
+    outcome: FastOutcome<ReleaseOutcome>,
     _: Duration,
     usage: &Usage,
     tally: &mut Tally,
 ) -> Option<AnyRequest> {
+    if outcome == FastOutcome::Gated && !pending.request.is_clients {
+        let request = GateRequest {
+            key: pending.request.key,
+            account_id: pending.request.account_id,
+            operation: GateOperation::Compensate {
+                lease_id: pending.request.lease_id,
+            },
+        };
+        return Some(AnyRequest::Gate(Pending::new(
+            request,
+            None,
+            pending.deadline,
+        )));
+    }
     finish_release(pending, outcome, usage, tally)
 }
 
-fn finish_release<R: LockRequest<Outcome = ReleaseOutcome>>(
+fn finish_release<R: LockRequest<Outcome = FastOutcome<ReleaseOutcome>>>(
     pending: Pending<R>,
-    outcome: ReleaseOutcome,
+    outcome: FastOutcome<ReleaseOutcome>,
     usage: &Usage,
     tally: &mut Tally,
 ) -> Option<AnyRequest> {
     let label = match outcome {
-        ReleaseOutcome::Released => "released",
-        ReleaseOutcome::Lost(_) => "lost",
+        FastOutcome::Gated => "gated",
+        FastOutcome::Decided(ReleaseOutcome::Released) => "released",
+        FastOutcome::Decided(ReleaseOutcome::Lost(_)) => "lost",
     };
     tally.add(label, 1);
     usage.note_release(pending.request.account_id());
     send_reply(pending, Ok(outcome));
     None
+}
+
+/// Replies to a request to a gate. Returns the request that gives up what nobody received.
+pub(super) fn deliver_gate(
+    pending: Pending<GateRequest>,
+    outcome: GateOutcome,
+    took: Duration,
+    usage: &Usage,
+    tally: &mut Tally,
+) -> Option<AnyRequest> {
+    tally.add(outcome.label(), 1);
+    let account_id = pending.request.account_id;
+    let is_grant = matches!(outcome, GateOutcome::Granted(_));
+    if matches!(outcome, GateOutcome::Released | GateOutcome::Broken(_)) {
+        usage.note_release(account_id);
+    }
+    let reply = match outcome {
+        GateOutcome::Granted(lease) if is_too_late(took, lease.expires_in_ms) => {
+            Err(EngineError::Unknown)
+        }
+        outcome => Ok(outcome),
+    };
+    let (GateOperation::Acquire(place)
+    | GateOperation::Confirm(place)
+    | GateOperation::Leave(place)) = pending.request.operation.clone()
+    else {
+        send_reply(pending, reply);
+        return None;
+    };
+    let abandonment = pending.request.abandonment(&place);
+    if is_grant {
+        usage.note_grant(account_id, place.acquire.max_live_locks);
+    }
+    // A waiter whose answer is late asks again; one that has gone gives up its place itself.
+    let is_answered = reply.is_ok() || place.attachment != 0;
+    let is_received = send_reply(pending, reply) && is_answered;
+    (is_grant && !is_received && !place.acquire.needs_proof).then_some(abandonment)
 }

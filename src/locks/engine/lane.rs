@@ -18,13 +18,18 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::task::TaskTracker;
 
 use super::batch_statement::{BatchStatement, InsertIfAbsent};
-use super::connection::{Backoff, LaneConnection, LaneConnections, SendError, StatementResults};
-use super::delivery::{
-    Settlement, deliver_acquire, deliver_heartbeat, deliver_locked_release, deliver_release,
+use super::connection::{
+    Backoff, LaneConnection, LaneConnections, Node, SendError, StatementResults,
 };
+use super::delivery::{
+    Settlement, deliver_acquire, deliver_gate, deliver_heartbeat, deliver_locked_release,
+    deliver_member_heartbeat, deliver_release,
+};
+use super::gate::GateRequest;
 use super::prediction::InsertPredictor;
 use super::queue::{Batch, Queue};
-use super::request::{AnyRequest, LockRequest, LockedRelease, Pending};
+use super::request::{AnyRequest, LockRequest, LockedRelease, MemberHeartbeat, Pending};
+use super::waiting::Waiting;
 use crate::locks::usage::Usage;
 use crate::locks::{Acquire, Heartbeat, LockKey, Release};
 
@@ -40,6 +45,7 @@ pub(super) struct Lane {
     pub(super) queue: Arc<Queue>,
     pub(super) database: PgConnectOptions,
     pub(super) usage: Usage,
+    pub(super) waiting: Arc<Waiting>,
     pub(super) largest_batch: usize,
     pub(super) isolation_permits: Arc<Semaphore>,
     pub(super) tasks: TaskTracker,
@@ -51,8 +57,10 @@ struct BatchResult {
     inserts: StatementResults<InsertIfAbsent>,
     acquires: StatementResults<Acquire>,
     heartbeats: StatementResults<Heartbeat>,
+    member_heartbeats: StatementResults<MemberHeartbeat>,
     releases: StatementResults<Release>,
     locked_releases: StatementResults<LockedRelease>,
+    gate_requests: StatementResults<GateRequest>,
 }
 
 impl BatchResult {
@@ -69,8 +77,10 @@ impl BatchResult {
         any(&self.inserts)
             || any(&self.acquires)
             || any(&self.heartbeats)
+            || any(&self.member_heartbeats)
             || any(&self.releases)
             || any(&self.locked_releases)
+            || any(&self.gate_requests)
     }
 
     /// The number of predicted inserts, and of those that met a row. Inserts without a result count
@@ -79,7 +89,7 @@ impl BatchResult {
         self.inserts
             .iter()
             .filter_map(|transaction| transaction.result.as_ref().ok())
-            .flat_map(|(outcomes, _)| outcomes)
+            .flat_map(|executed| &executed.outcomes)
             .fold((0, 0), |(all, wrong), outcome| {
                 (all + 1, wrong + usize::from(outcome.is_none()))
             })
@@ -213,37 +223,52 @@ impl Lane {
         batch
     }
 
+    fn node(&self) -> Node<'_> {
+        Node {
+            id: self.waiting.node_id(),
+            database: &self.database,
+        }
+    }
+
     /// Executes a batch: each kind in a transaction of its own, all at the same time, but for the
-    /// two kinds of release, which share a connection.
+    /// two kinds of heartbeat and of release, which share a connection.
     async fn send_batch(&self, batch: Batch, connections: &mut LaneConnections) -> BatchResult {
-        let database = &self.database;
-        let (inserts, acquires, heartbeats, (releases, locked_releases)) = tokio::join!(
+        let node = self.node();
+        let (inserts, acquires, heartbeats, releases, gate_requests) = tokio::join!(
             connections
                 .insert_if_absent
-                .execute::<InsertIfAbsent>(database, batch.predicted_inserts),
-            connections
-                .acquire
-                .execute::<Acquire>(database, batch.acquires),
-            connections
-                .heartbeat
-                .execute::<Heartbeat>(database, batch.heartbeats),
+                .execute::<InsertIfAbsent>(node, batch.predicted_inserts),
+            connections.acquire.execute::<Acquire>(node, batch.acquires),
+            async {
+                let connection = &mut connections.heartbeat;
+                let of_locks = connection
+                    .execute::<Heartbeat>(node, batch.heartbeats)
+                    .await;
+                let of_members = connection
+                    .execute::<MemberHeartbeat>(node, batch.member_heartbeats)
+                    .await;
+                (of_locks, of_members)
+            },
             async {
                 let connection = &mut connections.release;
-                let releases = connection
-                    .execute::<Release>(database, batch.releases)
+                let unlocked = connection.execute::<Release>(node, batch.releases).await;
+                let locked = connection
+                    .execute::<LockedRelease>(node, batch.locked_releases)
                     .await;
-                let locked_releases = connection
-                    .execute::<LockedRelease>(database, batch.locked_releases)
-                    .await;
-                (releases, locked_releases)
-            }
+                (unlocked, locked)
+            },
+            connections
+                .gate
+                .execute::<GateRequest>(node, batch.gate_requests)
         );
         BatchResult {
             inserts,
             acquires,
-            heartbeats,
-            releases,
-            locked_releases,
+            heartbeats: heartbeats.0,
+            member_heartbeats: heartbeats.1,
+            releases: releases.0,
+            locked_releases: releases.1,
+            gate_requests,
         }
     }
 
@@ -264,8 +289,31 @@ impl Lane {
                 None => settlement.retries.push(request),
             }
         }
+        self.deliver_runs(result.member_heartbeats, result.gate_requests, state);
         self.queue.settle(settlement.answered, settlement.retries);
         metrics::gauge!("lockable_lane_depth").set(self.queue.depth() as f64);
+    }
+
+    /// Delivers the outcomes of the kinds whose statements take several requests of one lock.
+    fn deliver_runs(
+        &self,
+        member_heartbeats: StatementResults<MemberHeartbeat>,
+        gate_requests: StatementResults<GateRequest>,
+        state: &mut LaneState,
+    ) {
+        let mut settlement = Settlement::default();
+        settlement.deliver(member_heartbeats, &self.usage, deliver_member_heartbeat);
+        for news in settlement.deliver(gate_requests, &self.usage, deliver_gate) {
+            self.waiting.apply(news);
+        }
+        for request in &settlement.contended {
+            state
+                .contended
+                .insert(request.key().clone(), Instant::now());
+        }
+        settlement.retries.append(&mut settlement.contended);
+        self.queue
+            .settle_runs(settlement.answered, settlement.retries);
     }
 
     /// Takes requests of contended locks out of a batch, so that they hold up nobody else.
@@ -279,6 +327,7 @@ impl Lane {
         batch.heartbeats = self.isolate_contended_of_kind(batch.heartbeats, contended);
         batch.releases = self.isolate_contended_of_kind(batch.releases, contended);
         batch.locked_releases = self.isolate_contended_of_kind(batch.locked_releases, contended);
+        batch.gate_requests = self.isolate_contended_gates(batch.gate_requests, contended);
         batch
     }
 
@@ -299,6 +348,29 @@ impl Lane {
         together
     }
 
+    /// As [`Self::isolate_contended_of_kind`]: all requests of a gate together.
+    fn isolate_contended_gates(
+        &self,
+        requests: Vec<Pending<GateRequest>>,
+        contended: &HashMap<LockKey, Instant>,
+    ) -> Vec<Pending<GateRequest>> {
+        let mut together = Vec::with_capacity(requests.len());
+        let mut requests = requests.into_iter().peekable();
+        while let Some(first) = requests.next() {
+            let key = first.request.key.clone();
+            let mut run = vec![first];
+            while let Some(next) = requests.next_if(|next| next.request.key == key) {
+                run.push(next);
+            }
+            let is_contended = contended.contains_key(&key);
+            match is_contended.then(|| self.isolation_permit()).flatten() {
+                Some(permit) => self.send_isolated_run(run, permit),
+                None => together.extend(run),
+            }
+        }
+        together
+    }
+
     fn isolation_permit(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.isolation_permits).try_acquire_owned().ok()
     }
@@ -308,27 +380,37 @@ impl Lane {
     fn send_isolated(&self, request: AnyRequest, permit: OwnedSemaphorePermit) {
         let lane = self.clone();
         let isolated = async move {
-            let (database, usage) = (&lane.database, &lane.usage);
+            let (node, usage) = (lane.node(), &lane.usage);
             let mut connection = LaneConnection::default();
             let mut settlement = Settlement::default();
             match request {
                 AnyRequest::Acquire(pending) => {
-                    let results = connection.execute::<Acquire>(database, vec![pending]).await;
+                    let results = connection.execute::<Acquire>(node, vec![pending]).await;
                     settlement.deliver(results, usage, deliver_acquire);
                 }
                 AnyRequest::Heartbeat(pending) => {
-                    let results = connection
-                        .execute::<Heartbeat>(database, vec![pending])
-                        .await;
+                    let results = connection.execute::<Heartbeat>(node, vec![pending]).await;
                     settlement.deliver(results, usage, deliver_heartbeat);
                 }
                 AnyRequest::Release(pending) => {
-                    let results = connection.execute::<Release>(database, vec![pending]).await;
+                    let results = connection.execute::<Release>(node, vec![pending]).await;
                     settlement.deliver(results, usage, deliver_release);
+                }
+                AnyRequest::MemberHeartbeat(pending) => {
+                    let results = connection
+                        .execute::<MemberHeartbeat>(node, vec![pending])
+                        .await;
+                    settlement.deliver(results, usage, deliver_member_heartbeat);
+                }
+                AnyRequest::Gate(pending) => {
+                    let results = connection.execute::<GateRequest>(node, vec![pending]).await;
+                    for news in settlement.deliver(results, usage, deliver_gate) {
+                        lane.waiting.apply(news);
+                    }
                 }
                 AnyRequest::LockedRelease(pending) => {
                     let results = connection
-                        .execute::<LockedRelease>(database, vec![pending])
+                        .execute::<LockedRelease>(node, vec![pending])
                         .await;
                     settlement.deliver(results, usage, deliver_locked_release);
                 }
@@ -338,6 +420,24 @@ impl Lane {
             drop(permit);
         };
         // On the engine's runtime: the lane may be on a thread of its own, which may end before.
+        self.tasks.spawn_on(isolated, &self.runtime);
+    }
+
+    /// Sends requests to one gate on a connection of their own.
+    fn send_isolated_run(&self, run: Vec<Pending<GateRequest>>, permit: OwnedSemaphorePermit) {
+        let lane = self.clone();
+        let isolated = async move {
+            let mut connection = LaneConnection::default();
+            let results = connection.execute::<GateRequest>(lane.node(), run).await;
+            let mut settlement = Settlement::default();
+            for news in settlement.deliver(results, &lane.usage, deliver_gate) {
+                lane.waiting.apply(news);
+            }
+            settlement.retries.append(&mut settlement.contended);
+            lane.queue
+                .settle_runs(settlement.answered, settlement.retries);
+            drop(permit);
+        };
         self.tasks.spawn_on(isolated, &self.runtime);
     }
 }

@@ -11,17 +11,23 @@
 //! * `prediction`: which acquires are most likely of locks that have no row;
 //! * `connection`: the lane's connections, and how a statement can fail;
 //! * `batch_statement`: the kinds of statements, and their names in logs and metrics;
-//! * [`statements`]: the statements that decide, each about many locks at once;
+//! * [`statements`]: the statements that decide by a lock's row, each about many locks at once;
+//! * `members`: the same for heartbeats of shared leases and permits;
+//! * `gate`: requests to the gate of a lock, which decides about its line and its members;
+//! * `waiting`: this node's waiters, their timers, and what wakes them;
 //! * `delivery`: outcome to reply, counters, retry.
 
 mod batch_statement;
 mod connection;
 mod delivery;
+mod gate;
 mod lane;
+mod members;
 mod prediction;
 mod queue;
 mod request;
 pub mod statements;
+mod waiting;
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
@@ -30,16 +36,25 @@ use std::time::{Duration, Instant};
 use sqlx::postgres::PgConnectOptions;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, oneshot};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use uuid::Uuid;
 
+use self::gate::{GateOperation, GateOutcome, GateRequest, NOBODY, Place};
 use self::lane::{Lane, MAX_ISOLATED};
 use self::queue::Queue;
-use self::request::{LockRequest, Pending};
+use self::request::{LockRequest, MemberHeartbeat, Pending};
+use self::waiting::{Waiter, Waiting};
 use super::usage::Usage;
 use super::{
-    Acquire, AcquireOutcome, EngineError, Heartbeat, HeartbeatOutcome, LockKey, Lost, Release,
-    ReleaseOutcome,
+    Acquire, AcquireOutcome, BrokenLease, EngineError, Heartbeat, HeartbeatOutcome, LeasesToBreak,
+    LockKey, Lost, Mode, Release, ReleaseOutcome,
 };
+
+pub use self::request::FastOutcome;
+
+/// The time that waiters have to receive that the node stops.
+const STOP_PATIENCE: Duration = Duration::from_secs(1);
 
 /// The settings of an engine.
 #[derive(Clone, Copy, Debug)]
@@ -70,28 +85,59 @@ impl Default for EngineSettings {
 /// The lock engine. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Engine {
-    /// The queue of each lane.
-    queues: Arc<[Arc<Queue>]>,
+    queues: Queues,
     tasks: TaskTracker,
     usage: Usage,
+    waiting: Arc<Waiting>,
+    /// Ends the tasks of the waiters.
+    ended: CancellationToken,
     deadline: Duration,
 }
 
+/// The queue of each lane.
+#[derive(Clone, Debug)]
+struct Queues(Arc<[Arc<Queue>]>);
+
+impl Queues {
+    /// The queue of the lane that has all requests of this lock.
+    fn for_key(&self, key: &LockKey) -> &Queue {
+        let at = if self.0.len() == 1 {
+            0
+        } else {
+            let mut hasher = DefaultHasher::new();
+            key.hash(&mut hasher);
+            usize::try_from(hasher.finish() % self.0.len() as u64).unwrap_or(0)
+        };
+        &self.0[at]
+    }
+}
+
 impl Engine {
-    /// Starts the lanes, on the current tokio runtime. Each has four connections (eight in a
-    /// crowd), and all together a few more for locks whose rows are contended.
+    /// Starts the lanes, on the current tokio runtime. Each has five connections (ten in a crowd);
+    /// all together have two for waiting, and a few more for locks whose rows are contended.
     pub fn start(database: &PgConnectOptions, settings: EngineSettings) -> Self {
         let usage = Usage::default();
         let isolation_permits = Arc::new(Semaphore::new(MAX_ISOLATED));
         let tasks = TaskTracker::new();
-        let queues: Arc<[Arc<Queue>]> = (0..settings.lanes.max(1))
-            .map(|_| Arc::new(Queue::new(settings.queue_capacity)))
-            .collect();
-        for queue in queues.iter() {
+        let queues = Queues(
+            (0..settings.lanes.max(1))
+                .map(|_| Arc::new(Queue::new(settings.queue_capacity)))
+                .collect(),
+        );
+        let (waiting, notices) = Waiting::new(queues.clone());
+        let ended = CancellationToken::new();
+        let while_running = || ended.clone();
+        tasks.spawn(while_running().run_until_cancelled_owned(Arc::clone(&waiting).keep_time()));
+        let look = Arc::clone(&waiting).look(database.clone());
+        tasks.spawn(while_running().run_until_cancelled_owned(look));
+        let notify = notices.send_all(database.clone());
+        tasks.spawn(while_running().run_until_cancelled_owned(notify));
+        for queue in queues.0.iter() {
             let lane = Lane {
                 queue: Arc::clone(queue),
                 database: database.clone(),
                 usage: usage.clone(),
+                waiting: Arc::clone(&waiting),
                 largest_batch: settings.largest_batch,
                 isolation_permits: Arc::clone(&isolation_permits),
                 tasks: tasks.clone(),
@@ -103,12 +149,15 @@ impl Engine {
             queues,
             tasks,
             usage,
+            waiting,
+            ended,
             deadline: settings.deadline,
         }
     }
 
     /// Takes a lock that is free; or renews the lease that holds it, if its id and account are the
-    /// request's.
+    /// request's. A request that waits stands in the line of the lock until it is granted or its
+    /// time is up; it leaves the line when the future is dropped.
     ///
     /// # Errors
     /// [`EngineError`]: its variants say whether the request may have been executed.
@@ -118,7 +167,20 @@ impl Engine {
             // In a box: it is rare, and as large as a second request.
             return Box::pin(self.acquire_at_limit(request, max)).await;
         }
-        self.submit(request).await
+        let arrived_at = Instant::now();
+        // Most locks are free: the fast path is tried first, unless it is known to be of no use.
+        if request.mode == Mode::Exclusive
+            && (request.wait_ms == 0 || !self.is_contended(&request.key))
+        {
+            let again = request.clone();
+            match self.submit(request).await? {
+                FastOutcome::Decided(AcquireOutcome::Held) if again.wait_ms > 0 => {}
+                FastOutcome::Decided(outcome) => return Ok(outcome),
+                FastOutcome::Gated => {}
+            }
+            return Box::pin(self.acquire_at_gate(again, arrived_at)).await;
+        }
+        Box::pin(self.acquire_at_gate(request, arrived_at)).await
     }
 
     /// An account at its limit takes nothing new, but may repeat the request for a lease that it
@@ -137,19 +199,97 @@ impl Engine {
             lease_id: Some(request.lease_id),
             lease_ms: request.requested_ms,
         };
-        match self.submit(renewal).await? {
+        match self.heartbeat(renewal).await? {
             HeartbeatOutcome::Renewed(lease) => Ok(AcquireOutcome::Granted(lease)),
             HeartbeatOutcome::Lost(Lost::Unknown) => Err(EngineError::TooManyLocks { max }),
             HeartbeatOutcome::Lost(_) => Ok(AcquireOutcome::LeaseEnded),
         }
     }
 
-    /// Makes a lease last its full length again.
+    /// True if requests of this node wait for the lock, or are about to.
+    fn is_contended(&self, key: &LockKey) -> bool {
+        self.waiting.has_waiters(key) || self.queues.for_key(key).is_busy(key)
+    }
+
+    /// As [`Self::acquire`], decided by the gate of the lock.
+    async fn acquire_at_gate(
+        &self,
+        mut request: Acquire,
+        arrived_at: Instant,
+    ) -> Result<AcquireOutcome, EngineError> {
+        if request.wait_ms > 0 {
+            let waiter = Waiter::new(&self.waiting, request, arrived_at)?;
+            let ask = |request, deadline| self.submit_until(request, deadline);
+            return waiter.wait(ask, self.deadline).await;
+        }
+        let deadline = arrived_at + self.deadline;
+        loop {
+            let needs_proof = request.needs_proof;
+            let place = Arc::new(Place {
+                acquire: request.clone(),
+                attachment: 0,
+                waits_until: arrived_at,
+            });
+            let asked = GateRequest::of_place(&place, GateOperation::Acquire);
+            return match self.submit_until(asked, deadline).await? {
+                GateOutcome::Granted(lease) => Ok(AcquireOutcome::Granted(lease)),
+                GateOutcome::LimitConflict(in_force) => {
+                    Ok(AcquireOutcome::LimitConflict { in_force })
+                }
+                GateOutcome::LeaseEnded if needs_proof => Ok(AcquireOutcome::LeaseEnded),
+                // The id that the engine drew is used up, the client's request is not.
+                GateOutcome::LeaseEnded => {
+                    request.lease_id = Uuid::new_v4();
+                    continue;
+                }
+                GateOutcome::Held => Ok(AcquireOutcome::Held),
+                _ => Err(EngineError::Refused),
+            };
+        }
+    }
+
+    /// Makes a lease last its full length again, or to its hold limit.
     ///
     /// # Errors
     /// [`EngineError`]: its variants say whether the request may have been executed.
     pub async fn heartbeat(&self, request: Heartbeat) -> Result<HeartbeatOutcome, EngineError> {
-        self.submit(request).await
+        let Some(lease_id) = request.lease_id else {
+            // Without an id, no shared lease or permit is meant.
+            let outcome = self.submit(request).await?.decided();
+            return Ok(outcome.unwrap_or(HeartbeatOutcome::Lost(Lost::Unknown)));
+        };
+        let of_member = MemberHeartbeat {
+            key: request.key.clone(),
+            account_id: request.account_id,
+            lease_id,
+            lease_ms: request.lease_ms,
+        };
+        if let FastOutcome::Decided(outcome) = self.submit(request).await? {
+            return Ok(outcome);
+        }
+        Box::pin(self.heartbeat_member(of_member)).await
+    }
+
+    async fn heartbeat_member(
+        &self,
+        request: MemberHeartbeat,
+    ) -> Result<HeartbeatOutcome, EngineError> {
+        let at_gate = GateRequest {
+            key: request.key.clone(),
+            account_id: request.account_id,
+            operation: GateOperation::Heartbeat {
+                lease_id: request.lease_id,
+                lease_ms: request.lease_ms,
+            },
+        };
+        if let FastOutcome::Decided(outcome) = self.submit(request).await? {
+            return Ok(outcome);
+        }
+        match self.submit(at_gate).await? {
+            GateOutcome::Granted(lease) => Ok(HeartbeatOutcome::Renewed(lease)),
+            GateOutcome::Lost(lost) => Ok(HeartbeatOutcome::Lost(lost)),
+            _ => Err(EngineError::Refused),
+        }
     }
 
     /// Ends a lease.
@@ -157,7 +297,62 @@ impl Engine {
     /// # Errors
     /// [`EngineError`]: its variants say whether the request may have been executed.
     pub async fn release(&self, request: Release) -> Result<ReleaseOutcome, EngineError> {
-        self.submit(request).await
+        let at_gate = GateRequest {
+            key: request.key.clone(),
+            account_id: request.account_id,
+            operation: GateOperation::Release {
+                lease_id: request.lease_id,
+            },
+        };
+        if let FastOutcome::Decided(outcome) = self.submit(request).await? {
+            return Ok(outcome);
+        }
+        Box::pin(async {
+            match self.submit(at_gate).await? {
+                GateOutcome::Released => Ok(ReleaseOutcome::Released),
+                GateOutcome::Lost(lost) => Ok(ReleaseOutcome::Lost(lost)),
+                _ => Err(EngineError::Refused),
+            }
+        })
+        .await
+    }
+
+    /// Ends leases of a lock by force, and hands the lock over. Returns those that were ended;
+    /// repeated with a fencing token, also the one that was ended before.
+    ///
+    /// # Errors
+    /// [`EngineError`]: its variants say whether the request may have been executed.
+    pub async fn break_leases(
+        &self,
+        key: LockKey,
+        leases: LeasesToBreak,
+    ) -> Result<Vec<BrokenLease>, EngineError> {
+        let request = GateRequest {
+            key,
+            account_id: NOBODY,
+            operation: GateOperation::Break {
+                account_id: leases.account_id,
+                lease_id: leases.lease_id,
+                fencing_token: leases.fencing_token,
+            },
+        };
+        match self.submit(request).await? {
+            GateOutcome::Broken(leases) => Ok(leases),
+            _ => Err(EngineError::Refused),
+        }
+    }
+
+    /// Hands a lock over if it is free, and clears its gate if nobody waits any more.
+    ///
+    /// # Errors
+    /// [`EngineError`]: its variants say whether the request may have been executed.
+    pub async fn advance(&self, key: LockKey) -> Result<(), EngineError> {
+        self.submit(GateRequest::advance(key)).await.map(drop)
+    }
+
+    /// The number of requests that wait for a lock on this node.
+    pub fn waiters(&self) -> usize {
+        self.waiting.len()
     }
 
     /// The counts of accounts' live locks.
@@ -171,7 +366,7 @@ impl Engine {
     /// # Errors
     /// [`EngineError::Overloaded`] if every queue is full.
     pub fn check_room(&self) -> Result<(), EngineError> {
-        if self.queues.iter().any(|queue| queue.has_room()) {
+        if self.queues.0.iter().any(|queue| queue.has_room()) {
             Ok(())
         } else {
             Err(EngineError::Overloaded)
@@ -180,14 +375,24 @@ impl Engine {
 
     /// The number of requests that wait to be sent, in all lanes.
     pub fn depth(&self) -> usize {
-        self.queues.iter().map(|queue| queue.depth()).sum()
+        self.queues.0.iter().map(|queue| queue.depth()).sum()
+    }
+
+    /// Answers all waiters, and every later one, with [`EngineError::ShuttingDown`]. To be called
+    /// when the node begins to stop, so that nobody waits for its waiters.
+    pub fn stop_waiting(&self) {
+        self.waiting.stop();
     }
 
     /// Accepts nothing more, answers what was accepted, and returns when that is done.
     pub async fn shut_down(&self) {
-        for queue in self.queues.iter() {
+        self.stop_waiting();
+        // Each waiter gives up its place through a queue.
+        let _ = tokio::time::timeout(STOP_PATIENCE, self.waiting.drained()).await;
+        for queue in self.queues.0.iter() {
             queue.close();
         }
+        self.ended.cancel();
         self.tasks.close();
         self.tasks.wait().await;
     }
@@ -195,25 +400,21 @@ impl Engine {
     /// Queues a request and waits for its outcome, until the deadline.
     async fn submit<R: LockRequest>(&self, request: R) -> Result<R::Outcome, EngineError> {
         let deadline = Instant::now() + self.deadline;
+        self.submit_until(request, deadline).await
+    }
+
+    async fn submit_until<R: LockRequest>(
+        &self,
+        request: R,
+        deadline: Instant,
+    ) -> Result<R::Outcome, EngineError> {
         let (reply, outcome) = oneshot::channel();
-        let queue = self.queue_for(request.key());
+        let queue = self.queues.for_key(request.key());
         queue.push(R::into_any(Pending::new(request, Some(reply), deadline)));
         match tokio::time::timeout_at(deadline.into(), outcome).await {
             Ok(Ok(outcome)) => outcome,
             // Late, or the lane is gone with its runtime: it may have been executed.
             Ok(Err(_)) | Err(_) => Err(EngineError::Unknown),
         }
-    }
-
-    /// The queue of the lane that has all requests of this lock.
-    fn queue_for(&self, key: &LockKey) -> &Queue {
-        let at = if self.queues.len() == 1 {
-            0
-        } else {
-            let mut hasher = DefaultHasher::new();
-            key.hash(&mut hasher);
-            usize::try_from(hasher.finish() % self.queues.len() as u64).unwrap_or(0)
-        };
-        &self.queues[at]
     }
 }

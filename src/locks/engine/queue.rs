@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
-use super::request::{AnyRequest, LockRequest as _, LockedRelease, Pending};
+use super::gate::GateRequest;
+use super::request::{AnyRequest, LockRequest as _, LockedRelease, MemberHeartbeat, Pending};
 use crate::id::AccountId;
 use crate::locks::{Acquire, EngineError, Heartbeat, LockKey, Release};
 
@@ -15,8 +16,10 @@ use crate::locks::{Acquire, EngineError, Heartbeat, LockKey, Release};
 /// the deadline of one request bounds the statement of its whole batch.
 const TOO_CLOSE_TO_DEADLINE: Duration = Duration::from_millis(20);
 
-/// Requests that are sent together. Each lock occurs once, so that statements of different kinds
-/// cannot touch the same row; the requests of each kind are in key order.
+/// Requests that are sent together. Each lock occurs in one kind only, so that statements of
+/// different kinds cannot touch the same row; and once, but for a run of requests to its gate or of
+/// heartbeats of its permits, which are in the order of their arrival. The requests of each kind
+/// are in key order.
 #[derive(Debug, Default)]
 pub(super) struct Batch {
     /// Acquires of locks that are predicted to have no row. The queue leaves this empty; the lane
@@ -24,8 +27,10 @@ pub(super) struct Batch {
     pub(super) predicted_inserts: Vec<Pending<Acquire>>,
     pub(super) acquires: Vec<Pending<Acquire>>,
     pub(super) heartbeats: Vec<Pending<Heartbeat>>,
+    pub(super) member_heartbeats: Vec<Pending<MemberHeartbeat>>,
     pub(super) releases: Vec<Pending<Release>>,
     pub(super) locked_releases: Vec<Pending<LockedRelease>>,
+    pub(super) gate_requests: Vec<Pending<GateRequest>>,
 }
 
 impl Batch {
@@ -34,16 +39,20 @@ impl Batch {
         self.predicted_inserts.len()
             + self.acquires.len()
             + self.heartbeats.len()
+            + self.member_heartbeats.len()
             + self.releases.len()
             + self.locked_releases.len()
+            + self.gate_requests.len()
     }
 
     fn push(&mut self, request: AnyRequest) {
         match request {
             AnyRequest::Acquire(pending) => self.acquires.push(pending),
             AnyRequest::Heartbeat(pending) => self.heartbeats.push(pending),
+            AnyRequest::MemberHeartbeat(pending) => self.member_heartbeats.push(pending),
             AnyRequest::Release(pending) => self.releases.push(pending),
             AnyRequest::LockedRelease(pending) => self.locked_releases.push(pending),
+            AnyRequest::Gate(pending) => self.gate_requests.push(pending),
         }
     }
 
@@ -56,6 +65,11 @@ impl Batch {
             .sort_unstable_by(|a, b| a.request.key.cmp(&b.request.key));
         self.locked_releases
             .sort_unstable_by(|a, b| a.request.key.cmp(&b.request.key));
+        // Stable: runs stay in the order of their arrival.
+        self.member_heartbeats
+            .sort_by(|a, b| a.request.key.cmp(&b.request.key));
+        self.gate_requests
+            .sort_by(|a, b| a.request.key.cmp(&b.request.key));
     }
 }
 
@@ -99,6 +113,24 @@ impl KeyBacklog {
                 .by_account
                 .push_back((account_id, VecDeque::from([request]))),
         }
+    }
+
+    /// Puts requests before all others, in their order.
+    fn push_front(&mut self, requests: Vec<AnyRequest>) {
+        for request in requests.into_iter().rev() {
+            let account_id = request.account_id();
+            self.by_account
+                .push_front((account_id, VecDeque::from([request])));
+        }
+    }
+
+    /// Removes and returns the next request if it may join the run.
+    fn pop_to_join(&mut self, run: &[AnyRequest]) -> Option<AnyRequest> {
+        let (_, requests) = self.by_account.front()?;
+        requests
+            .front()
+            .is_some_and(|next| next.may_join(run))
+            .then(|| self.pop())?
     }
 
     fn pop(&mut self) -> Option<AnyRequest> {
@@ -168,6 +200,11 @@ impl Queue {
         self.depth() < self.capacity
     }
 
+    /// True if a request of this lock waits or is in flight.
+    pub(super) fn is_busy(&self, key: &LockKey) -> bool {
+        self.state().backlogs.contains_key(key)
+    }
+
     /// The number of requests that wait.
     pub(super) fn depth(&self) -> usize {
         self.state().waiting
@@ -206,7 +243,7 @@ impl Queue {
     }
 
     /// Completes a batch: makes the next request of each lock in `answered` ready, and puts the
-    /// requests in `retries` at the head of the queue.
+    /// requests in `retries` at the head of the queue. Each lock is in one of them, once.
     pub(super) fn settle(&self, answered: Vec<LockKey>, retries: Vec<AnyRequest>) {
         let mut state = self.state();
         for key in answered {
@@ -215,6 +252,38 @@ impl Queue {
         for request in retries.into_iter().rev() {
             state.count(request.account_id());
             state.ready.push_front(request);
+        }
+        drop(state);
+        self.changed.notify_one();
+    }
+
+    /// As [`Self::settle`], of requests that were sent in runs: a lock may be in both of them, and
+    /// several times.
+    pub(super) fn settle_runs(&self, answered: Vec<LockKey>, retries: Vec<AnyRequest>) {
+        if answered.is_empty() && retries.is_empty() {
+            return;
+        }
+        let mut runs: HashMap<LockKey, Vec<AnyRequest>> = HashMap::new();
+        for key in answered {
+            runs.entry(key).or_default();
+        }
+        for request in retries {
+            runs.entry(request.key().clone()).or_default().push(request);
+        }
+        let mut state = self.state();
+        for (key, retries) in runs {
+            for request in &retries {
+                state.count(request.account_id());
+            }
+            let mut retries = retries.into_iter();
+            match retries.next() {
+                None => state.advance(key),
+                Some(first) => {
+                    state.ready.push_front(first);
+                    let behind = retries.collect();
+                    state.backlogs.entry(key).or_default().push_front(behind);
+                }
+            }
         }
         drop(state);
         self.changed.notify_one();
@@ -245,14 +314,19 @@ impl QueueState {
                 break;
             };
             self.uncount(request.account_id());
-            if let AnyRequest::Acquire(first) = &mut request
-                && !first.request.needs_proof
+            if request.is_plain_acquire()
+                && let AnyRequest::Acquire(first) = &mut request
             {
                 self.take_followers(first);
             }
-            let is_late = request.queued().deadline() <= too_late;
-            if !is_late && !request.queued().is_abandoned() {
-                batch.push(request);
+            if is_wanted(&request, too_late) {
+                if request.is_in_runs() {
+                    for request in self.take_run(request, limit - batch.len(), too_late) {
+                        batch.push(request);
+                    }
+                } else {
+                    batch.push(request);
+                }
                 continue;
             }
             match request.queued().compensating_release() {
@@ -263,6 +337,28 @@ impl QueueState {
         }
         batch.sort();
         batch
+    }
+
+    /// The request, and those directly behind it that may be decided in its transaction, at most
+    /// `limit` in all: a crowd that joins one line is one commit.
+    fn take_run(&mut self, first: AnyRequest, limit: usize, too_late: Instant) -> Vec<AnyRequest> {
+        let key = first.key().clone();
+        let mut run = vec![first];
+        while run.len() < limit
+            && let Some(next) = self
+                .backlogs
+                .get_mut(&key)
+                .and_then(|backlog| backlog.pop_to_join(&run))
+        {
+            self.uncount(next.account_id());
+            if is_wanted(&next, too_late) {
+                run.push(next);
+            } else {
+                run.extend(next.queued().compensating_release());
+                next.reject(EngineError::Unknown);
+            }
+        }
+        run
     }
 
     /// Makes the plain acquires that stand directly behind a plain acquire, which is about to be
@@ -307,6 +403,12 @@ impl QueueState {
             }
         }
     }
+}
+
+/// True if the request is not too late, and somebody waits for its outcome.
+fn is_wanted(request: &AnyRequest, too_late: Instant) -> bool {
+    let queued = request.queued();
+    queued.deadline() > too_late && !queued.is_abandoned()
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
+use super::gate::GateRequest;
 use crate::id::AccountId;
 use crate::locks::{
     Acquire, AcquireOutcome, EngineError, Heartbeat, HeartbeatOutcome, LockKey, Release,
@@ -13,7 +14,7 @@ use crate::locks::{
 
 /// The time for which the engine tries to release a lease that nobody received. A lease of a plan's
 /// usual length has lapsed by then.
-const COMPENSATION_DEADLINE: Duration = Duration::from_secs(60);
+pub(super) const COMPENSATION_DEADLINE: Duration = Duration::from_secs(60);
 
 /// A request that the engine answers.
 pub(super) trait LockRequest: Send + Sync + Sized + 'static {
@@ -35,8 +36,27 @@ pub(super) trait LockRequest: Send + Sync + Sized + 'static {
     }
 }
 
+/// The outcome of a statement that decides by a lock's row alone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FastOutcome<T> {
+    /// The row decided.
+    Decided(T),
+    /// The row is a gate: a request to the gate decides. Nothing was done.
+    Gated,
+}
+
+impl<T> FastOutcome<T> {
+    /// The outcome, if the row decided.
+    pub fn decided(self) -> Option<T> {
+        match self {
+            Self::Decided(outcome) => Some(outcome),
+            Self::Gated => None,
+        }
+    }
+}
+
 impl LockRequest for Acquire {
-    type Outcome = AcquireOutcome;
+    type Outcome = FastOutcome<AcquireOutcome>;
 
     fn key(&self) -> &LockKey {
         &self.key
@@ -65,7 +85,7 @@ impl LockRequest for Acquire {
 }
 
 impl LockRequest for Heartbeat {
-    type Outcome = HeartbeatOutcome;
+    type Outcome = FastOutcome<HeartbeatOutcome>;
 
     fn key(&self) -> &LockKey {
         &self.key
@@ -84,8 +104,38 @@ impl LockRequest for Heartbeat {
     }
 }
 
+/// A heartbeat of a shared lease or a permit: decided by the row of that lease alone.
+#[derive(Debug)]
+pub(super) struct MemberHeartbeat {
+    pub(super) key: LockKey,
+    pub(super) account_id: AccountId,
+    pub(super) lease_id: Uuid,
+    /// The length to renew by instead of the length granted, milliseconds.
+    pub(super) lease_ms: Option<i32>,
+}
+
+impl LockRequest for MemberHeartbeat {
+    type Outcome = FastOutcome<HeartbeatOutcome>;
+
+    fn key(&self) -> &LockKey {
+        &self.key
+    }
+
+    fn account_id(&self) -> AccountId {
+        self.account_id
+    }
+
+    fn is_repeatable(&self) -> bool {
+        true
+    }
+
+    fn into_any(pending: Pending<Self>) -> AnyRequest {
+        AnyRequest::MemberHeartbeat(pending)
+    }
+}
+
 impl LockRequest for Release {
-    type Outcome = ReleaseOutcome;
+    type Outcome = FastOutcome<ReleaseOutcome>;
 
     fn key(&self) -> &LockKey {
         &self.key
@@ -119,7 +169,7 @@ pub(super) struct LockedRelease {
 }
 
 impl LockRequest for LockedRelease {
-    type Outcome = ReleaseOutcome;
+    type Outcome = FastOutcome<ReleaseOutcome>;
 
     fn key(&self) -> &LockKey {
         &self.key
@@ -250,8 +300,10 @@ impl<R: LockRequest> QueuedRequest for Pending<R> {
 pub(super) enum AnyRequest {
     Acquire(Pending<Acquire>),
     Heartbeat(Pending<Heartbeat>),
+    MemberHeartbeat(Pending<MemberHeartbeat>),
     Release(Pending<Release>),
     LockedRelease(Pending<LockedRelease>),
+    Gate(Pending<GateRequest>),
 }
 
 impl AnyRequest {
@@ -259,8 +311,10 @@ impl AnyRequest {
         match self {
             Self::Acquire(pending) => pending,
             Self::Heartbeat(pending) => pending,
+            Self::MemberHeartbeat(pending) => pending,
             Self::Release(pending) => pending,
             Self::LockedRelease(pending) => pending,
+            Self::Gate(pending) => pending,
         }
     }
 
@@ -272,17 +326,41 @@ impl AnyRequest {
         self.queued().account_id()
     }
 
-    /// True for an acquire without a lease id of the client's own.
+    /// True for an acquire without a lease id of the client's own that does not wait.
     pub(super) fn is_plain_acquire(&self) -> bool {
-        matches!(self, Self::Acquire(pending) if !pending.request.needs_proof)
+        matches!(self, Self::Acquire(pending)
+            if !pending.request.needs_proof && pending.request.wait_ms == 0)
+    }
+
+    /// True if its statement takes several requests of one lock.
+    pub(super) fn is_in_runs(&self) -> bool {
+        matches!(self, Self::Gate(_) | Self::MemberHeartbeat(_))
+    }
+
+    /// True if this request of the same lock may be decided in the transaction of `run`, requests
+    /// of one kind in the order of their arrival.
+    pub(super) fn may_join(&self, run: &[Self]) -> bool {
+        match (self, run.first()) {
+            (Self::Gate(_), Some(Self::Gate(_))) => true,
+            // An upsert cannot write one row twice.
+            (Self::MemberHeartbeat(next), Some(Self::MemberHeartbeat(_))) => {
+                run.iter().all(|other| {
+                    !matches!(other, Self::MemberHeartbeat(other)
+                        if other.request.lease_id == next.request.lease_id)
+                })
+            }
+            _ => false,
+        }
     }
 
     pub(super) fn reject(self, error: EngineError) {
         match self {
             Self::Acquire(pending) => pending.reject(error),
             Self::Heartbeat(pending) => pending.reject(error),
+            Self::MemberHeartbeat(pending) => pending.reject(error),
             Self::Release(pending) => pending.reject(error),
             Self::LockedRelease(pending) => pending.reject(error),
+            Self::Gate(pending) => pending.reject(error),
         }
     }
 }

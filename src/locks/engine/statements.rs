@@ -46,12 +46,12 @@
 //! are unfolded in a `SELECT`: as functions in `FROM` each would be stored whole before the first
 //! row comes out.
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::Value;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::request::{LockRequest, LockedRelease, Outcomes};
+use super::request::{FastOutcome, LockRequest, LockedRelease, Outcomes};
 use crate::locks::{
     Acquire, AcquireOutcome, Heartbeat, HeartbeatOutcome, Lease, Lost, Mode, Release,
     ReleaseOutcome,
@@ -62,8 +62,26 @@ use crate::locks::{
 const SHORT_BY_MS: i64 = 100;
 
 /// True if a lease that was written at `written_at` is as long as was requested.
-fn is_full_length(expires_at: DateTime<Utc>, written_at: DateTime<Utc>, requested_ms: i32) -> bool {
+pub(super) fn is_full_length(
+    expires_at: DateTime<Utc>,
+    written_at: DateTime<Utc>,
+    requested_ms: i32,
+) -> bool {
     (expires_at - written_at).num_milliseconds() >= i64::from(requested_ms) - SHORT_BY_MS
+}
+
+/// The whole milliseconds from one instant to a later one.
+pub(super) fn ms_between(from: DateTime<Utc>, to: DateTime<Utc>) -> i32 {
+    i32::try_from((to - from).num_milliseconds().max(0)).unwrap_or(i32::MAX)
+}
+
+/// The hold limit of a lease, if it lasts exactly to it.
+pub(super) fn ms_to_hold_limit(
+    acquired_at: DateTime<Utc>,
+    max_hold_ms: Option<i32>,
+    expires_at: DateTime<Utc>,
+) -> Option<i32> {
+    max_hold_ms.filter(|ms| expires_at >= acquired_at + TimeDelta::milliseconds((*ms).into()))
 }
 
 /// A row of a result. The three statements that observe first have one form of result.
@@ -76,6 +94,7 @@ struct LeaseRow {
     acquired_at: Option<DateTime<Utc>>,
     expires_at: Option<DateTime<Utc>>,
     lease_ms: Option<i32>,
+    max_hold_ms: Option<i32>,
     /// When the row was written, or an instant before.
     written_at: Option<DateTime<Utc>>,
 }
@@ -85,25 +104,32 @@ impl LeaseRow {
         (self.namespace_id, &self.name)
     }
 
-    /// The lease, which now lasts `expires_in_ms`.
-    fn lease(&self, expires_in_ms: i32) -> Option<Lease> {
+    /// The lease, if it now lasts for as long as was requested, or to its hold limit (P11).
+    fn lease(&self, requested_ms: i32) -> Option<Lease> {
+        let (acquired_at, expires_at) = (self.acquired_at?, self.expires_at?);
+        let written_at = self.written_at?;
+        let expires_in_ms = match ms_to_hold_limit(acquired_at, self.max_hold_ms, expires_at) {
+            Some(_) => ms_between(written_at, expires_at),
+            None if is_full_length(expires_at, written_at, requested_ms) => requested_ms,
+            None => return None,
+        };
         Some(Lease {
             lease_id: self.lease_id?,
             fencing_token: self.fencing_token?,
             expires_in_ms,
             lease_ms: self.lease_ms?,
-            acquired_at: self.acquired_at?,
-            expires_at: self.expires_at?,
+            acquired_at,
+            expires_at,
             mode: Mode::Exclusive,
             slot: None,
-            max_hold_ms: None,
+            max_hold_ms: self.max_hold_ms,
             waited_ms: 0,
         })
     }
 }
 
 /// Why there is no lease, by a statement's verdict; `None` if the verdict says something else.
-fn lost(verdict: &str) -> Option<Lost> {
+pub(super) fn lost(verdict: &str) -> Option<Lost> {
     match verdict {
         "expired" => Some(Lost::Expired),
         "released" => Some(Lost::Released),
@@ -111,6 +137,7 @@ fn lost(verdict: &str) -> Option<Lost> {
         "superseded" => Some(Lost::Superseded),
         "unproved" => Some(Lost::Unproved),
         "never_granted" => Some(Lost::NeverGranted),
+        "hold_limit" => Some(Lost::HoldLimit),
         "unknown" => Some(Lost::Unknown),
         _ => None,
     }
@@ -150,6 +177,7 @@ struct AcquireColumns<'a> {
     lease_ms: Vec<i32>,
     holders: Vec<Option<&'a str>>,
     metadata: Vec<Option<&'a Value>>,
+    max_hold_ms: Vec<Option<i32>>,
 }
 
 impl<'a> AcquireColumns<'a> {
@@ -164,6 +192,7 @@ impl<'a> AcquireColumns<'a> {
             lease_ms: requests.iter().map(|r| r.lease_ms).collect(),
             holders: requests.iter().map(|r| r.holder.as_deref()).collect(),
             metadata: requests.iter().map(|r| r.metadata.as_ref()).collect(),
+            max_hold_ms: requests.iter().map(|r| r.max_hold_ms).collect(),
         }
     }
 }
@@ -196,7 +225,7 @@ pub async fn acquire(
     connection: &mut PgConnection,
     requests: &[&Acquire],
     latest_at: DateTime<Utc>,
-) -> sqlx::Result<Vec<Option<AcquireOutcome>>> {
+) -> sqlx::Result<Vec<Option<FastOutcome<AcquireOutcome>>>> {
     let columns = AcquireColumns::of(requests);
     let requested_ms: Vec<Option<i32>> = requests.iter().map(|r| r.requested_ms).collect();
     let rows = sqlx::query_file_as!(
@@ -213,6 +242,7 @@ pub async fn acquire(
         &columns.holders as &[Option<&str>],
         &columns.metadata as &[Option<&Value>],
         latest_at,
+        &columns.max_hold_ms as &[Option<i32>],
     )
     .fetch_all(connection)
     .await?;
@@ -226,12 +256,12 @@ pub async fn acquire(
             "granted" => {
                 // A grant is as long as was requested; a repetition renews by the length granted,
                 // unless the request names a length of its own.
-                let length_ms = request.requested_ms.or(row.lease_ms)?;
-                is_full_length(row.expires_at?, row.written_at?, length_ms)
-                    .then(|| row.lease(length_ms).map(AcquireOutcome::Granted))?
+                let lease = row.lease(request.requested_ms.or(row.lease_ms)?)?;
+                Some(FastOutcome::Decided(AcquireOutcome::Granted(lease)))
             }
-            "held" => Some(AcquireOutcome::Held),
-            "ended" => Some(AcquireOutcome::LeaseEnded),
+            "held" => Some(FastOutcome::Decided(AcquireOutcome::Held)),
+            "ended" => Some(FastOutcome::Decided(AcquireOutcome::LeaseEnded)),
+            "gated" => Some(FastOutcome::Gated),
             _ => None,
         },
     ))
@@ -250,7 +280,7 @@ pub async fn insert_if_absent(
     connection: &mut PgConnection,
     requests: &[&Acquire],
     latest_at: DateTime<Utc>,
-) -> sqlx::Result<Vec<Option<AcquireOutcome>>> {
+) -> sqlx::Result<Vec<Option<FastOutcome<AcquireOutcome>>>> {
     let columns = AcquireColumns::of(requests);
     let rows = sqlx::query_file!(
         "src/locks/engine/sql/insert_if_absent.sql",
@@ -264,6 +294,7 @@ pub async fn insert_if_absent(
         &columns.holders as &[Option<&str>],
         &columns.metadata as &[Option<&Value>],
         latest_at,
+        &columns.max_hold_ms as &[Option<i32>],
     )
     .fetch_all(connection)
     .await?;
@@ -272,10 +303,14 @@ pub async fn insert_if_absent(
         rows,
         |row| (row.namespace_id, row.name.as_str()),
         |request, row| {
+            let length_ms = match request.max_hold_ms {
+                Some(max_hold_ms) => request.lease_ms.min(max_hold_ms),
+                None => request.lease_ms,
+            };
             let lease = Lease {
                 lease_id: request.lease_id,
                 fencing_token: row.fencing_token,
-                expires_in_ms: request.lease_ms,
+                expires_in_ms: length_ms,
                 lease_ms: request.lease_ms,
                 acquired_at: row.acquired_at,
                 expires_at: row.expires_at,
@@ -284,8 +319,8 @@ pub async fn insert_if_absent(
                 max_hold_ms: request.max_hold_ms,
                 waited_ms: 0,
             };
-            is_full_length(row.expires_at, row.written_at, request.lease_ms)
-                .then_some(AcquireOutcome::Granted(lease))
+            is_full_length(row.expires_at, row.written_at, length_ms)
+                .then_some(FastOutcome::Decided(AcquireOutcome::Granted(lease)))
         },
     ))
 }
@@ -300,7 +335,7 @@ pub async fn heartbeat(
     connection: &mut PgConnection,
     requests: &[&Heartbeat],
     latest_at: DateTime<Utc>,
-) -> sqlx::Result<Vec<Option<HeartbeatOutcome>>> {
+) -> sqlx::Result<Vec<Option<FastOutcome<HeartbeatOutcome>>>> {
     let columns = ProofColumns::of(requests, |request| request.lease_id);
     let requested_ms: Vec<Option<i32>> = requests.iter().map(|r| r.lease_ms).collect();
     let rows = sqlx::query_file_as!(
@@ -321,11 +356,13 @@ pub async fn heartbeat(
         LeaseRow::key,
         |request, row| match row.verdict.as_str() {
             "renewed" => {
-                let length_ms = request.lease_ms.or(row.lease_ms)?;
-                is_full_length(row.expires_at?, row.written_at?, length_ms)
-                    .then(|| row.lease(length_ms).map(HeartbeatOutcome::Renewed))?
+                let lease = row.lease(request.lease_ms.or(row.lease_ms)?)?;
+                Some(FastOutcome::Decided(HeartbeatOutcome::Renewed(lease)))
             }
-            verdict => lost(verdict).map(HeartbeatOutcome::Lost),
+            "gated" => Some(FastOutcome::Gated),
+            verdict => lost(verdict)
+                .map(HeartbeatOutcome::Lost)
+                .map(FastOutcome::Decided),
         },
     ))
 }
@@ -340,7 +377,7 @@ pub async fn release(
     connection: &mut PgConnection,
     requests: &[&Release],
     latest_at: DateTime<Utc>,
-) -> sqlx::Result<Vec<Option<ReleaseOutcome>>> {
+) -> sqlx::Result<Vec<Option<FastOutcome<ReleaseOutcome>>>> {
     let columns = ProofColumns::of(requests, |request| request.lease_id);
     let rows = sqlx::query_file_as!(
         LeaseRow,
@@ -358,10 +395,15 @@ pub async fn release(
         rows,
         LeaseRow::key,
         |request, row| match row.verdict.as_str() {
-            "done" => Some(ReleaseOutcome::Released),
+            "done" => Some(FastOutcome::Decided(ReleaseOutcome::Released)),
             // Repeated after a lost answer: the first execution released it (P6).
-            "released" if request.lease_id.is_some() => Some(ReleaseOutcome::Released),
-            verdict => lost(verdict).map(ReleaseOutcome::Lost),
+            "released" if request.lease_id.is_some() => {
+                Some(FastOutcome::Decided(ReleaseOutcome::Released))
+            }
+            "gated" => Some(FastOutcome::Gated),
+            verdict => lost(verdict)
+                .map(ReleaseOutcome::Lost)
+                .map(FastOutcome::Decided),
         },
     ))
 }
@@ -397,7 +439,8 @@ pub(super) async fn release_under_lock(
             let is_fresh_mark = row.lease_id.is_none();
             let is_own = row.account_id == Some(request.account_id.0)
                 && row.lease_id == Some(request.lease_id);
-            match row.verdict.as_str() {
+            let outcome = match row.verdict.as_str() {
+                "gated" => return Some(FastOutcome::Gated),
                 "released" if is_own => Some(ReleaseOutcome::Released),
                 // Renewed since the grant, and to be ended only if not.
                 "renewed" if is_own => Some(ReleaseOutcome::Lost(Lost::Unknown)),
@@ -406,7 +449,8 @@ pub(super) async fn release_under_lock(
                 // since the snapshot there is no verdict. A drawn id is not remembered.
                 _ if request.is_clients => None,
                 _ => Some(ReleaseOutcome::Lost(Lost::NeverGranted)),
-            }
+            };
+            outcome.map(FastOutcome::Decided)
         },
     ))
 }

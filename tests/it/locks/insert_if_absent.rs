@@ -5,16 +5,16 @@
 use std::sync::Arc;
 
 use lockable::db::{Purpose, pool};
-use lockable::locks::engine::statements;
+use lockable::locks::engine::{FastOutcome, statements};
 use lockable::locks::{AcquireOutcome, Lease};
 use uuid::Uuid;
 
 use crate::support::node::{ALICE, BOB, Node, acquire, any_time, release};
 use crate::support::prelude::*;
 
-fn granted(outcome: Option<&AcquireOutcome>) -> &Lease {
+fn granted(outcome: Option<&FastOutcome<AcquireOutcome>>) -> &Lease {
     match outcome {
-        Some(AcquireOutcome::Granted(lease)) => lease,
+        Some(FastOutcome::Decided(AcquireOutcome::Granted(lease))) => lease,
         other => panic!("not granted: {other:?}"),
     }
 }
@@ -74,7 +74,10 @@ async fn only_locks_without_a_row_are_granted_and_rows_stay_as_they_are() {
             requests[without_verdict]
         );
     }
-    assert!(matches!(outcomes[4], Some(AcquireOutcome::Granted(_))));
+    assert!(matches!(
+        outcomes[4],
+        Some(FastOutcome::Decided(AcquireOutcome::Granted(_)))
+    ));
     assert_eq!(db.value::<String>(rows).await, before);
     let (plain, labelled) = (granted(outcomes[0].as_ref()), granted(outcomes[6].as_ref()));
     assert_eq!(
@@ -155,7 +158,8 @@ async fn each_new_name_that_many_batches_race_for_is_granted_by_one() {
                             .unwrap()
                     };
                     for (request, outcome) in requests.iter().zip(outcomes) {
-                        if let Some(AcquireOutcome::Granted(lease)) = outcome {
+                        if let Some(FastOutcome::Decided(AcquireOutcome::Granted(lease))) = outcome
+                        {
                             granted
                                 .push((request.key.name.as_str().to_owned(), lease.fencing_token));
                         }

@@ -2,7 +2,7 @@
 -- Grants each lock that is free, and renews each lease whose own id is sent again.
 -- $1 namespace ids, $2 names, $3 account ids, $4 token ids, $5 lease ids, $6 needs proof, $7 lease
 -- lengths, $8 lengths that the requests themselves name, $9 holders, $10 metadata, $11 the latest
--- instant at which anything may be written.
+-- instant at which anything may be written, $12 hold limits.
 WITH clock AS MATERIALIZED (
   SELECT * FROM lease_clock LIMIT 1
 ), observed AS (
@@ -11,6 +11,8 @@ WITH clock AS MATERIALIZED (
          l.lease_ms AS seen_lease_ms,
          l.account_id AS seen_account_id, l.lease_id AS seen_lease_id,
          l.needs_proof AS seen_needs_proof, l.end_reason AS seen_end_reason, e.ended,
+         l.gated, l.claim_token = l.fencing_token AS seen_is_claim,
+         l.expires_at >= l.acquired_at + l.max_hold_ms * interval '1 ms' AS seen_held_out,
          l.lease_id = i.lease_id AND l.account_id = i.account_id AS is_own,
          lease_is_live(l.expires_at, l.end_reason, greatest(l.lease_ms, l.renewed_ms),
                        c.recent_until, c.open_start, c.outage_start, c.outage_end,
@@ -19,7 +21,8 @@ WITH clock AS MATERIALIZED (
                  unnest($3::bigint[]) AS account_id, unnest($4::bigint[]) AS token_id,
                  unnest($5::uuid[]) AS lease_id, unnest($6::boolean[]) AS needs_proof,
                  unnest($7::integer[]) AS lease_ms, unnest($8::integer[]) AS requested_ms,
-                 unnest($9::text[]) AS holder, unnest($10::jsonb[]) AS metadata) i
+                 unnest($9::text[]) AS holder, unnest($10::jsonb[]) AS metadata,
+                 unnest($12::integer[]) AS max_hold_ms) i
     CROSS JOIN clock c
     LEFT JOIN LATERAL (
       SELECT * FROM locks l WHERE l.namespace_id = i.namespace_id AND l.name = i.name LIMIT 1
@@ -31,21 +34,23 @@ WITH clock AS MATERIALIZED (
     ) e ON true
 ), verdicts AS MATERIALIZED (
   SELECT observed.*,
-         CASE WHEN is_own AND seen_end_reason = 0 THEN 'try'
+         CASE WHEN is_own AND seen_is_claim THEN 'gated'
+              WHEN is_own AND seen_end_reason = 0 THEN 'try'
               WHEN ended THEN 'ended'
               WHEN seen_token IS NULL THEN 'try'
               WHEN is_own THEN 'ended'
+              WHEN gated AND (NOT live OR seen_account_id = 0) THEN 'gated'
               WHEN live THEN 'held'
               ELSE 'try' END AS verdict
     FROM observed
 ), written_rows AS (
   INSERT INTO locks AS l (namespace_id, name, account_id, token_id, fencing_token, seen_token,
                           acquired_at, expires_at, lease_id, lease_ms, needs_proof, holder,
-                          metadata)
+                          metadata, max_hold_ms)
   -- OFFSET 0 keeps the condition above the sort: it is tested for each row right before its insert.
   SELECT namespace_id, name, account_id, token_id, nextval('lock_fence'), seen_token,
-         clock_timestamp(), clock_timestamp() + length_ms * interval '1 ms', lease_id, length_ms,
-         needs_proof, holder, metadata
+         clock_timestamp(), clock_timestamp() + least(length_ms, max_hold_ms) * interval '1 ms',
+         lease_id, length_ms, needs_proof, holder, metadata, max_hold_ms
     FROM (SELECT *, CASE WHEN is_own THEN coalesce(requested_ms, seen_lease_ms)
                          ELSE lease_ms END AS length_ms
             FROM verdicts WHERE verdict = 'try' ORDER BY namespace_id, name COLLATE "C" OFFSET 0) v
@@ -60,17 +65,25 @@ WITH clock AS MATERIALIZED (
                                  (SELECT grace_ms FROM clock))
                       THEN l.expires_at
                       -- A repetition never shortens: a heartbeat may have lengthened it since.
-                      ELSE greatest(CASE WHEN l.lease_id = excluded.lease_id
-                                              AND l.account_id = excluded.account_id
-                                         THEN l.expires_at END,
-                                    clock_timestamp() + excluded.lease_ms * interval '1 ms') END,
+                      WHEN l.lease_id = excluded.lease_id AND l.account_id = excluded.account_id
+                      THEN greatest(l.expires_at,
+                                    least(clock_timestamp() + excluded.lease_ms * interval '1 ms',
+                                          l.acquired_at + l.max_hold_ms * interval '1 ms'))
+                      ELSE clock_timestamp() + least(excluded.lease_ms, excluded.max_hold_ms)
+                                               * interval '1 ms' END,
     end_reason = CASE WHEN l.lease_id = excluded.lease_id AND l.account_id = excluded.account_id
                            AND NOT lease_is_live(l.expires_at, l.end_reason,
                                  greatest(l.lease_ms, l.renewed_ms),
                                  (SELECT recent_until FROM clock), (SELECT open_start FROM clock),
                                  (SELECT outage_start FROM clock), (SELECT outage_end FROM clock),
                                  (SELECT grace_ms FROM clock))
-                      THEN 3 ELSE 0 END,
+                      THEN CASE WHEN l.expires_at
+                                     >= l.acquired_at + l.max_hold_ms * interval '1 ms'
+                                THEN 5 ELSE 3 END
+                      WHEN l.lease_id = excluded.lease_id AND l.account_id = excluded.account_id
+                           AND clock_timestamp()
+                               >= l.acquired_at + l.max_hold_ms * interval '1 ms'
+                      THEN 5 ELSE 0 END,
     account_id = excluded.account_id, token_id = excluded.token_id, lease_id = excluded.lease_id,
     needs_proof = excluded.needs_proof, holder = excluded.holder, metadata = excluded.metadata,
     fencing_token = CASE WHEN l.lease_id = excluded.lease_id AND l.account_id = excluded.account_id
@@ -79,6 +92,8 @@ WITH clock AS MATERIALIZED (
                        THEN l.acquired_at ELSE clock_timestamp() END,
     lease_ms = CASE WHEN l.lease_id = excluded.lease_id AND l.account_id = excluded.account_id
                     THEN l.lease_ms ELSE excluded.lease_ms END,
+    max_hold_ms = CASE WHEN l.lease_id = excluded.lease_id AND l.account_id = excluded.account_id
+                       THEN l.max_hold_ms ELSE excluded.max_hold_ms END,
     -- A client's repetition is a renewal; the engine's own, after a lost answer, is not.
     renewed_ms = CASE WHEN l.lease_id = excluded.lease_id AND l.account_id = excluded.account_id
                       THEN CASE WHEN excluded.needs_proof
@@ -89,17 +104,17 @@ WITH clock AS MATERIALIZED (
     AND clock_timestamp() <= $11::timestamptz
     AND CASE WHEN l.lease_id = excluded.lease_id AND l.account_id = excluded.account_id
              THEN l.end_reason = 0
-             ELSE NOT lease_is_live(l.expires_at, l.end_reason, greatest(l.lease_ms, l.renewed_ms),
+             ELSE NOT l.gated AND NOT lease_is_live(l.expires_at, l.end_reason, greatest(l.lease_ms, l.renewed_ms),
                         (SELECT recent_until FROM clock), (SELECT open_start FROM clock),
                         (SELECT outage_start FROM clock), (SELECT outage_end FROM clock),
                         (SELECT grace_ms FROM clock)) END
   RETURNING l.namespace_id, l.name, l.lease_id, l.fencing_token, l.acquired_at, l.expires_at,
-            l.lease_ms, l.end_reason, clock_timestamp() AS written_at
+            l.lease_ms, l.max_hold_ms, l.end_reason, clock_timestamp() AS written_at
 ), ended_leases AS (
   -- The row forgets the lease before: its id is remembered here.
   INSERT INTO lease_ends (account_id, lease_id, namespace_id, name, ended_at, reason)
   SELECT seen_account_id, seen_lease_id, namespace_id, name, clock_timestamp(),
-         CASE seen_end_reason WHEN 0 THEN 3 ELSE seen_end_reason END
+         CASE WHEN seen_end_reason <> 0 THEN seen_end_reason WHEN seen_held_out THEN 5 ELSE 3 END
     FROM verdicts
    WHERE verdict = 'try' AND seen_needs_proof AND NOT is_own
      AND CASE WHEN (namespace_id, name) IN (SELECT namespace_id, name FROM written_rows)
@@ -109,12 +124,12 @@ WITH clock AS MATERIALIZED (
 )
 SELECT namespace_id AS "namespace_id!", name AS "name!",
        CASE WHEN end_reason = 0 THEN 'granted' ELSE 'ended' END AS "verdict!", lease_id,
-       fencing_token, acquired_at, expires_at, lease_ms, written_at
+       fencing_token, acquired_at, expires_at, lease_ms, max_hold_ms, written_at
   FROM written_rows
 UNION ALL
-SELECT namespace_id, name, verdict, NULL, NULL, NULL, NULL, NULL, NULL
+SELECT namespace_id, name, verdict, NULL, NULL, NULL, NULL, NULL, NULL, NULL
   FROM verdicts WHERE verdict <> 'try'
 UNION ALL
 -- No verdict, only counted: a lapsed lease, of a lock that may be taken over.
-SELECT namespace_id, name, 'lapsed', NULL, NULL, NULL, NULL, NULL, NULL
-  FROM verdicts WHERE verdict = 'try' AND seen_end_reason IN (0, 3) AND NOT is_own
+SELECT namespace_id, name, 'lapsed', NULL, NULL, NULL, NULL, NULL, NULL, NULL
+  FROM verdicts WHERE verdict = 'try' AND seen_end_reason IN (0, 3, 5) AND NOT is_own

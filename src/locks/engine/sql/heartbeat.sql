@@ -7,7 +7,7 @@ WITH clock AS MATERIALIZED (
 ), observed AS (
   SELECT i.namespace_id, i.name, i.account_id, i.lease_id AS proof, i.requested_ms,
          e.reason AS ended_by, l.account_id AS seen_account_id, l.token_id, l.fencing_token,
-         l.lease_id, l.lease_ms, l.needs_proof, l.end_reason,
+         l.lease_id, l.lease_ms, l.needs_proof, l.end_reason, l.gated,
          -- Only a proof that is missing is judged by it: the rest is decided under the row lock.
          CASE WHEN i.lease_id IS NULL AND l.needs_proof
               THEN lease_is_live(l.expires_at, l.end_reason, greatest(l.lease_ms, l.renewed_ms),
@@ -44,26 +44,34 @@ WITH clock AS MATERIALIZED (
                              (SELECT recent_until FROM clock), (SELECT open_start FROM clock),
                              (SELECT outage_start FROM clock), (SELECT outage_end FROM clock),
                              (SELECT grace_ms FROM clock))
-                      THEN clock_timestamp() + excluded.lease_ms * interval '1 ms'
+                      THEN least(clock_timestamp() + excluded.lease_ms * interval '1 ms',
+                                 l.acquired_at + l.max_hold_ms * interval '1 ms')
                       ELSE l.expires_at END,
     end_reason = CASE WHEN lease_is_live(l.expires_at, l.end_reason,
                              greatest(l.lease_ms, l.renewed_ms),
                              (SELECT recent_until FROM clock), (SELECT open_start FROM clock),
                              (SELECT outage_start FROM clock), (SELECT outage_end FROM clock),
                              (SELECT grace_ms FROM clock))
-                      THEN 0 ELSE 3 END,
+                      THEN CASE WHEN clock_timestamp()
+                                     >= l.acquired_at + l.max_hold_ms * interval '1 ms'
+                                THEN 5 ELSE 0 END
+                      WHEN l.expires_at >= l.acquired_at + l.max_hold_ms * interval '1 ms' THEN 5
+                      ELSE 3 END,
     renewed_ms = excluded.lease_ms
   WHERE l.fencing_token = excluded.fencing_token AND l.end_reason = 0
     AND (excluded.needs_proof OR NOT l.needs_proof)
     AND clock_timestamp() <= $6::timestamptz
   RETURNING l.namespace_id, l.name, l.lease_id, l.fencing_token, l.acquired_at, l.expires_at,
-            l.lease_ms, l.end_reason
+            l.lease_ms, l.max_hold_ms, l.end_reason
 )
 SELECT namespace_id AS "namespace_id!", name AS "name!",
-       CASE end_reason WHEN 0 THEN 'renewed' ELSE 'expired' END AS "verdict!", lease_id,
-       fencing_token, acquired_at, expires_at, lease_ms,
+       CASE end_reason WHEN 0 THEN 'renewed' WHEN 5 THEN 'hold_limit' ELSE 'expired' END
+         AS "verdict!", lease_id, fencing_token, acquired_at, expires_at, lease_ms, max_hold_ms,
        (SELECT started_at FROM clock) AS written_at
   FROM written_rows
 UNION ALL
-SELECT namespace_id, name, verdict, NULL, NULL, NULL, NULL, NULL, NULL
+-- An id that the row does not have may be a shared lease's or permit's.
+SELECT namespace_id, name,
+       CASE WHEN verdict = 'unknown' AND gated AND proof IS NOT NULL THEN 'gated' ELSE verdict END,
+       NULL, NULL, NULL, NULL, NULL, NULL, NULL
   FROM verdicts WHERE verdict <> 'try'

@@ -7,7 +7,7 @@ WITH clock AS MATERIALIZED (
 ), observed AS (
   SELECT i.namespace_id, i.name, i.account_id, i.lease_id AS proof,
          e.reason AS ended_by, l.account_id AS seen_account_id, l.token_id, l.fencing_token,
-         l.lease_id, l.lease_ms, l.needs_proof, l.end_reason,
+         l.lease_id, l.lease_ms, l.needs_proof, l.end_reason, l.gated,
          -- Only a proof that is missing is judged by it: the rest is decided under the row lock.
          CASE WHEN i.lease_id IS NULL AND l.needs_proof
               THEN lease_is_live(l.expires_at, l.end_reason, greatest(l.lease_ms, l.renewed_ms),
@@ -35,7 +35,7 @@ WITH clock AS MATERIALIZED (
                           expires_at, lease_id, lease_ms, end_reason, needs_proof)
   SELECT namespace_id, name, account_id, token_id, fencing_token, 'epoch', 'epoch', lease_id,
          lease_ms, 3, needs_proof OR proof IS NOT NULL
-    FROM verdicts WHERE verdict = 'try' ORDER BY namespace_id, name COLLATE "C"
+    FROM verdicts WHERE verdict = 'try' AND NOT gated ORDER BY namespace_id, name COLLATE "C"
   ON CONFLICT (namespace_id, name) DO UPDATE SET
     expires_at = clock_timestamp(),
     -- The row remembers the lease until another takes it over, and an id that was sent with it.
@@ -45,17 +45,23 @@ WITH clock AS MATERIALIZED (
                              (SELECT recent_until FROM clock), (SELECT open_start FROM clock),
                              (SELECT outage_start FROM clock), (SELECT outage_end FROM clock),
                              (SELECT grace_ms FROM clock))
-                      THEN 1 ELSE 3 END
-  WHERE l.fencing_token = excluded.fencing_token AND l.end_reason = 0
+                      THEN 1
+                      WHEN l.expires_at >= l.acquired_at + l.max_hold_ms * interval '1 ms' THEN 5
+                      ELSE 3 END
+  WHERE l.fencing_token = excluded.fencing_token AND l.end_reason = 0 AND NOT l.gated
     AND (excluded.needs_proof OR NOT l.needs_proof)
     AND clock_timestamp() <= $5::timestamptz
   RETURNING l.namespace_id, l.name, l.lease_id, l.expires_at, l.end_reason
 )
 SELECT namespace_id AS "namespace_id!", name AS "name!",
-       CASE end_reason WHEN 1 THEN 'done' ELSE 'expired' END AS "verdict!", lease_id,
-       NULL::bigint AS fencing_token, NULL::timestamptz AS acquired_at, expires_at,
-       NULL::integer AS lease_ms, NULL::timestamptz AS written_at
+       CASE end_reason WHEN 1 THEN 'done' WHEN 5 THEN 'hold_limit' ELSE 'expired' END
+         AS "verdict!", lease_id, NULL::bigint AS fencing_token,
+       NULL::timestamptz AS acquired_at, expires_at, NULL::integer AS lease_ms,
+       NULL::integer AS max_hold_ms, NULL::timestamptz AS written_at
   FROM written_rows
 UNION ALL
-SELECT namespace_id, name, verdict, NULL, NULL, NULL, NULL, NULL, NULL
-  FROM verdicts WHERE verdict <> 'try'
+-- Only under the gate is the lock handed over to its first waiter.
+SELECT namespace_id, name,
+       CASE WHEN gated AND (verdict = 'try' OR verdict = 'unknown' AND proof IS NOT NULL)
+            THEN 'gated' ELSE verdict END, NULL, NULL, NULL, NULL, NULL, NULL, NULL
+  FROM verdicts WHERE verdict <> 'try' OR gated

@@ -7,15 +7,19 @@
 WITH clock AS MATERIALIZED (
   SELECT * FROM lease_clock LIMIT 1
 ), input AS MATERIALIZED (
-  SELECT unnest($1::bigint[]) AS namespace_id, unnest($2::text[]) AS name,
-         unnest($3::bigint[]) AS account_id, unnest($4::uuid[]) AS lease_id,
-         unnest($5::boolean[]) AS is_clients
+  SELECT i.*, coalesce(l.gated, false) AS gated
+    FROM (SELECT unnest($1::bigint[]) AS namespace_id, unnest($2::text[]) AS name,
+                 unnest($3::bigint[]) AS account_id, unnest($4::uuid[]) AS lease_id,
+                 unnest($5::boolean[]) AS is_clients) i
+    LEFT JOIN LATERAL (
+      SELECT l.gated FROM locks l WHERE l.namespace_id = i.namespace_id AND l.name = i.name LIMIT 1
+    ) l ON true
 ), remembered AS (
   SELECT i.namespace_id, i.name, i.account_id, i.lease_id, e.reason
     FROM input i
     CROSS JOIN LATERAL (
       SELECT e.reason FROM lease_ends e
-       WHERE i.is_clients AND e.account_id = i.account_id AND e.lease_id = i.lease_id
+       WHERE i.is_clients AND NOT i.gated AND e.account_id = i.account_id AND e.lease_id = i.lease_id
          AND e.namespace_id = i.namespace_id AND e.name = i.name LIMIT 1
     ) e
 ), written_rows AS (
@@ -25,7 +29,8 @@ WITH clock AS MATERIALIZED (
                           expires_at, lease_id, lease_ms, end_reason, needs_proof)
   SELECT namespace_id, name, account_id, 0, nextval('lock_fence'), clock_timestamp(),
          clock_timestamp(), lease_id, 1, 4, is_clients
-    FROM (SELECT * FROM input ORDER BY namespace_id, name COLLATE "C" OFFSET 0) i
+    FROM (SELECT * FROM input WHERE NOT gated
+           ORDER BY namespace_id, name COLLATE "C" OFFSET 0) i
    WHERE clock_timestamp() <= $6::timestamptz
   ON CONFLICT (namespace_id, name) DO UPDATE SET
     -- Kept: a living lease of another id, or one that was renewed and is to be ended only if not.
@@ -44,7 +49,10 @@ WITH clock AS MATERIALIZED (
                                  greatest(l.lease_ms, l.renewed_ms),
                                  (SELECT recent_until FROM clock), (SELECT open_start FROM clock),
                                  (SELECT outage_start FROM clock), (SELECT outage_end FROM clock),
-                                 (SELECT grace_ms FROM clock)) THEN 3
+                                 (SELECT grace_ms FROM clock))
+                      THEN CASE WHEN l.expires_at
+                                     >= l.acquired_at + l.max_hold_ms * interval '1 ms'
+                                THEN 5 ELSE 3 END
                       WHEN l.lease_id IS DISTINCT FROM excluded.lease_id
                            OR l.account_id IS DISTINCT FROM excluded.account_id
                            OR NOT excluded.needs_proof AND l.renewed_ms IS NOT NULL THEN 0
@@ -53,7 +61,7 @@ WITH clock AS MATERIALIZED (
                   AND l.lease_id = excluded.lease_id AND l.account_id = excluded.account_id,
     mark_token = CASE WHEN l.lease_id = excluded.lease_id AND l.account_id = excluded.account_id
                       THEN l.mark_token ELSE nextval('lock_fence') END
-  WHERE clock_timestamp() <= $6::timestamptz
+  WHERE clock_timestamp() <= $6::timestamptz AND NOT l.gated
   RETURNING l.namespace_id, l.name, l.account_id, l.lease_id, l.end_reason
 ), marks AS (
   -- A lease that the row still has is remembered there, one that it had before already here.
@@ -71,13 +79,18 @@ WITH clock AS MATERIALIZED (
 )
 SELECT namespace_id AS "namespace_id!", name AS "name!",
        CASE end_reason WHEN 0 THEN 'renewed' WHEN 1 THEN 'released' WHEN 2 THEN 'broken'
-                       WHEN 3 THEN 'expired' ELSE 'never_granted' END AS "verdict!",
+                       WHEN 3 THEN 'expired' WHEN 5 THEN 'hold_limit'
+                       ELSE 'never_granted' END AS "verdict!",
        account_id AS "account_id?", lease_id AS "lease_id?"
   FROM written_rows
 UNION ALL
 SELECT namespace_id, name,
        CASE reason WHEN 1 THEN 'released' WHEN 2 THEN 'broken' WHEN 3 THEN 'superseded'
+                   WHEN 5 THEN 'hold_limit' WHEN 6 THEN 'expired'
                    ELSE 'never_granted' END, account_id, lease_id
   FROM remembered
+UNION ALL
+-- Only under the gate is the lock handed over to its first waiter.
+SELECT namespace_id, name, 'gated', account_id, lease_id FROM input WHERE gated
 UNION ALL
 SELECT namespace_id, name, 'never_granted', NULL, NULL FROM marks

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use futures_util::future::join_all;
 use lockable::db::{Purpose, pool};
-use lockable::locks::engine::statements;
+use lockable::locks::engine::{FastOutcome, statements};
 use lockable::locks::sweeper::Sweeper;
 use lockable::locks::{AcquireOutcome, EngineSettings, HeartbeatOutcome};
 use uuid::Uuid;
@@ -302,7 +302,7 @@ async fn a_grant_that_observed_a_row_which_the_sweeper_then_deletes_has_a_new_fe
     assert_eq!(sweep(&db).await, 1);
     transaction.rollback().await.unwrap();
     let outcomes = granting.await.unwrap();
-    let Some(AcquireOutcome::Granted(lease)) = &outcomes[1] else {
+    let Some(FastOutcome::Decided(AcquireOutcome::Granted(lease))) = &outcomes[1] else {
         panic!("{outcomes:?}")
     };
     assert!(

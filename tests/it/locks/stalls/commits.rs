@@ -29,7 +29,7 @@ async fn renewal_in_its_commit(nodes: &Nodes, id: Option<Uuid>) -> PgConnection 
         ..heartbeat(ALICE, "l", id)
     };
     let outcome = statements::heartbeat(&mut renewal, &[&request], any_time()).await;
-    renewed(Ok(outcome.unwrap().remove(0).unwrap()));
+    renewed(Ok(outcome.unwrap().remove(0).unwrap().decided().unwrap()));
     until(
         &nodes.db,
         "SELECT FROM locks WHERE name = 'l' AND expires_at < clock_timestamp()",

@@ -155,7 +155,7 @@ async fn it_is_kept_if_its_renewal_is_in_its_commit() {
     .await
     .unwrap()
     .remove(0);
-    renewed(Ok(outcome.unwrap()));
+    renewed(Ok(outcome.unwrap().decided().unwrap()));
     request.abort();
     nodes.network.mend();
     until_waiting(&nodes.db, "locks.release_under_lock", 1).await;

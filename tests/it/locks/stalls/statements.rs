@@ -90,7 +90,9 @@ impl Session {
             requests,
         )
         .bind(requests.iter().map(|r| r.requested_ms).collect::<Vec<_>>());
-        let query = bind_labels(query, requests).bind(latest_at);
+        let query = bind_labels(query, requests)
+            .bind(latest_at)
+            .bind(vec![None::<i32>; requests.len()]);
         self.verdicts(query).await
     }
 
@@ -103,7 +105,9 @@ impl Session {
             sqlx::query(AssertSqlSafe(self.text(InsertIfAbsent))),
             requests,
         );
-        let query = bind_labels(query, requests).bind(latest_at);
+        let query = bind_labels(query, requests)
+            .bind(latest_at)
+            .bind(vec![None::<i32>; requests.len()]);
         let rows = self.send(query).await;
         Verdicts(
             rows.iter()

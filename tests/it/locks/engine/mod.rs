@@ -4,3 +4,4 @@ mod failures;
 mod limits;
 mod model;
 mod storage;
+mod waiting;

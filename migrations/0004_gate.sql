@@ -387,9 +387,9 @@ BEGIN
         RETURN NEXT a;
         IF l.gated THEN
           a.request := NULL; a.outcome := 'next_end';
-          a.expires_in_ms := extract(epoch FROM lease_lapses_at(l.expires_at,
+          a.expires_in_ms := ceil(extract(epoch FROM lease_lapses_at(l.expires_at,
             greatest(l.lease_ms, l.renewed_ms), c.recent_until, c.outage_start, c.outage_end,
-            c.grace_ms) - clock_timestamp()) * 1000;
+            c.grace_ms) - clock_timestamp()) * 1000);
           RETURN NEXT a;
         END IF;
         CONTINUE;
@@ -845,6 +845,8 @@ BEGIN
                    AND q.namespace_id = r.namespace_id AND q.name = r.name) THEN
           a.outcome := 'too_many_waiters';
         ELSE -- The ticket is drawn under the row lock. A repeated request keeps its place.
+          INSERT INTO nodes (node_id, looked_at) VALUES (me, clock_timestamp())
+          ON CONFLICT DO NOTHING; -- a node that has not looked yet
           INSERT INTO lock_tickets AS q (namespace_id, name, ticket, account_id, token_id, node_id,
               attachment, waits_until, lease_id, lease_ms, permits, max_hold_ms, needs_proof,
               holder, metadata)
@@ -960,7 +962,7 @@ BEGIN
          WHERE x.namespace_id = l.namespace_id AND x.name = l.name AND x.end_reason = 0;
       END IF;
       IF a.expires_at IS NOT NULL THEN
-        a.expires_in_ms := extract(epoch FROM a.expires_at - clock_timestamp()) * 1000;
+        a.expires_in_ms := ceil(extract(epoch FROM a.expires_at - clock_timestamp()) * 1000);
         RETURN NEXT a;
       END IF;
     END IF;

@@ -11,6 +11,7 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use sqlx::PgPool;
 
 use super::connections;
+use crate::locks::engine::metric as waiting;
 use crate::transport::edge;
 
 /// The gauge of the pool's connections.
@@ -28,6 +29,11 @@ const BATCH_SIZES: &[f64] = &[
     1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0,
 ];
 
+/// The buckets of the time that requests waited in line, seconds.
+const WAITED_SECONDS: &[f64] = &[
+    0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 45.0, 60.0,
+];
+
 /// Starts recording, once a process.
 ///
 /// # Errors
@@ -41,6 +47,10 @@ pub(super) fn record() -> anyhow::Result<PrometheusHandle> {
     let handle = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), seconds)
         .and_then(|it| it.set_buckets_for_metric(Matcher::Suffix("_size".to_owned()), BATCH_SIZES))
+        .and_then(|it| {
+            let waited = Matcher::Full(waiting::WAITED_SECONDS.to_owned());
+            it.set_buckets_for_metric(waited, WAITED_SECONDS)
+        })
         .context("the histograms' buckets")?
         .install_recorder()
         .context("metrics cannot be recorded")?;
@@ -51,6 +61,7 @@ pub(super) fn record() -> anyhow::Result<PrometheusHandle> {
     );
     metrics::counter!(LOG_LINES_DROPPED).increment(0);
     connections::metric::describe();
+    waiting::describe();
     Ok(HANDLE.get_or_init(|| handle).clone())
 }
 

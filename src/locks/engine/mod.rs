@@ -15,6 +15,7 @@
 //! * `members`: the same for heartbeats of shared leases and permits;
 //! * `gate`: requests to the gate of a lock, which decides about its line and its members;
 //! * `waiting`: this node's waiters, their timers, and what wakes them;
+//! * [`metric`]: the metrics of waiting;
 //! * `delivery`: outcome to reply, counters, retry.
 
 mod batch_statement;
@@ -23,6 +24,7 @@ mod delivery;
 mod gate;
 mod lane;
 mod members;
+pub mod metric;
 mod prediction;
 mod queue;
 mod request;
@@ -172,11 +174,18 @@ impl Engine {
         if request.mode == Mode::Exclusive
             && (request.wait_ms == 0 || !self.is_contended(&request.key))
         {
-            let again = request.clone();
-            match self.submit(request).await? {
-                FastOutcome::Decided(AcquireOutcome::Held) if again.wait_ms > 0 => {}
-                FastOutcome::Decided(outcome) => return Ok(outcome),
-                FastOutcome::Gated => {}
+            let mut again = request.clone();
+            match self.submit(request).await {
+                Ok(FastOutcome::Decided(AcquireOutcome::Held)) if again.wait_ms > 0 => {}
+                Ok(FastOutcome::Decided(outcome)) => return Ok(outcome),
+                Ok(FastOutcome::Gated) => {}
+                // It goes on waiting. What may have been granted to a drawn id is released.
+                Err(EngineError::Unknown) if again.wait_ms > 0 => {
+                    if !again.needs_proof {
+                        again.lease_id = Uuid::new_v4();
+                    }
+                }
+                Err(error) => return Err(error),
             }
             return Box::pin(self.acquire_at_gate(again, arrived_at)).await;
         }

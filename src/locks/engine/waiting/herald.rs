@@ -7,6 +7,7 @@ use tokio::sync::mpsc;
 
 use crate::db;
 use crate::locks::engine::gate::Claim;
+use crate::locks::engine::metric;
 
 /// The channel of the notices.
 pub(super) const CHANNEL: &str = "lockable_grants";
@@ -27,7 +28,7 @@ impl Notices {
         let mut claims = Vec::new();
         while self.0.recv_many(&mut claims, usize::MAX).await > 0 {
             match send(&mut connection, &database, &notice(&claims)).await {
-                Ok(()) => metrics::counter!("lockable_notices_sent_total").increment(1),
+                Ok(()) => metrics::counter!(metric::NOTICES_SENT).increment(1),
                 Err(error) => {
                     tracing::debug!(%error, "a notice of grants was lost");
                     connection = None;

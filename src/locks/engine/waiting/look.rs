@@ -16,6 +16,7 @@ use super::{COMPENSATION_DEADLINE, Signal, Waiting};
 use crate::db;
 use crate::id::{AccountId, NamespaceId};
 use crate::locks::engine::gate::{Abandoned, GateRequest};
+use crate::locks::engine::metric;
 use crate::locks::{LockKey, LockName};
 
 /// How often a node looks. It counts as dead five times as long after its last look.
@@ -56,6 +57,7 @@ impl Waiting {
         let mut backoff = FIRST_BACKOFF;
         loop {
             let Err(error) = self.look_until_lost(&database, &mut backoff).await;
+            metrics::counter!(metric::LOOKS_FAILED).increment(1);
             if self.len() > 0 {
                 tracing::warn!(%error, "cannot look at what the waiters wait for: tried again");
             }
@@ -102,7 +104,7 @@ impl Waiting {
 
     /// A notice of another node.
     fn hear(&self, notice: &str) {
-        metrics::counter!("lockable_notices_heard_total").increment(1);
+        metrics::counter!(metric::NOTICES_HEARD).increment(1);
         let Some(attachments) = attachments_of(notice, self.node_id) else {
             debug_assert!(notice == LOOK || !notice.is_empty());
             return self.look_wanted.notify_one();

@@ -22,6 +22,7 @@ use tokio::sync::{Notify, mpsc};
 
 use super::Queues;
 use super::gate::{Claim, GateNews, GateRequest, Place};
+use super::metric;
 use super::request::{AnyRequest, COMPENSATION_DEADLINE, Pending};
 use crate::id::AccountId;
 use crate::locks::{Acquire, EngineError, LockKey};
@@ -194,7 +195,7 @@ impl Waiting {
             joined_at: None,
         };
         state.waiters.insert(attachment, entry);
-        metrics::gauge!("lockable_waiters").set(state.waiters.len() as f64);
+        metrics::gauge!(metric::WAITERS).set(state.waiters.len() as f64);
         Ok((place, signal))
     }
 
@@ -228,7 +229,7 @@ impl Waiting {
                 }
             }
         }
-        metrics::gauge!("lockable_waiters").set(state.waiters.len() as f64);
+        metrics::gauge!(metric::WAITERS).set(state.waiters.len() as f64);
         if state.waiters.is_empty() {
             self.left.notify_waiters();
         }
@@ -237,13 +238,13 @@ impl Waiting {
     /// Applies what a batch of requests to gates did beside their outcomes.
     pub(super) fn apply(&self, news: GateNews) {
         if !news.claims.is_empty() {
-            metrics::counter!("lockable_handovers_total").increment(news.claims.len() as u64);
+            metrics::counter!(metric::HANDOVERS).increment(news.claims.len() as u64);
         }
         if news.lapsed > 0 {
             metrics::counter!("lockable_expiries_total").increment(news.lapsed);
         }
         if news.claims_lapsed > 0 {
-            metrics::counter!("lockable_claims_lapsed_total").increment(news.claims_lapsed);
+            metrics::counter!(metric::CLAIMS_LAPSED).increment(news.claims_lapsed);
         }
         for claim in news.claims {
             if claim.node_id != self.node_id {
@@ -318,7 +319,7 @@ impl Waiting {
                 due.push(key);
             }
         }
-        metrics::counter!("lockable_gate_timers_total").increment(due.len() as u64);
+        metrics::counter!(metric::TIMERS).increment(due.len() as u64);
         for key in due {
             self.send(GateRequest::advance(key), ADVANCE_DEADLINE);
         }

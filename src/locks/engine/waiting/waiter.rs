@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::{Signal, Waiting};
 use crate::locks::engine::gate::{GateOperation, GateOutcome, GateRequest, Place};
+use crate::locks::engine::metric;
 use crate::locks::{Acquire, AcquireOutcome, EngineError, Lease};
 
 /// A waiter. When it is dropped without an outcome, because its client has gone, it gives up its
@@ -28,6 +29,10 @@ impl Drop for Waiter {
         }
     }
 }
+
+/// So long before its time is up, a waiter asks nothing but to leave: no other request would be
+/// sent any more.
+const TIME_UP_WITHIN: Duration = Duration::from_millis(25);
 
 /// The next request of a waiter to the gate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,7 +60,7 @@ impl Waiter {
     ) -> Result<Self, EngineError> {
         let wait = Duration::from_millis(acquire.wait_ms.unsigned_abs().into());
         let (place, signal) = waiting.add(acquire, arrived_at + wait)?;
-        metrics::counter!("lockable_waits_total").increment(1);
+        metrics::counter!(metric::WAITS).increment(1);
         Ok(Self {
             waiting: Arc::clone(waiting),
             place,
@@ -85,7 +90,7 @@ impl Waiter {
             Ok(_) => "not_granted",
             Err(_) => "no_answer",
         };
-        metrics::histogram!("lockable_waited_seconds", "outcome" => label)
+        metrics::histogram!(metric::WAITED_SECONDS, "outcome" => label)
             .record(waited.as_secs_f64());
         outcome
     }
@@ -114,7 +119,7 @@ impl Waiter {
             let Some(outcome) = asked else {
                 return Err(EngineError::ShuttingDown);
             };
-            let is_time_up = Instant::now() >= waits_until;
+            let is_time_up = Instant::now() + TIME_UP_WITHIN >= waits_until;
             step = match outcome {
                 Ok(GateOutcome::Granted(lease)) if is_fresh(asked_at, &lease) => {
                     self.has_left = true;

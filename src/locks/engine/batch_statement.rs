@@ -3,9 +3,9 @@
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 
-use super::gate::{self, GateNews, GateRequest};
+use super::gate::{GateNews, GateRequest};
 use super::request::{LockRequest, LockedRelease, MemberHeartbeat, Outcomes};
-use super::{members, statements};
+use super::statements::{self, gate, members};
 use crate::locks::{Acquire, Heartbeat, Release};
 
 /// A kind of statement: it executes requests of one kind together.

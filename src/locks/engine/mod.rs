@@ -11,8 +11,7 @@
 //! * `prediction`: which acquires are most likely of locks that have no row;
 //! * `connection`: the lane's connections, and how a statement can fail;
 //! * `batch_statement`: the kinds of statements, and their names in logs and metrics;
-//! * [`statements`]: the statements that decide by a lock's row, each about many locks at once;
-//! * `members`: the same for heartbeats of shared leases and permits;
+//! * [`statements`]: the statements that decide, each about many locks at once;
 //! * `gate`: requests to the gate of a lock, which decides about its line and its members;
 //! * `waiting`: this node's waiters, their timers, and what wakes them;
 //! * [`metric`]: the metrics of waiting;
@@ -23,7 +22,6 @@ mod connection;
 mod delivery;
 mod gate;
 mod lane;
-mod members;
 pub mod metric;
 mod prediction;
 mod queue;
@@ -31,7 +29,6 @@ mod request;
 pub mod statements;
 mod waiting;
 
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -44,7 +41,7 @@ use uuid::Uuid;
 
 use self::gate::{GateOperation, GateOutcome, GateRequest, NOBODY, Place};
 use self::lane::{Lane, MAX_ISOLATED};
-use self::queue::Queue;
+use self::queue::{Queue, Queues};
 use self::request::{LockRequest, MemberHeartbeat, Pending};
 use self::waiting::{Waiter, Waiting};
 use super::usage::Usage;
@@ -96,24 +93,6 @@ pub struct Engine {
     deadline: Duration,
 }
 
-/// The queue of each lane.
-#[derive(Clone, Debug)]
-struct Queues(Arc<[Arc<Queue>]>);
-
-impl Queues {
-    /// The queue of the lane that has all requests of this lock.
-    fn for_key(&self, key: &LockKey) -> &Queue {
-        let at = if self.0.len() == 1 {
-            0
-        } else {
-            let mut hasher = DefaultHasher::new();
-            key.hash(&mut hasher);
-            usize::try_from(hasher.finish() % self.0.len() as u64).unwrap_or(0)
-        };
-        &self.0[at]
-    }
-}
-
 impl Engine {
     /// Starts the lanes, on the current tokio runtime. Each has five connections (ten in a crowd);
     /// all together have two for waiting, and a few more for locks whose rows are contended.
@@ -121,11 +100,8 @@ impl Engine {
         let usage = Usage::default();
         let isolation_permits = Arc::new(Semaphore::new(MAX_ISOLATED));
         let tasks = TaskTracker::new();
-        let queues = Queues(
-            (0..settings.lanes.max(1))
-                .map(|_| Arc::new(Queue::new(settings.queue_capacity)))
-                .collect(),
-        );
+        let queues = (0..settings.lanes.max(1)).map(|_| Queue::new(settings.queue_capacity));
+        let queues = Queues::new(queues);
         let (waiting, notices) = Waiting::new(queues.clone());
         let ended = CancellationToken::new();
         let while_running = || ended.clone();
@@ -134,7 +110,7 @@ impl Engine {
         tasks.spawn(while_running().run_until_cancelled_owned(look));
         let notify = notices.send_all(database.clone());
         tasks.spawn(while_running().run_until_cancelled_owned(notify));
-        for queue in queues.0.iter() {
+        for queue in queues.all() {
             let lane = Lane {
                 queue: Arc::clone(queue),
                 database: database.clone(),
@@ -375,7 +351,7 @@ impl Engine {
     /// # Errors
     /// [`EngineError::Overloaded`] if every queue is full.
     pub fn check_room(&self) -> Result<(), EngineError> {
-        if self.queues.0.iter().any(|queue| queue.has_room()) {
+        if self.queues.all().any(|queue| queue.has_room()) {
             Ok(())
         } else {
             Err(EngineError::Overloaded)
@@ -384,7 +360,7 @@ impl Engine {
 
     /// The number of requests that wait to be sent, in all lanes.
     pub fn depth(&self) -> usize {
-        self.queues.0.iter().map(|queue| queue.depth()).sum()
+        self.queues.all().map(|queue| queue.depth()).sum()
     }
 
     /// Answers all waiters, and every later one, with [`EngineError::ShuttingDown`]. To be called
@@ -398,7 +374,7 @@ impl Engine {
         self.stop_waiting();
         // Each waiter gives up its place through a queue.
         let _ = tokio::time::timeout(STOP_PATIENCE, self.waiting.drained()).await;
-        for queue in self.queues.0.iter() {
+        for queue in self.queues.all() {
             queue.close();
         }
         self.ended.cancel();

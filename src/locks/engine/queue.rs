@@ -2,7 +2,8 @@
 
 use std::collections::VecDeque;
 use std::collections::hash_map::{Entry, HashMap};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
@@ -154,6 +155,32 @@ impl KeyBacklog {
         }
         self.by_account.retain(|(_, requests)| !requests.is_empty());
         taken
+    }
+}
+
+/// The queue of each lane.
+#[derive(Clone, Debug)]
+pub(super) struct Queues(Arc<[Arc<Queue>]>);
+
+impl Queues {
+    pub(super) fn new(queues: impl Iterator<Item = Queue>) -> Self {
+        Self(queues.map(Arc::new).collect())
+    }
+
+    pub(super) fn all(&self) -> impl Iterator<Item = &Arc<Queue>> {
+        self.0.iter()
+    }
+
+    /// The queue of the lane that has all requests of this lock.
+    pub(super) fn for_key(&self, key: &LockKey) -> &Queue {
+        let at = if self.0.len() == 1 {
+            0
+        } else {
+            let mut hasher = DefaultHasher::new();
+            key.hash(&mut hasher);
+            usize::try_from(hasher.finish() % self.0.len() as u64).unwrap_or(0)
+        };
+        &self.0[at]
     }
 }
 

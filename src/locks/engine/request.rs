@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
-use super::gate::GateRequest;
+use super::gate::{GateOperation, GateOutcome, GateRequest, Place};
 use crate::id::AccountId;
 use crate::locks::{
     Acquire, AcquireOutcome, EngineError, Heartbeat, HeartbeatOutcome, LockKey, Release,
@@ -185,6 +185,52 @@ impl LockRequest for LockedRelease {
 
     fn into_any(pending: Pending<Self>) -> AnyRequest {
         AnyRequest::LockedRelease(pending)
+    }
+}
+
+impl LockRequest for GateRequest {
+    type Outcome = GateOutcome;
+
+    fn key(&self) -> &LockKey {
+        &self.key
+    }
+
+    fn account_id(&self) -> AccountId {
+        self.account_id
+    }
+
+    /// A release without a lease id would find that nothing is held. A request that joins the line
+    /// could take the place of a later one with the same lease id: its waiter asks first whether it
+    /// has joined.
+    fn is_repeatable(&self) -> bool {
+        match &self.operation {
+            GateOperation::Release { lease_id } => lease_id.is_some(),
+            GateOperation::Acquire(place) => place.attachment == 0,
+            _ => true,
+        }
+    }
+
+    fn into_any(pending: Pending<Self>) -> AnyRequest {
+        AnyRequest::Gate(pending)
+    }
+
+    /// Of an acquire that does not wait, without a lease id of the client's. A waiter gives up its
+    /// place itself.
+    fn compensating_release(pending: &Pending<Self>) -> Option<AnyRequest> {
+        let GateOperation::Acquire(place) = &pending.request.operation else {
+            return None;
+        };
+        let is_due = pending.is_in_doubt && place.attachment == 0 && !place.acquire.needs_proof;
+        is_due.then(|| pending.request.abandonment(place))
+    }
+}
+
+impl GateRequest {
+    /// The request that undoes the grant to a place that nobody attends.
+    pub(super) fn abandonment(&self, place: &Place) -> AnyRequest {
+        let request = Self::abandon(self.key.clone(), self.account_id, place.into());
+        let deadline = Instant::now() + COMPENSATION_DEADLINE;
+        AnyRequest::Gate(Pending::new(request, None, deadline))
     }
 }
 

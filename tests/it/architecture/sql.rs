@@ -46,7 +46,7 @@ fn statements(source: &Source, sources: &[Source]) -> Vec<String> {
         || source
             .path
             .parent()
-            .is_some_and(|folder| folder.ends_with("store"));
+            .is_some_and(|folder| folder.ends_with("store") || folder.ends_with("statements"));
     let may_hold_sql = is_store || module == "db" || module == "outages";
     for name in TAKE_SQL.into_iter().chain(TAKE_FILES) {
         for (at, _) in code.match_indices(name) {
@@ -92,7 +92,10 @@ fn is_named_file(path: &str, source: &Source, sources: &[Source]) -> bool {
         .iter()
         .find(|file| Path::new("src").join(&file.path) == Path::new(path));
     file.is_some_and(|file| {
-        let folder = source.path.parent().unwrap();
+        let mut folder = source.path.parent().unwrap();
+        if folder.ends_with("statements") {
+            folder = folder.parent().unwrap(); // its files stand beside it
+        }
         !file.is_rust() && file.path.starts_with(folder) && is_named(&file.text, &file.path)
     })
 }

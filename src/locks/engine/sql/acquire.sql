@@ -104,7 +104,9 @@ WITH clock AS MATERIALIZED (
     AND clock_timestamp() <= $11::timestamptz
     AND CASE WHEN l.lease_id = excluded.lease_id AND l.account_id = excluded.account_id
              THEN l.end_reason = 0
-             ELSE NOT l.gated AND NOT lease_is_live(l.expires_at, l.end_reason, greatest(l.lease_ms, l.renewed_ms),
+             ELSE NOT l.gated
+                  AND NOT lease_is_live(l.expires_at, l.end_reason,
+                        greatest(l.lease_ms, l.renewed_ms),
                         (SELECT recent_until FROM clock), (SELECT open_start FROM clock),
                         (SELECT outage_start FROM clock), (SELECT outage_end FROM clock),
                         (SELECT grace_ms FROM clock)) END
@@ -114,7 +116,8 @@ WITH clock AS MATERIALIZED (
   -- The row forgets the lease before: its id is remembered here.
   INSERT INTO lease_ends (account_id, lease_id, namespace_id, name, ended_at, reason)
   SELECT seen_account_id, seen_lease_id, namespace_id, name, clock_timestamp(),
-         CASE WHEN seen_end_reason <> 0 THEN seen_end_reason WHEN seen_held_out THEN 5 ELSE 3 END
+         CASE WHEN seen_end_reason <> 0 THEN seen_end_reason
+              WHEN seen_held_out THEN 5 ELSE 3 END
     FROM verdicts
    WHERE verdict = 'try' AND seen_needs_proof AND NOT is_own
      AND CASE WHEN (namespace_id, name) IN (SELECT namespace_id, name FROM written_rows)

@@ -1,5 +1,5 @@
 /* locks.gate */
--- Decides requests at the gates of their locks; lock_gate in migrations/0004_gate.sql has the rules.
+-- Decides requests at the gates of their locks; the function's migration has the rules.
 -- $1 the node that asks, $2 the latest instant at which anything may be written; of each request:
 -- $3 operation, $4 namespace id, $5 name, $6 account id, $7 token id, $8 lease id, $9 needs proof,
 -- $10 lease length, $11 requested length, $12 remaining wait, $13 permits, $14 hold limit,

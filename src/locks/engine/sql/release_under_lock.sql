@@ -12,14 +12,16 @@ WITH clock AS MATERIALIZED (
                  unnest($3::bigint[]) AS account_id, unnest($4::uuid[]) AS lease_id,
                  unnest($5::boolean[]) AS is_clients) i
     LEFT JOIN LATERAL (
-      SELECT l.gated FROM locks l WHERE l.namespace_id = i.namespace_id AND l.name = i.name LIMIT 1
+      SELECT l.gated FROM locks l
+       WHERE l.namespace_id = i.namespace_id AND l.name = i.name LIMIT 1
     ) l ON true
 ), remembered AS (
   SELECT i.namespace_id, i.name, i.account_id, i.lease_id, e.reason
     FROM input i
     CROSS JOIN LATERAL (
       SELECT e.reason FROM lease_ends e
-       WHERE i.is_clients AND NOT i.gated AND e.account_id = i.account_id AND e.lease_id = i.lease_id
+       WHERE i.is_clients AND NOT i.gated
+         AND e.account_id = i.account_id AND e.lease_id = i.lease_id
          AND e.namespace_id = i.namespace_id AND e.name = i.name LIMIT 1
     ) e
 ), written_rows AS (

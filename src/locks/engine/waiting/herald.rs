@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 use crate::db;
 use crate::locks::engine::gate::Claim;
 use crate::locks::engine::metric;
+use crate::locks::engine::statements::waiting as statements;
 
 /// The channel of the notices.
 pub(super) const CHANNEL: &str = "lockable_grants";
@@ -63,16 +64,10 @@ async fn send(
         Some(connection) => connection,
         None => connection.insert(db::connect(database, db::Purpose::LockEngine).await?),
     };
-    let send = sqlx::query!(
-        r#"/* waiting.notify */
-        SELECT set_config('synchronous_commit', 'off', true), pg_notify($1, $2)"#,
-        CHANNEL,
-        notice,
-    );
-    tokio::time::timeout(db::ACQUIRE_TIMEOUT, send.fetch_one(connection))
+    let send = statements::notify(connection, CHANNEL, notice);
+    tokio::time::timeout(db::ACQUIRE_TIMEOUT, send)
         .await
-        .map_err(|_| sqlx::Error::PoolTimedOut)??;
-    Ok(())
+        .map_err(|_| sqlx::Error::PoolTimedOut)?
 }
 
 /// The attachments of a node's waiters that a notice names; `None` if it may be about any.

@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use sqlx::postgres::{PgConnectOptions, PgListener};
 use tokio::time::MissedTickBehavior;
-use uuid::Uuid;
 
 use super::herald::{CHANNEL, LOOK, attachments_of};
 use super::{COMPENSATION_DEADLINE, Signal, Waiting};
@@ -17,6 +16,7 @@ use crate::db;
 use crate::id::{AccountId, NamespaceId};
 use crate::locks::engine::gate::{Abandoned, GateRequest};
 use crate::locks::engine::metric;
+use crate::locks::engine::statements::waiting::{self as statements, TicketRow};
 use crate::locks::{LockKey, LockName};
 
 /// How often a node looks. It counts as dead five times as long after its last look.
@@ -25,24 +25,6 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 const REST: Duration = Duration::from_millis(25);
 const FIRST_BACKOFF: Duration = Duration::from_millis(50);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(1);
-
-struct TicketRow {
-    namespace_id: i64,
-    name: String,
-    attachment: i64,
-    account_id: i64,
-    lease_id: Uuid,
-    needs_proof: bool,
-    is_detached: bool,
-    is_claimed: bool,
-    is_admitted: bool,
-}
-
-struct LockRow {
-    namespace_id: i64,
-    name: String,
-    ends_in_ms: i64,
-}
 
 fn key(namespace_id: i64, name: &str) -> Option<LockKey> {
     Some(LockKey {
@@ -116,55 +98,11 @@ impl Waiting {
 
     async fn look_once(&self, connection: &mut PgListener) -> sqlx::Result<()> {
         let began_at = Instant::now();
-        let tickets = sqlx::query_as!(
-            TicketRow,
-            r#"/* waiting.look */
-            WITH node AS (
-              INSERT INTO nodes (node_id, looked_at) VALUES ($1, clock_timestamp())
-              ON CONFLICT (node_id) DO UPDATE SET looked_at = excluded.looked_at
-            ), tickets AS MATERIALIZED (
-              SELECT * FROM lock_tickets WHERE node_id = $1
-            ), tokens AS MATERIALIZED (
-              SELECT token_id, token_is_admitted(token_id) AS is_admitted
-                FROM (SELECT DISTINCT token_id FROM tickets) t
-            )
-            SELECT t.namespace_id, t.name, t.attachment, t.account_id, t.lease_id, t.needs_proof,
-                   t.is_detached, t.claim_token IS NOT NULL AS "is_claimed!",
-                   k.is_admitted AS "is_admitted!"
-              FROM tickets t JOIN tokens k USING (token_id)"#,
-            self.node_id
-        )
-        .fetch_all(&mut *connection)
-        .await?;
+        let tickets = statements::look(connection, self.node_id).await?;
         if tickets.is_empty() && self.len() == 0 {
             return Ok(());
         }
-        let locks = sqlx::query_as!(
-            LockRow,
-            r#"/* waiting.look_at_locks */
-            SELECT k.namespace_id, k.name, greatest(0, extract(epoch FROM coalesce(
-                     CASE WHEN l.end_reason <> 0 THEN NULL
-                          WHEN l.account_id <> 0 THEN
-                            lease_lapses_at(l.expires_at, greatest(l.lease_ms, l.renewed_ms),
-                              c.recent_until, c.outage_start, c.outage_end, c.grace_ms)
-                          ELSE (SELECT min(lease_lapses_at(m.expires_at,
-                                         greatest(m.lease_ms, m.renewed_ms), c.recent_until,
-                                         c.outage_start, c.outage_end, c.grace_ms))
-                                  FROM lock_members m
-                                 WHERE m.namespace_id = k.namespace_id AND m.name = k.name
-                                   AND m.end_reason = 0) END,
-                     clock_timestamp()) - clock_timestamp()) * 1000)::bigint AS "ends_in_ms!"
-              FROM (SELECT DISTINCT namespace_id, name FROM lock_tickets
-                     WHERE node_id = $1 AND claim_token IS NULL AND NOT is_detached) k
-             CROSS JOIN lease_clock c
-             CROSS JOIN LATERAL (
-               SELECT * FROM locks l WHERE l.namespace_id = k.namespace_id AND l.name = k.name
-                LIMIT 1
-             ) l"#,
-            self.node_id
-        )
-        .fetch_all(&mut *connection)
-        .await?;
+        let locks = statements::look_at_locks(connection, self.node_id).await?;
         let read_at = Instant::now();
         self.compare(&tickets, began_at);
         self.set_timers(locks.into_iter().filter_map(|row| {

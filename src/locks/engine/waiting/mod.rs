@@ -20,9 +20,9 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, mpsc};
 
-use super::Queues;
 use super::gate::{Claim, GateNews, GateRequest, Place};
 use super::metric;
+use super::queue::Queues;
 use super::request::{AnyRequest, COMPENSATION_DEADLINE, Pending};
 use crate::id::AccountId;
 use crate::locks::{Acquire, EngineError, LockKey};

@@ -105,12 +105,14 @@ impl Waiter {
     {
         let waits_until = self.place.waits_until;
         let mut step = Step::Join;
+        let mut has_joined = false;
         loop {
             let asked_at = Instant::now();
             let deadline = match step {
+                // Whether the lock is free is decided even if that takes longer than the wait.
+                Step::Join | Step::Leave => asked_at + patience,
                 // In an outage it goes on waiting, and leaves when its time is up.
-                Step::Join | Step::Confirm => waits_until.min(asked_at + patience),
-                Step::Leave => asked_at + patience,
+                Step::Confirm => waits_until.min(asked_at + patience),
             };
             let asked = tokio::select! {
                 outcome = ask(self.request(step), deadline) => Some(outcome),
@@ -128,6 +130,7 @@ impl Waiter {
                 Ok(GateOutcome::Granted(_)) if is_time_up => Step::Leave,
                 Ok(GateOutcome::Granted(_)) => Step::Confirm,
                 Ok(GateOutcome::Waiting) => {
+                    has_joined = true;
                     self.waiting.note_joined(self.place.attachment);
                     match self.next_event().await {
                         Event::Wanted => Step::Confirm,
@@ -137,6 +140,11 @@ impl Waiter {
                     }
                 }
                 Ok(GateOutcome::Gone) if step != Step::Leave && !is_time_up => Step::Join,
+                // The lock may have been free for all that time: nothing was decided about it.
+                Ok(GateOutcome::Gone) if !has_joined => {
+                    self.has_left = true;
+                    return Err(EngineError::Unknown);
+                }
                 Ok(GateOutcome::Left | GateOutcome::Gone | GateOutcome::Held) => {
                     self.has_left = outcome != Ok(GateOutcome::Held);
                     return Ok(AcquireOutcome::Held);

@@ -6,10 +6,10 @@ use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::{Claim, GateNews, GateOperation, GateOutcome, GateRequest};
+use super::lost;
 use crate::id::{AccountId, NamespaceId};
+use crate::locks::engine::gate::{Claim, GateNews, GateOperation, GateOutcome, GateRequest};
 use crate::locks::engine::request::Outcomes;
-use crate::locks::engine::statements::lost;
 use crate::locks::{Acquire, BrokenLease, Lease, LockKey, LockName, Mode};
 
 struct GateRow {

@@ -5,8 +5,8 @@ use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::request::{FastOutcome, MemberHeartbeat, Outcomes};
-use super::statements::{is_full_length, ms_between, ms_to_hold_limit};
+use super::{is_full_length, ms_between, ms_to_hold_limit};
+use crate::locks::engine::request::{FastOutcome, MemberHeartbeat, Outcomes};
 use crate::locks::{HeartbeatOutcome, Lease, Mode};
 
 struct MemberRow {
@@ -57,7 +57,7 @@ impl MemberRow {
 /// # Errors
 /// If the database is unavailable or its answer is lost: then nothing is known, and a retry is
 /// safe.
-pub(super) async fn heartbeat(
+pub(in crate::locks::engine) async fn heartbeat(
     connection: &mut PgConnection,
     requests: &[&MemberHeartbeat],
     latest_at: DateTime<Utc>,

@@ -46,6 +46,10 @@
 //! are unfolded in a `SELECT`: as functions in `FROM` each would be stored whole before the first
 //! row comes out.
 
+pub(super) mod gate;
+pub(super) mod members;
+pub(super) mod waiting;
+
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::Value;
 use sqlx::PgConnection;
@@ -62,21 +66,17 @@ use crate::locks::{
 const SHORT_BY_MS: i64 = 100;
 
 /// True if a lease that was written at `written_at` is as long as was requested.
-pub(super) fn is_full_length(
-    expires_at: DateTime<Utc>,
-    written_at: DateTime<Utc>,
-    requested_ms: i32,
-) -> bool {
+fn is_full_length(expires_at: DateTime<Utc>, written_at: DateTime<Utc>, requested_ms: i32) -> bool {
     (expires_at - written_at).num_milliseconds() >= i64::from(requested_ms) - SHORT_BY_MS
 }
 
 /// The whole milliseconds from one instant to a later one.
-pub(super) fn ms_between(from: DateTime<Utc>, to: DateTime<Utc>) -> i32 {
+fn ms_between(from: DateTime<Utc>, to: DateTime<Utc>) -> i32 {
     i32::try_from((to - from).num_milliseconds().max(0)).unwrap_or(i32::MAX)
 }
 
 /// The hold limit of a lease, if it lasts exactly to it.
-pub(super) fn ms_to_hold_limit(
+fn ms_to_hold_limit(
     acquired_at: DateTime<Utc>,
     max_hold_ms: Option<i32>,
     expires_at: DateTime<Utc>,
@@ -129,7 +129,7 @@ impl LeaseRow {
 }
 
 /// Why there is no lease, by a statement's verdict; `None` if the verdict says something else.
-pub(super) fn lost(verdict: &str) -> Option<Lost> {
+fn lost(verdict: &str) -> Option<Lost> {
     match verdict {
         "expired" => Some(Lost::Expired),
         "released" => Some(Lost::Released),

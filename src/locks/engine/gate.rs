@@ -1,18 +1,13 @@
 //! Requests to the gate of a lock, and their outcomes. The SQL function `lock_gate` decides them
 //! under the lock of the lock's row (ADR 11).
 
-mod statement;
-
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
-use super::request::{AnyRequest, COMPENSATION_DEADLINE, LockRequest, Pending};
 use crate::id::AccountId;
 use crate::locks::{Acquire, BrokenLease, Lease, LockKey, Lost, Mode};
-
-pub(super) use statement::decide;
 
 /// A request that the gate of its lock decides.
 #[derive(Clone, Debug)]
@@ -68,7 +63,8 @@ pub(super) struct Place {
 }
 
 impl Place {
-    fn remaining_ms(&self) -> i32 {
+    /// How long it still waits, milliseconds.
+    pub(super) fn remaining_ms(&self) -> i32 {
         let remaining = self.waits_until.saturating_duration_since(Instant::now());
         i32::try_from(remaining.as_millis()).unwrap_or(i32::MAX)
     }
@@ -128,7 +124,7 @@ impl GateRequest {
         }
     }
 
-    fn place(&self) -> Option<&Place> {
+    pub(super) fn place(&self) -> Option<&Place> {
         match &self.operation {
             GateOperation::Acquire(place)
             | GateOperation::Confirm(place)
@@ -137,7 +133,7 @@ impl GateRequest {
         }
     }
 
-    fn abandoned(&self) -> Option<Abandoned> {
+    pub(super) fn abandoned(&self) -> Option<Abandoned> {
         match &self.operation {
             GateOperation::Abandon(abandoned) | GateOperation::Unattended(abandoned) => {
                 Some(*abandoned)
@@ -146,7 +142,7 @@ impl GateRequest {
         }
     }
 
-    fn lease_id(&self) -> Option<Uuid> {
+    pub(super) fn lease_id(&self) -> Option<Uuid> {
         match &self.operation {
             GateOperation::Heartbeat { lease_id, .. } | GateOperation::Compensate { lease_id } => {
                 Some(*lease_id)
@@ -160,14 +156,14 @@ impl GateRequest {
     }
 
     /// The account whose leases it is about; `None` for any.
-    fn account_id_of_lease(&self) -> Option<i64> {
+    pub(super) fn account_id_of_lease(&self) -> Option<i64> {
         match &self.operation {
             GateOperation::Break { account_id, .. } => account_id.map(|id| id.0),
             _ => Some(self.account_id.0),
         }
     }
 
-    fn name_of_operation(&self) -> &'static str {
+    pub(super) fn name_of_operation(&self) -> &'static str {
         match &self.operation {
             GateOperation::Acquire(_) => "acquire",
             GateOperation::Confirm(_) => "confirm",
@@ -228,52 +224,6 @@ impl GateOutcome {
             Self::Broken(_) => "broken",
             Self::Done => "done",
         }
-    }
-}
-
-impl LockRequest for GateRequest {
-    type Outcome = GateOutcome;
-
-    fn key(&self) -> &LockKey {
-        &self.key
-    }
-
-    fn account_id(&self) -> AccountId {
-        self.account_id
-    }
-
-    /// A release without a lease id would find that nothing is held. A request that joins the line
-    /// could take the place of a later one with the same lease id: its waiter asks first whether it
-    /// has joined.
-    fn is_repeatable(&self) -> bool {
-        match &self.operation {
-            GateOperation::Release { lease_id } => lease_id.is_some(),
-            GateOperation::Acquire(place) => place.attachment == 0,
-            _ => true,
-        }
-    }
-
-    fn into_any(pending: Pending<Self>) -> AnyRequest {
-        AnyRequest::Gate(pending)
-    }
-
-    /// Of an acquire that does not wait, without a lease id of the client's. A waiter gives up its
-    /// place itself.
-    fn compensating_release(pending: &Pending<Self>) -> Option<AnyRequest> {
-        let GateOperation::Acquire(place) = &pending.request.operation else {
-            return None;
-        };
-        let is_due = pending.is_in_doubt && place.attachment == 0 && !place.acquire.needs_proof;
-        is_due.then(|| pending.request.abandonment(place))
-    }
-}
-
-impl GateRequest {
-    /// The request that undoes the grant to a place that nobody attends.
-    pub(super) fn abandonment(&self, place: &Place) -> AnyRequest {
-        let request = Self::abandon(self.key.clone(), self.account_id, place.into());
-        let deadline = Instant::now() + COMPENSATION_DEADLINE;
-        AnyRequest::Gate(Pending::new(request, None, deadline))
     }
 }
 

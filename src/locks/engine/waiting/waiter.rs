@@ -23,10 +23,11 @@ pub(in crate::locks::engine) struct Waiter {
 
 impl Drop for Waiter {
     fn drop(&mut self) {
-        self.waiting.remove(self.place.attachment);
+        // In this order: a node that stops closes its queues once it has no waiters.
         if !self.has_left {
             self.waiting.abandon(&self.place);
         }
+        self.waiting.remove(self.place.attachment);
     }
 }
 

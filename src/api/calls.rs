@@ -42,8 +42,9 @@ pub static ACQUIRE: Call = Call {
     template: "/v1/acquire/{name}",
     methods: GET_AND_POST,
     parameters: &["lease_ms", "wait_ms", "lease_id"],
-    true_means: "It was free, and is yours now",
-    false_means: "Somebody holds it, perhaps you",
+    true_means: "It was free, or became free while you waited, and is yours now",
+    false_means: "Somebody holds it, perhaps you, or others wait for it; after a wait: you did not \
+                  get it in that time",
 };
 
 /// Renews a lease.

@@ -2,6 +2,7 @@
 //! error and never silently a different request.
 
 use std::borrow::Cow;
+use std::ops::RangeInclusive;
 
 use axum::http::{HeaderMap, HeaderName};
 use percent_encoding::percent_decode_str;
@@ -9,12 +10,13 @@ use uuid::Uuid;
 
 use super::calls::{Call, Operation};
 use super::problem::{Code, Problem};
+use crate::locks::MAX_WAIT_MS;
 
 /// The header that takes a lease id as well, on acquire.
 pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
-/// The longest lease of any plan, and the longest wait, milliseconds.
-const MAX_MS: u64 = 86_400_000;
+/// The longest lease of any plan, milliseconds.
+const MAX_LEASE_MS: i32 = 86_400_000;
 
 /// The parameters of a request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -22,7 +24,7 @@ pub struct Parameters {
     /// The length of the lease, milliseconds. The plan's bounds are not checked here.
     pub lease_ms: Option<i64>,
     /// The longest wait for the lock, milliseconds.
-    pub wait_ms: u64,
+    pub wait_ms: i32,
     /// The id of the lease: an acquire's new one, the existing one of other calls.
     pub lease_id: Option<Uuid>,
 }
@@ -59,8 +61,11 @@ impl Parameters {
             }
             let value = decode(value)?;
             match slot {
-                0 => parameters.lease_ms = Some(milliseconds("lease_ms", &value, 1)? as i64),
-                1 => parameters.wait_ms = milliseconds("wait_ms", &value, 0)?,
+                0 => {
+                    let lease_ms = milliseconds("lease_ms", &value, 1..=MAX_LEASE_MS)?;
+                    parameters.lease_ms = Some(lease_ms.into());
+                }
+                1 => parameters.wait_ms = wait_ms(&value)?,
                 _ => parameters.lease_id = Some(lease_id(&value)?),
             }
         }
@@ -107,19 +112,32 @@ fn decode(part: &str) -> Result<Cow<'_, str>, Problem> {
         .map_err(|_| invalid("The query string is not UTF-8 after percent-decoding."))
 }
 
-fn milliseconds(name: &str, value: &str, least: u64) -> Result<u64, Problem> {
-    let digits = !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit());
-    let number = if digits && (value == "0" || !value.starts_with('0')) {
-        value.parse().ok()
-    } else {
-        None
-    };
-    number.filter(|ms| (least..=MAX_MS).contains(ms)).ok_or_else(|| {
+fn milliseconds(name: &str, value: &str, bounds: RangeInclusive<i32>) -> Result<i32, Problem> {
+    number(value, &bounds).ok_or_else(|| {
+        let (least, most) = bounds.into_inner();
         invalid(format!(
-            "{name} has to be a whole number of milliseconds from {least} to {MAX_MS}, in digits \
+            "{name} has to be a whole number of milliseconds from {least} to {most}, in digits \
              only (such as {name}=30000)."
         ))
     })
+}
+
+/// Whoever wants to wait for longer is told how to keep the place in the line.
+fn wait_ms(value: &str) -> Result<i32, Problem> {
+    number(value, &(0..=MAX_WAIT_MS)).ok_or_else(|| {
+        invalid(format!(
+            "wait_ms has to be a whole number of milliseconds from 0 to {MAX_WAIT_MS}, in digits \
+             only (such as wait_ms=30000). To wait for longer, ask again with the same lease_id: \
+             the place in the line is kept for 20 seconds."
+        ))
+    })
+}
+
+fn number(value: &str, bounds: &RangeInclusive<i32>) -> Option<i32> {
+    let digits = !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit());
+    let is_plain = digits && (value == "0" || !value.starts_with('0'));
+    let number = is_plain.then(|| value.parse().ok())?;
+    number.filter(|number| bounds.contains(number))
 }
 
 fn lease_id(value: &str) -> Result<Uuid, Problem> {
@@ -180,12 +198,16 @@ mod tests {
 
     #[test]
     fn each_call_takes_its_own() {
-        let all = parse(&ACQUIRE, &format!("lease_ms=5000&wait_ms=0&lease_id={ID}")).unwrap();
+        let all = parse(
+            &ACQUIRE,
+            &format!("lease_ms=5000&wait_ms=60000&lease_id={ID}"),
+        )
+        .unwrap();
         assert_eq!(
             all,
             Parameters {
                 lease_ms: Some(5000),
-                wait_ms: 0,
+                wait_ms: 60_000,
                 lease_id: Some(ID.parse().unwrap())
             }
         );
@@ -243,7 +265,26 @@ mod tests {
             );
         }
         assert!(refused(&ACQUIRE, "lease_ms").contains("digits only"));
-        assert!(refused(&ACQUIRE, "wait_ms=-0").contains("from 0 to 86400000"));
+        assert_eq!(parse(&ACQUIRE, "wait_ms=0").unwrap().wait_ms, 0);
+        for value in [
+            "",
+            "-0",
+            "00",
+            "-1",
+            "60001",
+            "86400000",
+            "4294967296",
+            "soon",
+        ] {
+            let detail = refused(&ACQUIRE, &format!("wait_ms={value}"));
+            assert!(detail.contains("from 0 to 60000"), "{value}: {detail}");
+        }
+        insta::assert_snapshot!(
+            refused(&ACQUIRE, "wait_ms=60001"),
+            @"invalid-parameter: wait_ms has to be a whole number of milliseconds from 0 to 60000, \
+              in digits only (such as wait_ms=30000). To wait for longer, ask again with the same \
+              lease_id: the place in the line is kept for 20 seconds."
+        );
     }
 
     #[test]

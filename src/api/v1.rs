@@ -54,8 +54,8 @@ pub struct NamedCall {
     name_at: usize,
 }
 
-/// Each part of an answer has its deadline: the look-up of the token, the engine, the wait for a
-/// body. The method is no part of finding a call: the answer to a wrong one lists the right ones,
+/// Each part of an answer has its deadline: the look-up of the token, the engine (which adds it to
+/// the time that the request waits for the lock), the wait for a body. The method is no part of finding a call: the answer to a wrong one lists the right ones,
 /// and a HEAD must never take a lock.
 impl DirectCalls for Api {
     type Call = NamedCall;
@@ -95,7 +95,15 @@ async fn answer(
         name,
     };
     match call.call.operation {
-        Operation::Acquire => acquire(api, &caller, key, &parameters).await,
+        Operation::Acquire => {
+            let request = acquire(&caller, key, &parameters)?;
+            Ok(match api.app.locks.acquire(request).await? {
+                AcquireOutcome::Granted(lease) => granted(&lease),
+                AcquireOutcome::Held
+                | AcquireOutcome::LimitConflict { .. }
+                | AcquireOutcome::LeaseEnded => verdict(false),
+            })
+        }
         Operation::Heartbeat => heartbeat(api, &caller, key, &parameters).await,
         Operation::Release => release(api, &caller, key, parameters.lease_id).await,
     }
@@ -119,17 +127,8 @@ async fn read(
     Ok((caller, name, parameters))
 }
 
-async fn acquire(
-    api: &Api,
-    caller: &Caller,
-    key: LockKey,
-    parameters: &Parameters,
-) -> Result<Response, Problem> {
-    if parameters.wait_ms > 0 {
-        let detail = "Waiting in line is not built yet: leave wait_ms out, and ask again while the \
-                      answer is false.";
-        return Err(Problem::new(Code::NotImplemented, detail));
-    }
+/// Not async, as the others are: what it is given would stay in the future of a request that waits.
+fn acquire(caller: &Caller, key: LockKey, parameters: &Parameters) -> Result<Acquire, Problem> {
     if !caller.namespace_in_plan {
         let detail = format!(
             "Your plan no longer covers the private namespace {:?}: locks in it can be renewed and \
@@ -140,7 +139,7 @@ async fn acquire(
         return Err(Problem::new(Code::PlanDoesNotAllow, detail));
     }
     let lease_ms = caller.lease_ms(parameters.lease_ms)?;
-    let request = Acquire {
+    Ok(Acquire {
         key,
         account_id: caller.account_id,
         token_id: caller.token_id,
@@ -155,16 +154,10 @@ async fn acquire(
         metadata: None,
         mode: Mode::Exclusive,
         max_hold_ms: None,
-        wait_ms: 0,
+        wait_ms: parameters.wait_ms,
         max_live_locks: caller.limits.max_live_locks,
         max_waiters: caller.limits.max_waiters,
         max_waiters_of_lock: caller.max_waiters_of_lock(),
-    };
-    Ok(match api.app.locks.acquire(request).await? {
-        AcquireOutcome::Granted(lease) => granted(&lease),
-        AcquireOutcome::Held
-        | AcquireOutcome::LimitConflict { .. }
-        | AcquireOutcome::LeaseEnded => verdict(false),
     })
 }
 
@@ -303,7 +296,7 @@ pub fn granted(lease: &Lease) -> Response {
     headers.insert(LEASE_ID, lease_id.expect("a UUID is visible ASCII"));
     headers.insert(LEASE_MS, HeaderValue::from(lease.lease_ms));
     headers.insert(EXPIRES_IN_MS, HeaderValue::from(lease.expires_in_ms));
-    headers.insert(WAITED_MS, HeaderValue::from(0));
+    headers.insert(WAITED_MS, HeaderValue::from(lease.waited_ms));
     answer
 }
 

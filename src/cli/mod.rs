@@ -44,8 +44,8 @@ enum Command {
     Admin(Box<admin::AdminArgs>),
     /// Run a command while holding a lock
     Run(client::RunArgs),
-    /// Take a lock if it is free
-    Acquire(client::HoldArgs),
+    /// Take a lock if it is free, or wait for it
+    Acquire(client::AcquireArgs),
     /// Renew the lease on a lock
     Heartbeat(client::HoldArgs),
     /// Give a lock back

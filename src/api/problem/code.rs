@@ -92,8 +92,6 @@ codes! {
         ("too-many-unknown-tokens", TOO_MANY_REQUESTS, "Too many unknown tokens");
     /// Something went wrong inside the service. Its log has the cause under the request's id.
     InternalError = ("internal-error", INTERNAL_SERVER_ERROR, "Internal error");
-    /// A later version will do this; this one does not.
-    NotImplemented = ("not-implemented", NOT_IMPLEMENTED, "Not implemented yet");
     /// The database cannot be reached, or could not say in time whether it was done. Not an answer:
     /// ask again with the same `lease_id`.
     Unavailable = ("unavailable", SERVICE_UNAVAILABLE, "Service unavailable");
@@ -101,9 +99,11 @@ codes! {
     /// `Retry-After`.
     Overloaded = ("overloaded", SERVICE_UNAVAILABLE, "Service overloaded");
     /// This node is stopping. Nothing was done; ask again at once, another or the next one answers.
+    /// A request that waited keeps its place for 20 seconds if it has a `lease_id`.
     ShuttingDown = ("shutting-down", SERVICE_UNAVAILABLE, "Shutting down");
     /// No answer within the request's deadline; whether it was done is not known. Ask again with
-    /// the same `lease_id`.
+    /// the same `lease_id`. Of a request that waited: a later one with its `lease_id` took its
+    /// place.
     TimedOut = ("timed-out", SERVICE_UNAVAILABLE, "Timed out");
 }
 

@@ -76,7 +76,8 @@ impl From<EngineError> for Problem {
             EngineError::ShuttingDown => Self::new(
                 Code::ShuttingDown,
                 "This node of the service is stopping. Nothing was done; ask again, and another or \
-                 the next one answers.",
+                 the next one answers. A request that waited keeps its place in the line for 20 \
+                 seconds if it has a lease_id: send the same one.",
             )
             .retry_after_s(0),
             EngineError::Unknown => Self::unavailable(&error),
@@ -86,6 +87,11 @@ impl From<EngineError> for Problem {
                     "Your account holds as many locks as its plan allows, {max}: release some, or \
                      let them lapse. What it holds can still be renewed and released."
                 ),
+            ),
+            EngineError::TooManyWaiters { max: 0 } => Self::new(
+                Code::TooManyWaiters,
+                "Your plan lets no request wait. Nothing was done; leave wait_ms out, and ask \
+                 again while the answer is false.",
             ),
             EngineError::TooManyWaiters { max } => Self::new(
                 Code::TooManyWaiters,

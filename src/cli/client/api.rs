@@ -10,12 +10,20 @@ use url::Url;
 use uuid::Uuid;
 
 use super::clock::BootInstant;
+use super::duration;
 use super::service::{Service, ServiceArgs};
 use crate::locks::LockName;
 
-/// For one request, its connection included. A service that waits longer than that answers 503
-/// itself.
+/// For one request, its connection included, beside the time that it waits for the lock. A service
+/// that takes longer than that answers 503 itself.
 const TIMEOUT: Duration = Duration::from_secs(15);
+/// The longest wait of one request: less than the minute after which many proxies give an answer
+/// up. To wait for longer, the request is sent again with the same lease id.
+pub(super) const LONGEST_WAIT: Duration = Duration::from_secs(50);
+/// A request that the service has not answered after so long waits.
+const SURELY_WAITS: Duration = Duration::from_secs(1);
+/// A waiting request is answered up to so much before its time is up.
+const WAIT_TOLERANCE: Duration = Duration::from_millis(100);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Characters of a lock's name that are escaped in a URL: all but those that RFC 3986 calls
@@ -50,9 +58,13 @@ pub(super) struct Outcome {
     pub(super) lease_id: Option<String>,
     pub(super) lease_ms: Option<u64>,
     pub(super) expires_in_ms: Option<u64>,
+    pub(super) waited_ms: Option<u64>,
     /// The lease is certainly held until then: counted from the instant before the request was
     /// sent.
     pub(super) held_until: Option<BootInstant>,
+    /// True if the request waited for as long as it may, and kept its place in the line if it has a
+    /// lease id. False if the service did not let it wait.
+    pub(super) is_wait_over: bool,
 }
 
 /// There is neither `true` nor `false`.
@@ -68,7 +80,15 @@ pub(super) enum RequestError {
         sentence: String,
         /// How long the service asks to be left alone.
         retry_after: Option<Duration>,
+        /// True if the service let the request wait until it stopped or the connection broke off.
+        has_waited: bool,
     },
+    /// The service, or the plan, lets no further request wait. Nothing was done.
+    #[error("{0}")]
+    TooManyWaiters(String),
+    /// This may be an older service, which knows no waiting. Nothing was done.
+    #[error("{0}")]
+    CannotWait(String),
     /// The options do not make a request.
     #[error("{0}")]
     Usage(String),
@@ -82,6 +102,8 @@ pub(super) enum RequestError {
 pub(super) struct Parameters {
     pub(super) lease_id: Option<Uuid>,
     pub(super) lease_ms: Option<u64>,
+    /// How long to wait for the lock, milliseconds. 0: not at all.
+    pub(super) wait_ms: u64,
 }
 
 #[derive(Deserialize)]
@@ -94,6 +116,12 @@ struct Body {
 struct Problem {
     title: String,
     detail: String,
+    code: String,
+}
+
+/// The part of a wait that the next request waits for, milliseconds.
+pub(super) fn next_wait_ms(remaining: Duration) -> u64 {
+    duration::milliseconds(remaining.min(LONGEST_WAIT))
 }
 
 impl Call {
@@ -134,25 +162,31 @@ impl Api {
         call: Call,
         parameters: Parameters,
     ) -> Result<Outcome, RequestError> {
-        let unavailable = |sentence: String, retry_after| RequestError::Unavailable {
-            sentence,
-            retry_after,
-        };
         let sent_at = BootInstant::now();
+        let unavailable = |what: &str, error: reqwest::Error| RequestError::Unavailable {
+            sentence: format!("{what}: {}", causes(&error)),
+            retry_after: None,
+            has_waited: parameters.wait_ms > 0
+                && (sent_at + SURELY_WAITS).has_passed()
+                && !error.is_connect()
+                && !error.is_timeout(),
+        };
         // POST: no proxy repeats it or answers it from a cache.
         let request = self
             .client
             .post(url(&self.service.url, call, &self.name, parameters))
-            .basic_auth(self.service.auth_token.expose(), Some(""));
+            .basic_auth(self.service.auth_token.expose(), Some(""))
+            .timeout(TIMEOUT + Duration::from_millis(parameters.wait_ms));
         let response = request
             .send()
             .await
-            .map_err(|error| unavailable(format!("no answer: {}", causes(&error)), None))?;
+            .map_err(|error| unavailable("no answer", error))?;
         let status = response.status();
         let headers = response.headers().clone();
-        let body = response.bytes().await.map_err(|error| {
-            unavailable(format!("the answer broke off: {}", causes(&error)), None)
-        })?;
+        let body = response
+            .bytes()
+            .await
+            .map_err(|error| unavailable("the answer broke off", error))?;
         if status == StatusCode::OK {
             let body: Body = serde_json::from_slice(&body).map_err(|_| {
                 RequestError::Refused(format!(
@@ -160,20 +194,29 @@ impl Api {
                     self.service.url
                 ))
             })?;
-            return Ok(Outcome::new(body.response, &headers, sent_at));
+            return Ok(Outcome::new(body.response, &headers, sent_at, parameters));
         }
         let problem: Problem = serde_json::from_slice(&body).unwrap_or_default();
         let detail = if problem.detail.is_empty() {
-            problem.title
+            &problem.title
         } else {
-            problem.detail
+            &problem.detail
         };
         let sentence = format!("the service answered {status}: {detail}");
+        if problem.code == "too-many-waiters" {
+            return Err(RequestError::TooManyWaiters(sentence));
+        }
+        let is_about_waiting =
+            [StatusCode::BAD_REQUEST, StatusCode::NOT_IMPLEMENTED].contains(&status);
+        if parameters.wait_ms > 0 && is_about_waiting {
+            return Err(RequestError::CannotWait(sentence));
+        }
         if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
-            return Err(unavailable(
+            return Err(RequestError::Unavailable {
                 sentence,
-                number(&headers, RETRY_AFTER.as_str()).map(Duration::from_secs),
-            ));
+                retry_after: number(&headers, RETRY_AFTER.as_str()).map(Duration::from_secs),
+                has_waited: problem.code == "shutting-down",
+            });
         }
         Err(RequestError::Refused(sentence))
     }
@@ -215,14 +258,25 @@ fn url(service: &Url, call: Call, name: &LockName, parameters: Parameters) -> Ur
         url.query_pairs_mut()
             .append_pair("lease_ms", &lease_ms.to_string());
     }
+    if parameters.wait_ms > 0 {
+        url.query_pairs_mut()
+            .append_pair("wait_ms", &parameters.wait_ms.to_string());
+    }
     url
 }
 
 impl Outcome {
-    fn new(response: bool, headers: &HeaderMap, sent_at: BootInstant) -> Self {
+    fn new(
+        response: bool,
+        headers: &HeaderMap,
+        sent_at: BootInstant,
+        parameters: Parameters,
+    ) -> Self {
+        let wait = Duration::from_millis(parameters.wait_ms);
         let expires_in_ms = number(headers, "lockable-expires-in-ms");
-        let waited_ms = number(headers, "lockable-waited-ms").unwrap_or(0);
+        let waited_ms = number(headers, "lockable-waited-ms");
         let held_until = |expires_in_ms: u64| {
+            let waited_ms = waited_ms.unwrap_or(0);
             sent_at + Duration::from_millis(expires_in_ms.saturating_add(waited_ms))
         };
         Self {
@@ -234,7 +288,9 @@ impl Outcome {
                 .map(str::to_owned),
             lease_ms: number(headers, "lockable-lease-ms"),
             expires_in_ms,
+            waited_ms,
             held_until: expires_in_ms.map(held_until),
+            is_wait_over: !wait.is_zero() && (sent_at + wait - WAIT_TOLERANCE).has_passed(),
         }
     }
 }

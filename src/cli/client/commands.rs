@@ -1,4 +1,4 @@
-//! `lockable acquire`, `heartbeat` and `release`: one request each.
+//! `lockable acquire`, `heartbeat` and `release`: one request each, but for a long wait.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -7,7 +7,8 @@ use clap::Args;
 use serde_json::json;
 use uuid::Uuid;
 
-use super::api::{Api, Call, Outcome, Parameters, RequestError};
+use super::api::{Api, Call, LONGEST_WAIT, Outcome, Parameters, RequestError, next_wait_ms};
+use super::clock::BootInstant;
 use super::service::ServiceArgs;
 use super::{duration, exit};
 use crate::cli::output;
@@ -22,6 +23,25 @@ pub(in crate::cli) struct HoldArgs {
     /// it be chosen
     #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
     lease: Option<Duration>,
+}
+
+/// `lockable acquire`.
+#[derive(Args, Debug)]
+#[command(after_help = EXIT_CODES)]
+pub(in crate::cli) struct AcquireArgs {
+    #[command(flatten)]
+    hold: HoldArgs,
+    /// How long to wait in line while somebody else has the lock, such as 30, 0.5 or 5m (plain
+    /// numbers are seconds) [default: not at all]. Waits of more than 50 seconds need --lease-id:
+    /// they are several requests, and only the id keeps their place
+    #[arg(
+        short = 'w',
+        long,
+        visible_alias = "timeout",
+        value_name = "DURATION",
+        value_parser = duration::parse
+    )]
+    wait: Option<Duration>,
 }
 
 /// `lockable release`, and the options of the others.
@@ -52,31 +72,24 @@ Prints true or false. Exit codes:
    77  refused by the service: a bad token, or the plan does not allow it
   101  an error in this program";
 
-/// Takes the lock if it is free.
-pub(in crate::cli) async fn acquire(args: HoldArgs) -> anyhow::Result<ExitCode> {
-    Ok(send(Call::Acquire, &args.request, args.lease).await)
+/// Takes the lock if it is free, or becomes free while it waits.
+pub(in crate::cli) async fn acquire(args: AcquireArgs) -> anyhow::Result<ExitCode> {
+    let wait = args.wait.unwrap_or_default();
+    Ok(send(Call::Acquire, &args.hold.request, args.hold.lease, wait).await)
 }
 
 /// Renews the lease.
 pub(in crate::cli) async fn heartbeat(args: HoldArgs) -> anyhow::Result<ExitCode> {
-    Ok(send(Call::Heartbeat, &args.request, args.lease).await)
+    Ok(send(Call::Heartbeat, &args.request, args.lease, Duration::ZERO).await)
 }
 
 /// Gives the lock back.
 pub(in crate::cli) async fn release(args: RequestArgs) -> anyhow::Result<ExitCode> {
-    Ok(send(Call::Release, &args, None).await)
+    Ok(send(Call::Release, &args, None, Duration::ZERO).await)
 }
 
-async fn send(call: Call, args: &RequestArgs, lease: Option<Duration>) -> ExitCode {
-    let parameters = Parameters {
-        lease_id: args.lease_id,
-        lease_ms: lease.map(duration::milliseconds),
-    };
-    let outcome = match Api::new(&args.service, &args.name) {
-        Ok(api) => api.send(call, parameters).await,
-        Err(error) => Err(error),
-    };
-    let outcome = match outcome {
+async fn send(call: Call, args: &RequestArgs, lease: Option<Duration>, wait: Duration) -> ExitCode {
+    let outcome = match outcome(call, args, lease, wait).await {
         Ok(outcome) => outcome,
         Err(error) => {
             output::error(&error);
@@ -101,11 +114,40 @@ async fn send(call: Call, args: &RequestArgs, lease: Option<Duration>) -> ExitCo
     }
 }
 
+/// The outcome of the request, or of as many as it takes to wait for so long.
+async fn outcome(
+    call: Call,
+    args: &RequestArgs,
+    lease: Option<Duration>,
+    wait: Duration,
+) -> Result<Outcome, RequestError> {
+    if wait > LONGEST_WAIT && args.lease_id.is_none() {
+        let longest = LONGEST_WAIT.as_secs();
+        return Err(RequestError::Usage(format!(
+            "--wait for more than {longest} seconds needs --lease-id, which keeps the place in the \
+             line from one request to the next; or use `lockable run`"
+        )));
+    }
+    let api = Api::new(&args.service, &args.name)?;
+    let wait_until = BootInstant::now() + wait;
+    loop {
+        let parameters = Parameters {
+            lease_id: args.lease_id,
+            lease_ms: lease.map(duration::milliseconds),
+            wait_ms: next_wait_ms(wait_until.remaining()),
+        };
+        let outcome = api.send(call, parameters).await?;
+        if outcome.response || !outcome.is_wait_over || wait_until.has_passed() {
+            return Ok(outcome);
+        }
+    }
+}
+
 /// The exit code of a command whose request has no outcome.
 pub(super) fn exit_code(error: &RequestError) -> u8 {
     match error {
-        RequestError::Refused(_) => exit::REFUSED,
-        RequestError::Unavailable { .. } => exit::UNAVAILABLE,
+        RequestError::Refused(_) | RequestError::CannotWait(_) => exit::REFUSED,
+        RequestError::Unavailable { .. } | RequestError::TooManyWaiters(_) => exit::UNAVAILABLE,
         RequestError::Usage(_) => exit::USAGE,
         RequestError::System(_) => exit::SYSTEM,
     }
@@ -121,6 +163,7 @@ fn as_json(outcome: &Outcome) -> serde_json::Value {
         ("lease_id", outcome.lease_id.clone().map(Into::into)),
         ("lease_ms", outcome.lease_ms.map(Into::into)),
         ("expires_in_ms", outcome.expires_in_ms.map(Into::into)),
+        ("waited_ms", outcome.waited_ms.map(Into::into)),
     ];
     for (name, value) in details {
         if let Some(value) = value {

@@ -13,6 +13,6 @@ mod run;
 mod service;
 mod watchdog;
 
-pub(super) use commands::{HoldArgs, RequestArgs, acquire, heartbeat, release};
+pub(super) use commands::{AcquireArgs, HoldArgs, RequestArgs, acquire, heartbeat, release};
 pub(super) use run::{RunArgs, run};
 pub(super) use watchdog::{WatchdogArgs, watchdog};

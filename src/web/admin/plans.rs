@@ -99,7 +99,7 @@ const NUMBERS: [Number; 8] = [
     Number {
         field: "max_waiters",
         label: "Waiting requests",
-        hint: "In line at once.",
+        hint: "Of an account on each node, in line at once.",
         of: |limits| &mut limits.max_waiters,
     },
     Number {

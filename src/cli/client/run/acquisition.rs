@@ -1,4 +1,7 @@
 //! Taking the lock, and waiting for it.
+//!
+//! A request waits in the line of the lock, and is sent again with the same lease id when its time
+//! is up: the service keeps the place meanwhile. A service that knows no waiting is polled.
 
 use std::pin::pin;
 use std::time::Duration;
@@ -10,12 +13,14 @@ use super::backoff::Backoff;
 use super::messages::Messages;
 use super::release::{release_after, release_if_held};
 use super::signals::Signals;
-use crate::cli::client::api::{Api, Call, Outcome, Parameters, RequestError};
+use crate::cli::client::api::{Api, Call, Outcome, Parameters, RequestError, next_wait_ms};
 use crate::cli::client::clock::{self, BootInstant};
 use crate::cli::client::lease::Lease;
 
 /// How long a service that has never answered is asked again, unless the lock is waited for longer.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// It says that it waits if a request has waited for so long.
+const MENTION_WAITING_AFTER: Duration = Duration::from_secs(1);
 
 /// How the acquisition ended, if no error ended it.
 #[derive(Debug)]
@@ -38,12 +43,26 @@ pub(super) struct Acquisition<'a> {
     started_at: BootInstant,
     /// The id of the lease that the next request asks for.
     lease_id: Uuid,
-    /// True if that lease may have been granted unseen.
+    /// True if the service may know the id: the lease was granted unseen, or the id has a place in
+    /// the line.
     is_in_doubt: bool,
     /// True once the service has answered, with whatever verdict.
     was_reached: bool,
     /// True while an outage has been said.
     is_away: bool,
+    /// True once the waiting has been said.
+    has_said_waiting: bool,
+    /// False if the service knows no waiting, and is polled.
+    can_wait: bool,
+    /// True if the service asked for the last request to be repeated at once.
+    was_sent_at_once: bool,
+}
+
+/// A request that was not granted the lock.
+enum NotYet {
+    /// It is sent again after a pause.
+    Again(Duration),
+    Ended,
 }
 
 impl<'a> Acquisition<'a> {
@@ -64,6 +83,9 @@ impl<'a> Acquisition<'a> {
             is_in_doubt: false,
             was_reached: false,
             is_away: false,
+            has_said_waiting: false,
+            can_wait: true,
+            was_sent_at_once: false,
         }
     }
 
@@ -78,65 +100,138 @@ impl<'a> Acquisition<'a> {
             let parameters = Parameters {
                 lease_id: Some(self.lease_id),
                 lease_ms: self.lease_ms,
+                wait_ms: self.wait_ms(),
             };
             let mut request = pin!(api.send(Call::Acquire, parameters));
-            let outcome = tokio::select! {
-                outcome = &mut request => outcome,
-                signal = signals.next() => {
-                    // Nothing runs yet, but the request in flight may be granted.
-                    let release = release_after(request, api, self.messages, self.lease_id);
-                    finish_unless_signalled(release, signals).await;
-                    return Ok(Acquired::Interrupted(signal));
+            let outcome = loop {
+                tokio::select! {
+                    outcome = &mut request => break outcome,
+                    () = clock::sleep(MENTION_WAITING_AFTER),
+                        if parameters.wait_ms > 0 && !self.has_said_waiting =>
+                    {
+                        self.say_waiting();
+                    }
+                    signal = signals.next() => {
+                        // Nothing runs yet, but the request in flight may be granted.
+                        if parameters.wait_ms > 0 {
+                            // It may wait for long. Released first, its id is granted nothing any
+                            // more, and its place is given up.
+                            let release = release_if_held(api, self.lease_id);
+                            finish_unless_signalled(release, signals).await;
+                        } else {
+                            let release = release_after(request, api, self.messages, self.lease_id);
+                            finish_unless_signalled(release, signals).await;
+                        }
+                        return Ok(Acquired::Interrupted(signal));
+                    }
                 }
             };
-            let pause = match outcome {
+            let outcome = match outcome {
                 Ok(outcome) if outcome.response => {
                     return granted(&outcome, parameters).map(Acquired::Granted);
                 }
-                Ok(_) if self.is_wait_over() => return Ok(Acquired::NotGranted),
-                Ok(_) => {
-                    self.was_refused();
-                    self.until_last_try(backoff.next())
+                outcome => outcome.map(|outcome| outcome.is_wait_over),
+            };
+            let pause = match self.not_granted(outcome, &mut backoff) {
+                Ok(NotYet::Again(pause)) => pause,
+                Ok(NotYet::Ended) => {
+                    self.give_up().await;
+                    return Ok(Acquired::NotGranted);
                 }
-                Err(RequestError::Unavailable {
-                    sentence,
-                    retry_after,
-                }) => {
-                    self.is_in_doubt = true;
-                    if self.is_patience_over() {
-                        release_if_held(api, self.lease_id).await;
-                        return Err(RequestError::Unavailable {
-                            sentence,
-                            retry_after,
-                        });
-                    }
-                    self.say_once(&sentence);
-                    // Perhaps it was granted, and the answer was lost: the same id again.
-                    backoff
-                        .next()
-                        .max(retry_after.unwrap_or_default().min(PATIENCE))
+                Err(error) => {
+                    self.give_up().await;
+                    return Err(error);
                 }
-                Err(error) => return Err(error),
             };
             tokio::select! {
-                () = clock::sleep(pause) => {}
+                biased;
                 signal = signals.next() => {
-                    if self.is_in_doubt {
-                        let release = release_if_held(api, self.lease_id);
-                        finish_unless_signalled(release, signals).await;
-                    }
+                    finish_unless_signalled(self.give_up(), signals).await;
                     return Ok(Acquired::Interrupted(signal));
                 }
+                () = clock::sleep(pause) => {}
             }
         }
     }
 
-    /// `false`: the lock was certainly not granted. An id serves one lease, and this one may have
-    /// had it unseen: an answer was lost, and the lease lapsed. So the next request has an id of
-    /// its own.
-    fn was_refused(&mut self) {
-        self.lease_id = Uuid::new_v4();
-        self.is_in_doubt = false;
+    /// How long the next request waits in the line, milliseconds.
+    fn wait_ms(&self) -> u64 {
+        let remaining = self
+            .wait_until
+            .map_or(Duration::MAX, BootInstant::remaining);
+        if self.can_wait {
+            next_wait_ms(remaining)
+        } else {
+            0
+        }
+    }
+
+    /// What follows on `false`, with whether the request waited for its whole time, or on an error.
+    fn not_granted(
+        &mut self,
+        outcome: Result<bool, RequestError>,
+        backoff: &mut Backoff,
+    ) -> Result<NotYet, RequestError> {
+        let was_sent_at_once = std::mem::take(&mut self.was_sent_at_once);
+        match outcome {
+            Ok(has_waited) => {
+                self.was_refused(has_waited);
+                if self.is_wait_over() {
+                    Ok(NotYet::Ended)
+                } else if has_waited {
+                    *backoff = Backoff::default();
+                    Ok(NotYet::Again(Duration::ZERO))
+                } else {
+                    Ok(NotYet::Again(self.until_last_try(backoff.next())))
+                }
+            }
+            Err(RequestError::CannotWait(_)) => {
+                self.can_wait = false;
+                Ok(NotYet::Again(Duration::ZERO))
+            }
+            Err(RequestError::TooManyWaiters(_)) if self.is_wait_over() => Ok(NotYet::Ended),
+            Err(RequestError::TooManyWaiters(sentence)) => {
+                self.was_reached = true;
+                self.say_once(&sentence);
+                Ok(NotYet::Again(self.until_last_try(backoff.next())))
+            }
+            // Perhaps it was granted, and the answer was lost: the same id again.
+            Err(RequestError::Unavailable {
+                sentence,
+                retry_after,
+                has_waited,
+            }) => {
+                self.is_in_doubt = true;
+                self.was_reached |= has_waited;
+                if self.is_patience_over() {
+                    return Err(RequestError::Unavailable {
+                        sentence,
+                        retry_after,
+                        has_waited,
+                    });
+                }
+                // A node that stops: another one answers. Not twice, or it would be asked without
+                // a pause until it has stopped.
+                if retry_after == Some(Duration::ZERO) && !was_sent_at_once {
+                    self.was_sent_at_once = true;
+                    return Ok(NotYet::Again(Duration::ZERO));
+                }
+                self.say_once(&sentence);
+                let retry_after = retry_after.unwrap_or_default().min(PATIENCE);
+                Ok(NotYet::Again(backoff.next().max(retry_after)))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// `false`: the lock was certainly not granted. After its whole wait the id has a place in the
+    /// line, and is sent again. Else the next request has an id of its own: an id serves one lease,
+    /// and this one may have had it unseen, when an answer was lost and the lease lapsed.
+    fn was_refused(&mut self, has_waited: bool) {
+        if !has_waited {
+            self.lease_id = Uuid::new_v4();
+        }
+        self.is_in_doubt = has_waited;
         self.was_reached = true;
         self.is_away = false;
     }
@@ -161,11 +256,26 @@ impl<'a> Acquisition<'a> {
             .map_or(pause, |until| pause.min(until.remaining()))
     }
 
+    /// Gives back what the service may have for the id: a lease, or a place in the line.
+    async fn give_up(&self) {
+        if self.is_in_doubt {
+            release_if_held(self.api, self.lease_id).await;
+        }
+    }
+
     /// Says once an outage why there is no verdict.
     fn say_once(&mut self, sentence: &str) {
         if !std::mem::replace(&mut self.is_away, true) {
             self.messages.note(format_args!("{sentence}; trying again"));
         }
+    }
+
+    /// Says once that it waits.
+    fn say_waiting(&mut self) {
+        self.has_said_waiting = true;
+        let name = self.api.name().as_str();
+        self.messages
+            .note(format_args!("waiting for the lock {name:?}"));
     }
 }
 
@@ -193,6 +303,9 @@ fn granted(outcome: &Outcome, parameters: Parameters) -> Result<Lease, RequestEr
         fencing_token,
         length: Duration::from_millis(lease_ms),
         held_until,
-        parameters,
+        parameters: Parameters {
+            wait_ms: 0,
+            ..parameters
+        },
     })
 }

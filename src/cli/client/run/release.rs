@@ -25,7 +25,7 @@ pub(super) async fn release(api: &Api, messages: &Messages, lease_id: Uuid) {
     }
 }
 
-/// Releases a lease that may be held and may not be.
+/// Releases a lease that may be held and may not be, or gives up the place of its id in the line.
 pub(super) async fn release_if_held(api: &Api, lease_id: Uuid) {
     let _ = try_for(SHORT_PATIENCE, api, lease_id).await;
 }
@@ -55,7 +55,7 @@ async fn try_for(
     let mut backoff = Backoff::default();
     let parameters = Parameters {
         lease_id: Some(lease_id),
-        lease_ms: None,
+        ..Parameters::default()
     };
     loop {
         let request = api.send(Call::Release, parameters);

@@ -70,6 +70,7 @@ impl Supervision<'_> {
                 None => Err(RequestError::Unavailable {
                     sentence: "no answer in time".to_owned(),
                     retry_after: None,
+                    has_waited: false,
                 }),
             }
         };

@@ -38,6 +38,7 @@ COMMENT ON COLUMN nodes.looked_at IS 'the node''s last look; -infinity after it 
 CREATE TABLE lock_tickets (
   namespace_id bigint NOT NULL,
   ticket bigint NOT NULL,
+  joined_at timestamptz NOT NULL DEFAULT clock_timestamp(),
   account_id bigint NOT NULL,
   token_id bigint NOT NULL,
   node_id bigint NOT NULL,
@@ -60,6 +61,7 @@ CREATE TABLE lock_tickets (
 ) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000,
         autovacuum_vacuum_cost_delay = 0);
 COMMENT ON TABLE lock_tickets IS 'The places of the requests that wait for a lock, in the order of their tickets.';
+COMMENT ON COLUMN lock_tickets.joined_at IS 'when the ticket was drawn';
 COMMENT ON COLUMN lock_tickets.node_id IS 'the node whose request waits';
 COMMENT ON COLUMN lock_tickets.attachment IS 'which request of that node: only the newest one with this lease id speaks for its place';
 COMMENT ON COLUMN lock_tickets.waits_until IS 'not granted after this instant; kept for 20 s more, in case the client asks again with its lease id';
@@ -320,7 +322,8 @@ END $$;
 --   break       ends leases by force: those of account, lease id and fencing token, each if given
 --   expel       ends all leases and tickets of an account
 --   advance     only hands over what is free
--- Nothing is written after latest_at. `waits` and lengths are milliseconds.
+-- Nothing is written after latest_at. `waits` and lengths are milliseconds. `q.node_id + 0` keeps the
+-- scan of a line on its own index: by the node's it would read all tickets of all live nodes.
 CREATE FUNCTION lock_gate(me bigint, latest_at timestamptz, operations text[],
     namespace_ids bigint[], names text[], account_ids bigint[], token_ids bigint[],
     lease_ids uuid[], needs_proofs boolean[], lease_lengths integer[],
@@ -342,7 +345,8 @@ DECLARE
   is_changed boolean;
   row_lives boolean;     -- true if the row's own, exclusive lease lives
   is_own boolean;        -- true if the row's lease, live or not, is the request's
-  is_claim boolean;
+  is_unconfirmed boolean; -- true if the request's own lease was granted as a claim
+  is_claim boolean;      -- true if it still is one: nobody renewed it either
   fits boolean;
   slots integer[];       -- the slots of live members, in order
   in_force integer;      -- their permits
@@ -399,7 +403,11 @@ BEGIN
           IF l.account_id <> r.account_id OR l.lease_id <> r.lease_id THEN
             in_force := 1;
           END IF;
-        ELSIF l.gated AND l.account_id = 0 AND r.permits = 1 THEN
+        ELSIF l.gated AND l.account_id = 0 AND r.permits = 1
+              AND NOT EXISTS (SELECT FROM lock_members x
+                               WHERE x.namespace_id = r.namespace_id AND x.name = r.name
+                                 AND x.end_reason = 0 AND x.lease_id = r.lease_id
+                                 AND x.account_id = r.account_id) THEN
           SELECT x.permits INTO in_force FROM lock_members x
            WHERE x.namespace_id = r.namespace_id AND x.name = r.name AND x.end_reason = 0
              AND lease_is_live(x.expires_at, x.end_reason, greatest(x.lease_ms, x.renewed_ms),
@@ -440,7 +448,8 @@ BEGIN
           greatest(l.lease_ms, l.renewed_ms), c.recent_until, c.open_start, c.outage_start,
           c.outage_end, c.grace_ms), false);
         IF NOT row_lives AND l.claim_token = l.fencing_token THEN
-          IF l.end_reason IN (1, 2) THEN -- ended by a statement that knows no claims
+          IF l.end_reason IN (1, 2) OR l.renewed_ms IS NOT NULL THEN
+            -- Ended or renewed by a statement that knows no claims: somebody knows of the lease.
             DELETE FROM lock_tickets q WHERE q.lease_id = l.lease_id
                AND q.account_id = l.account_id AND q.namespace_id = l.namespace_id
                AND q.name = l.name;
@@ -460,7 +469,7 @@ BEGIN
           RETURN NEXT a;
           a.request := r.n;
         END IF;
-        IF l.gated AND l.account_id = 0 AND l.end_reason = 0 THEN
+        IF l.gated AND l.account_id = 0 THEN
           -- All members that may change, in the order in which their heartbeats lock them. Whether
           -- one has lapsed is decided once its row is locked: its heartbeat may be in its commit.
           PERFORM FROM lock_members x
@@ -481,7 +490,7 @@ BEGIN
             RETURNING x.*
           LOOP
             a.request := NULL;
-            IF m.claim_token = m.fencing_token THEN
+            IF m.claim_token = m.fencing_token AND m.renewed_ms IS NULL THEN
               PERFORM gate_withdraw(m.namespace_id, m.name, m.account_id, m.lease_id,
                                     clock_timestamp(), true);
               a.outcome := 'claim_lapsed';
@@ -498,6 +507,11 @@ BEGIN
           SELECT coalesce(array_agg(x.slot ORDER BY x.slot), '{}'), max(x.permits)
             INTO slots, in_force FROM lock_members x
            WHERE x.namespace_id = l.namespace_id AND x.name = l.name AND x.end_reason = 0;
+          IF cardinality(slots) > 0 AND l.end_reason <> 0 THEN
+            -- Broken by a statement that knows no members: they hold it all the same.
+            l.end_reason := 0; l.expires_at := '9999-12-31'; l.mark_token := nextval('lock_fence');
+            is_changed := true;
+          END IF;
         END IF;
         t := clock_timestamp();
       END IF;
@@ -511,7 +525,8 @@ BEGIN
     -- The request's own lease, if it lives: the row's, or the member m.
     is_own := coalesce(l.account_id = r.account_id
       AND (l.lease_id = r.lease_id OR r.lease_id IS NULL AND NOT l.needs_proof), false);
-    is_claim := coalesce(l.claim_token = l.fencing_token, false);
+    is_unconfirmed := coalesce(l.claim_token = l.fencing_token, false);
+    is_claim := is_unconfirmed AND l.renewed_ms IS NULL;
     m := NULL;
     IF cardinality(slots) > 0 AND r.lease_id IS NOT NULL
        AND r.operation NOT IN ('break', 'expel', 'advance') THEN
@@ -531,7 +546,7 @@ BEGIN
          AND coalesce(l.fencing_token = r.fencing_token, true) THEN
         IF row_lives THEN
           l.end_reason := 2; l.expires_at := t; row_lives := false; is_changed := true;
-          IF is_claim THEN
+          IF is_unconfirmed THEN
             DELETE FROM lock_tickets q WHERE q.lease_id = l.lease_id
                AND q.account_id = l.account_id AND q.namespace_id = l.namespace_id
                AND q.name = l.name;
@@ -586,17 +601,28 @@ BEGIN
 
     ELSIF is_own AND row_lives AND r.operation IN ('acquire', 'confirm', 'leave', 'heartbeat')
     THEN
-      IF r.operation = 'acquire' AND r.permits <> 1 THEN
+      PERFORM FROM lock_tickets q
+        WHERE is_unconfirmed AND q.lease_id = l.lease_id AND q.account_id = l.account_id
+          AND q.namespace_id = l.namespace_id AND q.name = l.name
+          AND (r.operation = 'acquire' OR q.node_id = me AND q.attachment = r.attachment);
+      IF is_unconfirmed AND NOT FOUND THEN
+        -- A claim is nobody's lease yet; a later request may have its place.
+        a.outcome := CASE WHEN r.operation = 'heartbeat' THEN 'unknown' ELSE 'replaced' END;
+      ELSIF r.operation = 'acquire' AND r.permits <> 1 THEN
         a.outcome := 'limit_conflict'; a.permits := 1;
       ELSIF t >= l.acquired_at + l.max_hold_ms * interval '1 ms' THEN
         l.end_reason := 5; row_lives := false; is_changed := true; -- P11: no renewal beyond it
+        DELETE FROM lock_tickets q WHERE is_unconfirmed AND q.lease_id = l.lease_id
+           AND q.account_id = l.account_id AND q.namespace_id = l.namespace_id
+           AND q.name = l.name;
+        l.claim_token := NULL;
         a.outcome := 'hold_limit';
       ELSE
-        length_ms := CASE WHEN is_claim AND r.operation <> 'heartbeat' THEN r.lease_ms
+        length_ms := CASE WHEN is_unconfirmed THEN r.lease_ms
                           ELSE coalesce(r.requested_ms, l.lease_ms) END;
         l.expires_at := greatest(l.expires_at, least(t + length_ms * interval '1 ms',
                           l.acquired_at + l.max_hold_ms * interval '1 ms'));
-        IF is_claim AND r.operation <> 'heartbeat' THEN
+        IF is_unconfirmed THEN
           l.lease_ms := r.lease_ms; l.claim_token := NULL;
           DELETE FROM lock_tickets q WHERE q.lease_id = l.lease_id
              AND q.account_id = l.account_id AND q.namespace_id = l.namespace_id
@@ -616,12 +642,21 @@ BEGIN
       END IF;
 
     ELSIF m.slot IS NOT NULL AND r.operation IN ('acquire', 'confirm', 'leave', 'heartbeat') THEN
-      is_claim := coalesce(m.claim_token = m.fencing_token, false);
-      IF r.operation = 'acquire' AND r.permits <> m.permits THEN
+      is_unconfirmed := coalesce(m.claim_token = m.fencing_token, false);
+      PERFORM FROM lock_tickets q
+        WHERE is_unconfirmed AND q.lease_id = m.lease_id AND q.account_id = m.account_id
+          AND q.namespace_id = m.namespace_id AND q.name = m.name
+          AND (r.operation = 'acquire' OR q.node_id = me AND q.attachment = r.attachment);
+      IF is_unconfirmed AND NOT FOUND THEN
+        a.outcome := CASE WHEN r.operation = 'heartbeat' THEN 'unknown' ELSE 'replaced' END;
+      ELSIF r.operation = 'acquire' AND r.permits <> m.permits THEN
         a.outcome := 'limit_conflict'; a.permits := m.permits;
       ELSIF t >= m.acquired_at + m.max_hold_ms * interval '1 ms' THEN
         UPDATE lock_members x SET end_reason = 5
          WHERE x.namespace_id = m.namespace_id AND x.name = m.name AND x.slot = m.slot;
+        DELETE FROM lock_tickets q WHERE is_unconfirmed AND q.lease_id = m.lease_id
+           AND q.account_id = m.account_id AND q.namespace_id = m.namespace_id
+           AND q.name = m.name;
         INSERT INTO lease_ends (account_id, lease_id, namespace_id, name, ended_at, reason)
         VALUES (m.account_id, m.lease_id, m.namespace_id, m.name, t, 5)
         ON CONFLICT DO NOTHING;
@@ -629,19 +664,19 @@ BEGIN
         is_changed := true;
         a.outcome := 'hold_limit';
       ELSE
-        length_ms := CASE WHEN is_claim AND r.operation <> 'heartbeat' THEN r.lease_ms
+        length_ms := CASE WHEN is_unconfirmed THEN r.lease_ms
                           ELSE coalesce(r.requested_ms, m.lease_ms) END;
         UPDATE lock_members x
            SET expires_at = greatest(x.expires_at, least(t + length_ms * interval '1 ms',
                               x.acquired_at + x.max_hold_ms * interval '1 ms')),
-               lease_ms = CASE WHEN is_claim AND r.operation <> 'heartbeat' THEN length_ms
-                               ELSE x.lease_ms END,
-               renewed_ms = CASE WHEN r.operation = 'heartbeat' OR r.needs_proof AND NOT is_claim
+               lease_ms = CASE WHEN is_unconfirmed THEN length_ms ELSE x.lease_ms END,
+               renewed_ms = CASE WHEN is_unconfirmed THEN x.renewed_ms
+                                 WHEN r.operation = 'heartbeat' OR r.needs_proof
                                  THEN greatest(length_ms, x.renewed_ms) ELSE x.renewed_ms END,
-               claim_token = CASE WHEN r.operation = 'heartbeat' THEN x.claim_token END
+               claim_token = NULL
          WHERE x.namespace_id = m.namespace_id AND x.name = m.name AND x.slot = m.slot
         RETURNING x.* INTO m;
-        IF is_claim AND r.operation <> 'heartbeat' THEN
+        IF is_unconfirmed THEN
           DELETE FROM lock_tickets q WHERE q.lease_id = m.lease_id
              AND q.account_id = m.account_id AND q.namespace_id = m.namespace_id
              AND q.name = m.name
@@ -679,7 +714,7 @@ BEGIN
 
     ELSIF m.slot IS NOT NULL AND r.operation IN ('abandon', 'unattended') THEN
       a.outcome := 'left';
-      is_claim := coalesce(m.claim_token = m.fencing_token, false);
+      is_claim := coalesce(m.claim_token = m.fencing_token, false) AND m.renewed_ms IS NULL;
       PERFORM FROM lock_tickets q
         WHERE is_claim AND q.lease_id = m.lease_id AND q.account_id = m.account_id
           AND q.namespace_id = m.namespace_id AND q.name = m.name
@@ -703,8 +738,9 @@ BEGIN
 
     ELSIF r.operation IN ('release', 'compensate') AND is_own AND row_lives
           AND NOT (is_claim AND r.lease_id IS NULL)
-          AND NOT (r.operation = 'compensate' AND l.renewed_ms IS NOT NULL) THEN
-      DELETE FROM lock_tickets q WHERE is_claim AND q.lease_id = l.lease_id
+          AND NOT (r.operation = 'compensate' AND (is_unconfirmed OR l.renewed_ms IS NOT NULL))
+    THEN
+      DELETE FROM lock_tickets q WHERE is_unconfirmed AND q.lease_id = l.lease_id
          AND q.account_id = l.account_id AND q.namespace_id = l.namespace_id AND q.name = l.name;
       l.needs_proof := l.needs_proof OR r.operation = 'release' AND r.lease_id IS NOT NULL;
       l.end_reason := 1; l.expires_at := t; l.claim_token := NULL;
@@ -712,7 +748,9 @@ BEGIN
       a.outcome := 'done';
 
     ELSIF r.operation IN ('release', 'compensate') AND m.slot IS NOT NULL
-          AND NOT (r.operation = 'compensate' AND m.renewed_ms IS NOT NULL) THEN
+          AND NOT (r.operation = 'compensate'
+                   AND (m.claim_token = m.fencing_token OR m.renewed_ms IS NOT NULL) IS TRUE)
+    THEN
       UPDATE lock_members x SET end_reason = 1, expires_at = t
        WHERE x.namespace_id = m.namespace_id AND x.name = m.name AND x.slot = m.slot;
       DELETE FROM lock_tickets q WHERE m.claim_token = m.fencing_token
@@ -769,6 +807,9 @@ BEGIN
         END IF;
 
       ELSIF why IS NOT NULL THEN
+        DELETE FROM lock_tickets q WHERE l.gated AND q.lease_id = r.lease_id
+           AND q.account_id = r.account_id AND q.namespace_id = r.namespace_id
+           AND q.name = r.name;
         a.outcome := 'ended';
 
       ELSIF r.operation IN ('confirm', 'leave', 'abandon', 'unattended') THEN
@@ -779,9 +820,10 @@ BEGIN
           a.outcome := 'replaced';
         ELSIF r.operation = 'confirm' THEN
           UPDATE lock_tickets q
-             SET is_detached = false, waits_until = t + r.wait_ms * interval '1 ms'
+             SET is_detached = false, waits_until = t + r.wait_ms * interval '1 ms',
+                 claim_token = NULL
            WHERE q.namespace_id = w.namespace_id AND q.name = w.name AND q.ticket = w.ticket
-             AND (q.is_detached OR q.waits_until <= t);
+             AND (q.is_detached OR q.waits_until <= t OR q.claim_token IS NOT NULL);
           a.outcome := 'waiting'; a.ticket := w.ticket;
         ELSE
           IF w.needs_proof THEN
@@ -805,7 +847,7 @@ BEGIN
             FROM lock_tickets q
            WHERE q.namespace_id = l.namespace_id AND q.name = l.name
              AND q.ticket >= coalesce(l.first_ticket, 0) AND q.claim_token IS NULL
-             AND NOT q.is_detached AND q.waits_until > t AND q.node_id = ANY (live_nodes)
+             AND NOT q.is_detached AND q.waits_until > t AND q.node_id + 0 = ANY (live_nodes)
            ORDER BY q.ticket LIMIT 1;
           IF NOT FOUND THEN
             a.permits := CASE WHEN cardinality(slots) > 0 THEN in_force WHEN row_lives THEN 1 END;
@@ -840,9 +882,11 @@ BEGIN
           a.outcome := 'held';
         ELSIF NOT token_is_admitted(r.token_id) THEN
           a.outcome := 'refused';
-        ELSIF w.ticket IS NULL AND r.max_tickets <= (
-                SELECT count(*) FROM lock_tickets q WHERE q.account_id = r.account_id
-                   AND q.namespace_id = r.namespace_id AND q.name = r.name) THEN
+        ELSIF w.ticket IS NULL AND r.max_tickets < 2147483647 AND r.max_tickets <= (
+                SELECT count(*) FROM (
+                  SELECT FROM lock_tickets q WHERE q.account_id = r.account_id
+                     AND q.namespace_id = r.namespace_id AND q.name = r.name
+                   LIMIT r.max_tickets) x) THEN
           a.outcome := 'too_many_waiters';
         ELSE -- The ticket is drawn under the row lock. A repeated request keeps its place.
           INSERT INTO nodes (node_id, looked_at) VALUES (me, clock_timestamp())
@@ -856,7 +900,7 @@ BEGIN
           ON CONFLICT (lease_id, account_id, namespace_id, name) DO UPDATE SET
               node_id = excluded.node_id, attachment = excluded.attachment,
               token_id = excluded.token_id, waits_until = excluded.waits_until,
-              is_detached = false, lease_ms = excluded.lease_ms,
+              is_detached = false, claim_token = NULL, lease_ms = excluded.lease_ms,
               max_hold_ms = excluded.max_hold_ms, holder = excluded.holder,
               metadata = excluded.metadata
           RETURNING q.ticket INTO a.ticket;
@@ -884,7 +928,7 @@ BEGIN
       SELECT * INTO w FROM lock_tickets q
        WHERE q.namespace_id = l.namespace_id AND q.name = l.name
          AND q.ticket >= coalesce(l.first_ticket, 0) AND q.claim_token IS NULL
-         AND NOT q.is_detached AND q.waits_until > t AND q.node_id = ANY (live_nodes)
+         AND NOT q.is_detached AND q.waits_until > t AND q.node_id + 0 = ANY (live_nodes)
        ORDER BY q.ticket LIMIT 1;
       first_live := w.ticket;
       EXIT WHEN w.ticket IS NULL OR NOT permit_fits(w.permits, in_force, cardinality(slots));
@@ -916,9 +960,24 @@ BEGIN
        WHERE q.namespace_id = l.namespace_id AND q.name = l.name
          AND q.ticket >= coalesce(l.first_ticket, 0)
        ORDER BY q.ticket LIMIT 1;
+      IF w.claim_token <> l.fencing_token
+         AND NOT EXISTS (SELECT FROM lock_members x WHERE x.namespace_id = l.namespace_id
+                            AND x.name = l.name AND x.end_reason = 0
+                            AND x.fencing_token = w.claim_token) THEN
+        -- Its claim was taken over by a statement that knows no claims.
+        UPDATE lock_tickets q
+           SET claim_token = NULL, is_detached = true, waits_until = least(q.waits_until, t)
+         WHERE q.namespace_id = w.namespace_id AND q.name = w.name AND q.ticket = w.ticket
+        RETURNING q.* INTO w;
+      END IF;
       IF (first_live IS NOT NULL OR NOT row_lives) AND w.claim_token IS NULL
          AND w.ticket < coalesce(first_live, w.ticket + 1)
          AND (NOT w.is_detached OR w.waits_until < t - interval '20 s') THEN
+        -- A part of them at each visit: the claim that was just granted waits for the commit.
+        SELECT q.ticket INTO head FROM lock_tickets q
+         WHERE q.namespace_id = l.namespace_id AND q.name = l.name AND q.ticket >= w.ticket
+         ORDER BY q.ticket OFFSET 500 LIMIT 1;
+        first_live := least(first_live, head);
         UPDATE lock_tickets q SET is_detached = true, waits_until = least(q.waits_until, t)
          WHERE q.namespace_id = l.namespace_id AND q.name = l.name AND q.ticket >= w.ticket
            AND q.ticket < coalesce(first_live, 9223372036854775807) AND q.claim_token IS NULL

@@ -8,6 +8,7 @@ WITH clock AS MATERIALIZED (
   SELECT i.namespace_id, i.name, i.account_id, i.lease_id AS proof, i.requested_ms,
          e.reason AS ended_by, l.account_id AS seen_account_id, l.token_id, l.fencing_token,
          l.lease_id, l.lease_ms, l.needs_proof, l.end_reason, l.gated,
+         l.claim_token = l.fencing_token AS is_claim,
          -- Only a proof that is missing is judged by it: the rest is decided under the row lock.
          CASE WHEN i.lease_id IS NULL AND l.needs_proof
               THEN lease_is_live(l.expires_at, l.end_reason, greatest(l.lease_ms, l.renewed_ms),
@@ -27,8 +28,11 @@ WITH clock AS MATERIALIZED (
          AND e.namespace_id = i.namespace_id AND e.name = i.name LIMIT 1
     ) e ON true
 ), verdicts AS MATERIALIZED (
-  SELECT observed.*, lease_verdict(ended_by, lease_id, needs_proof, end_reason, live,
-                                   seen_account_id = account_id, proof) AS verdict
+  -- A claim is nobody's lease yet.
+  SELECT observed.*,
+         CASE WHEN is_claim THEN 'unknown'
+              ELSE lease_verdict(ended_by, lease_id, needs_proof, end_reason, live,
+                                 seen_account_id = account_id, proof) END AS verdict
     FROM observed
 ), written_rows AS (
   -- The proposed row is inserted only if the sweeper deleted the row of a lapsed lease meanwhile.

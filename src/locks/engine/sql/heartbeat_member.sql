@@ -10,6 +10,7 @@ WITH clock AS MATERIALIZED (
          lease_is_live(m.expires_at, m.end_reason, greatest(m.lease_ms, m.renewed_ms),
                        c.recent_until, c.open_start, c.outage_start, c.outage_end, c.grace_ms)
          AND (clock_timestamp() >= m.acquired_at + m.max_hold_ms * interval '1 ms') IS NOT TRUE
+         AND (m.claim_token = m.fencing_token) IS NOT TRUE -- a claim is nobody's lease yet
            AS may_be_renewed
     FROM (SELECT unnest($1::bigint[]) AS namespace_id, unnest($2::text[]) AS name,
                  unnest($3::bigint[]) AS account_id, unnest($4::uuid[]) AS lease_id,

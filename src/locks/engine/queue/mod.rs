@@ -1,5 +1,7 @@
 //! The queue of a lane: bounded, fair between accounts, in order for each lock. Pure: no I/O.
 
+mod backlog;
+
 use std::collections::VecDeque;
 use std::collections::hash_map::{Entry, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -8,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
+use self::backlog::KeyBacklog;
 use super::gate::GateRequest;
 use super::request::{AnyRequest, LockRequest as _, LockedRelease, MemberHeartbeat, Pending};
 use crate::id::AccountId;
@@ -95,67 +98,6 @@ struct QueueState {
     waiting: usize,
     waiting_by_account: HashMap<AccountId, usize>,
     is_closed: bool,
-}
-
-/// The requests of one lock behind the one that is ready or in flight: each account's in the order
-/// of their arrival, and the accounts by turns. Otherwise any account could hold up the holder of a
-/// public lock until its lease lapses, by sending many requests for that lock.
-#[derive(Debug, Default)]
-struct KeyBacklog {
-    by_account: VecDeque<(AccountId, VecDeque<AnyRequest>)>,
-}
-
-impl KeyBacklog {
-    fn push(&mut self, request: AnyRequest) {
-        let account_id = request.account_id();
-        match self.by_account.iter_mut().find(|(id, _)| *id == account_id) {
-            Some((_, requests)) => requests.push_back(request),
-            None => self
-                .by_account
-                .push_back((account_id, VecDeque::from([request]))),
-        }
-    }
-
-    /// Puts requests before all others, in their order.
-    fn push_front(&mut self, requests: Vec<AnyRequest>) {
-        for request in requests.into_iter().rev() {
-            let account_id = request.account_id();
-            self.by_account
-                .push_front((account_id, VecDeque::from([request])));
-        }
-    }
-
-    /// Removes and returns the next request if it may join the run.
-    fn pop_to_join(&mut self, run: &[AnyRequest]) -> Option<AnyRequest> {
-        let (_, requests) = self.by_account.front()?;
-        requests
-            .front()
-            .is_some_and(|next| next.may_join(run))
-            .then(|| self.pop())?
-    }
-
-    fn pop(&mut self) -> Option<AnyRequest> {
-        let (account_id, mut requests) = self.by_account.pop_front()?;
-        let request = requests.pop_front();
-        if !requests.is_empty() {
-            self.by_account.push_back((account_id, requests));
-        }
-        request
-    }
-
-    /// Removes the plain acquires at the head of each account's requests.
-    fn take_plain_acquires(&mut self) -> Vec<Pending<Acquire>> {
-        let mut taken = Vec::new();
-        for (_, requests) in &mut self.by_account {
-            while requests.front().is_some_and(AnyRequest::is_plain_acquire) {
-                if let Some(AnyRequest::Acquire(pending)) = requests.pop_front() {
-                    taken.push(pending);
-                }
-            }
-        }
-        self.by_account.retain(|(_, requests)| !requests.is_empty());
-        taken
-    }
 }
 
 /// The queue of each lane.
@@ -494,5 +436,49 @@ mod tests {
             batch.acquires.len() == 1 && batch.acquires[0].request.needs_proof,
             "{batch:?}"
         );
+    }
+
+    fn advance(name: &str) -> AnyRequest {
+        let request = GateRequest::advance(Acquire::plain(name).key);
+        let deadline = Instant::now() + Duration::from_secs(60);
+        AnyRequest::Gate(Pending::new(request, None, deadline))
+    }
+
+    #[tokio::test]
+    async fn requests_to_one_gate_are_one_run_and_keep_their_order_when_retried() {
+        let queue = Queue::new(100);
+        for request in [
+            advance("a"),
+            advance("a"),
+            acquire("a", true),
+            advance("a"),
+            advance("b"),
+        ] {
+            queue.push(request);
+        }
+        let batch = queue.next_batch(10).await.unwrap();
+        let names: Vec<_> = batch
+            .gate_requests
+            .iter()
+            .map(|pending| pending.request.key.name.as_str())
+            .collect();
+        // By turns of the accounts: the acquire, which is another account's, ends the run.
+        assert_eq!(names, ["a", "a", "b"]);
+        assert_eq!(queue.depth(), 2);
+        // One of the run is answered, one comes back: nothing of the lock passes it.
+        let mut sent = batch.gate_requests.into_iter();
+        let answered = sent.next().unwrap().request.key;
+        let retried = sent.next().map(AnyRequest::Gate).into_iter().collect();
+        let other = sent.next().unwrap().request.key;
+        queue.settle_runs(vec![answered, other], retried);
+        for (gate_requests, acquires) in [(1, 0), (0, 1), (1, 0)] {
+            let batch = queue.next_batch(10).await.unwrap();
+            let sent = (batch.gate_requests.len(), batch.acquires.len());
+            assert_eq!(sent, (gate_requests, acquires));
+            let gates = batch.gate_requests.into_iter().map(|p| p.request.key);
+            let keys = gates.chain(batch.acquires.into_iter().map(|p| p.request.key));
+            queue.settle_runs(keys.collect(), Vec::new());
+        }
+        assert_eq!(queue.depth(), 0);
     }
 }

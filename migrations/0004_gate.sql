@@ -608,6 +608,13 @@ BEGIN
       IF is_unconfirmed AND NOT FOUND THEN
         -- A claim is nobody's lease yet; a later request may have its place.
         a.outcome := CASE WHEN r.operation = 'heartbeat' THEN 'unknown' ELSE 'replaced' END;
+      ELSIF is_unconfirmed AND NOT token_is_admitted(l.token_id) THEN
+        DELETE FROM lock_tickets q WHERE q.lease_id = l.lease_id
+           AND q.account_id = l.account_id AND q.namespace_id = l.namespace_id
+           AND q.name = l.name;
+        l := gate_blank(l, t);
+        row_lives := false; is_changed := true;
+        a.outcome := 'refused';
       ELSIF r.operation = 'acquire' AND r.permits <> 1 THEN
         a.outcome := 'limit_conflict'; a.permits := 1;
       ELSIF t >= l.acquired_at + l.max_hold_ms * interval '1 ms' THEN
@@ -649,6 +656,15 @@ BEGIN
           AND (r.operation = 'acquire' OR q.node_id = me AND q.attachment = r.attachment);
       IF is_unconfirmed AND NOT FOUND THEN
         a.outcome := CASE WHEN r.operation = 'heartbeat' THEN 'unknown' ELSE 'replaced' END;
+      ELSIF is_unconfirmed AND NOT token_is_admitted(m.token_id) THEN
+        UPDATE lock_members x SET end_reason = 1, expires_at = t
+         WHERE x.namespace_id = m.namespace_id AND x.name = m.name AND x.slot = m.slot;
+        DELETE FROM lock_tickets q WHERE q.lease_id = m.lease_id
+           AND q.account_id = m.account_id AND q.namespace_id = m.namespace_id
+           AND q.name = m.name;
+        slots := array_remove(slots, m.slot);
+        is_changed := true;
+        a.outcome := 'refused';
       ELSIF r.operation = 'acquire' AND r.permits <> m.permits THEN
         a.outcome := 'limit_conflict'; a.permits := m.permits;
       ELSIF t >= m.acquired_at + m.max_hold_ms * interval '1 ms' THEN

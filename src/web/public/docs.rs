@@ -19,6 +19,7 @@ struct DocsPage<'a> {
     first: Snippet,
     shell: Snippet,
     run: Snippet,
+    waiting: Snippet,
     python: Snippet,
     python_client: Snippet,
     is_https: bool,
@@ -47,6 +48,7 @@ pub(crate) async fn show(
         first: Snippet::new("code-first", "In your shell", fill(FIRST)),
         shell: Snippet::new("code-shell", "nightly.sh", fill(SHELL)),
         run: Snippet::new("code-run", "With the program", fill(RUN)),
+        waiting: Snippet::new("code-waiting", "In your shell", fill(WAITING)),
         python: Snippet::new("code-python", "nightly.py", fill(PYTHON)),
         python_client: Snippet::new(
             "code-python-client",
@@ -110,6 +112,12 @@ wait $job
 const RUN: &str = r#"
 export LOCKABLE_URL={url} LOCKABLE_AUTH_TOKEN=your-token
 lockable run nightly-report -- ./nightly-report
+"#;
+
+const WAITING: &str = r#"
+lease_id=$(cat /proc/sys/kernel/random/uuid)   # or uuidgen
+curl --max-time 60 --user "$LOCKABLE_AUTH_TOKEN:" \
+  "{url}/v1/acquire/nightly-report?wait_ms=50000&lease_id=$lease_id"
 "#;
 
 const PYTHON: &str = r#"

@@ -2,8 +2,10 @@
 //! operator's, its commands, TLS, stops.
 
 mod backup;
+mod client_answers;
 mod client_commands;
 mod client_job;
+mod client_line;
 mod client_machine;
 mod client_outputs;
 mod client_requests;

@@ -8,3 +8,4 @@ mod limits;
 mod node;
 mod outage;
 mod reference;
+mod waiting;

@@ -43,8 +43,8 @@ pub(in crate::cli) struct RunArgs {
     /// Do not wait if somebody else has the lock
     #[arg(short = 'n', long, visible_alias = "nb", conflicts_with = "wait")]
     nonblock: bool,
-    /// How long to wait while somebody else has the lock, such as 30, 0.5 or 5m (plain numbers are
-    /// seconds) [default: as long as it takes]
+    /// How long to wait in line while somebody else has the lock, such as 30, 0.5 or 5m (plain
+    /// numbers are seconds) [default: as long as it takes]
     #[arg(
         short = 'w',
         long,
@@ -74,6 +74,10 @@ pub(in crate::cli) struct RunArgs {
 }
 
 const EXPLANATION: &str = "\
+While somebody else has the lock, the command waits in line: first come, first served, on whichever \
+node. The place is kept if a node of the service stops or the connection breaks, and given up with \
+a signal. A service that knows no waiting is asked again and again instead.
+
 The lease is renewed at a third of its length. If it cannot be renewed, everything that the \
 command has started is told to end (SIGTERM) and then killed, before the lease ends; time that the \
 machine sleeps counts. That covers processes in process groups and sessions of their own, daemons, \

@@ -544,7 +544,9 @@ BEGIN
          AND coalesce(l.account_id = r.account_id, true)
          AND coalesce(l.lease_id = r.lease_id, true)
          AND coalesce(l.fencing_token = r.fencing_token, true) THEN
+        a.outcome := 'broken_before';
         IF row_lives THEN
+          a.outcome := 'broken_now';
           l.end_reason := 2; l.expires_at := t; row_lives := false; is_changed := true;
           IF is_unconfirmed THEN
             DELETE FROM lock_tickets q WHERE q.lease_id = l.lease_id
@@ -553,7 +555,7 @@ BEGIN
             l.claim_token := NULL;
           END IF;
         END IF;
-        a.outcome := 'broken_now'; a.account_id := l.account_id; a.lease_id := l.lease_id;
+        a.account_id := l.account_id; a.lease_id := l.lease_id;
         a.fencing_token := l.fencing_token;
       END IF;
       FOR m IN

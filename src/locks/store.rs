@@ -30,8 +30,9 @@ pub struct LiveLock {
     pub remaining_ms: i64,
 }
 
-/// The live locks that an account sees: those in its private namespaces, and those that it holds in
-/// the public one. Ordered by namespace and name: at most `limit` that follow `after`.
+/// The live leases that an account sees: those in its private namespaces, and those that it holds
+/// in the public one. Ordered by namespace, name and fencing token: at most `limit` that follow
+/// `after`.
 ///
 /// # Errors
 /// If the query fails.
@@ -39,57 +40,62 @@ pub async fn list_live(
     pool: &PgPool,
     account_id: AccountId,
     namespace: Option<&str>,
-    after: Option<(&str, &str)>,
+    after: Option<(&str, &str, i64)>,
     limit: i64,
 ) -> sqlx::Result<Vec<LiveLock>> {
     sqlx::query_as!(
         LiveLock,
         r#"/* locks.list_live */
-        SELECT n.name AS namespace, l.name, t.label AS "token_label?", l.holder, l.fencing_token,
-               l.acquired_at, l.expires_at,
+        SELECT n.name AS namespace, l.name AS "name!", t.label AS "token_label?", l.holder,
+               l.fencing_token AS "fencing_token!", l.acquired_at AS "acquired_at!",
+               l.expires_at AS "expires_at!",
                greatest(0, (extract(epoch FROM l.expires_at - clock_timestamp()) * 1000)::bigint)
                  AS "remaining_ms!"
-          FROM locks l
+          FROM unended_leases l
           JOIN namespaces n USING (namespace_id)
           CROSS JOIN lease_clock c
           LEFT JOIN api_tokens t ON t.token_id = l.token_id
          WHERE l.account_id = $1 AND (n.account_id = $1 OR n.account_id IS NULL)
            AND ($2::text IS NULL OR n.name = $2)
-           AND ($3::text IS NULL OR (n.name COLLATE "C", l.name) > ($3, $4::text))
-           AND lease_is_live(l.expires_at, l.end_reason, greatest(l.lease_ms, l.renewed_ms),
-                             c.recent_until, c.open_start, c.outage_start, c.outage_end,
-                             c.grace_ms)
-         ORDER BY n.name COLLATE "C", l.name
-         LIMIT $5"#,
+           AND ($3::text IS NULL
+                OR (n.name COLLATE "C", l.name, l.fencing_token) > ($3, $4::text, $5::bigint))
+           AND lease_is_live(l.expires_at, l.end_reason, l.length_ms, c.recent_until,
+                             c.open_start, c.outage_start, c.outage_end, c.grace_ms)
+         ORDER BY n.name COLLATE "C", l.name, l.fencing_token
+         LIMIT $6"#,
         account_id.0,
         namespace,
-        after.map(|(namespace, _)| namespace),
-        after.map(|(_, name)| name),
+        after.map(|(namespace, _, _)| namespace),
+        after.map(|(_, name, _)| name),
+        after.map(|(_, _, fencing_token)| fencing_token),
         limit,
     )
     .fetch_all(pool)
     .await
 }
 
-/// The number of locks that an account holds.
+/// The number of leases that an account holds, and of its places in lines: both count against its
+/// plan's limit.
 ///
 /// # Errors
 /// If the query fails.
 pub async fn count_live(pool: &PgPool, account_id: AccountId) -> sqlx::Result<i64> {
     sqlx::query_scalar!(
         r#"/* locks.count_live */
-        SELECT count(*) AS "count!" FROM locks l CROSS JOIN lease_clock c
-         WHERE l.account_id = $1
-           AND lease_is_live(l.expires_at, l.end_reason, greatest(l.lease_ms, l.renewed_ms),
-                             c.recent_until, c.open_start, c.outage_start, c.outage_end,
-                             c.grace_ms)"#,
+        SELECT (SELECT count(*) FROM unended_leases l CROSS JOIN lease_clock c
+                 WHERE l.account_id = $1
+                   AND lease_is_live(l.expires_at, l.end_reason, l.length_ms, c.recent_until,
+                                     c.open_start, c.outage_start, c.outage_end, c.grace_ms))
+             + (SELECT count(*) FROM lock_tickets t
+                 WHERE t.account_id = $1 AND t.claim_token IS NULL
+                   AND t.waits_until > clock_timestamp() - interval '20 s') AS "count!""#,
         account_id.0
     )
     .fetch_one(pool)
     .await
 }
 
-/// True if any lock of a namespace is held.
+/// True if any lock of a namespace is held or waited for.
 ///
 /// # Errors
 /// If the query fails.
@@ -99,11 +105,12 @@ pub async fn any_live(
 ) -> sqlx::Result<bool> {
     sqlx::query_scalar!(
         r#"/* locks.any_live */
-        SELECT EXISTS (SELECT FROM locks l CROSS JOIN lease_clock c
+        SELECT EXISTS (SELECT FROM unended_leases l CROSS JOIN lease_clock c
           WHERE l.namespace_id = $1
-            AND lease_is_live(l.expires_at, l.end_reason, greatest(l.lease_ms, l.renewed_ms),
-                              c.recent_until, c.open_start, c.outage_start, c.outage_end,
-                              c.grace_ms)) AS "any!""#,
+            AND lease_is_live(l.expires_at, l.end_reason, l.length_ms, c.recent_until,
+                              c.open_start, c.outage_start, c.outage_end, c.grace_ms))
+            OR EXISTS (SELECT FROM lock_tickets t WHERE t.namespace_id = $1
+                          AND t.waits_until > clock_timestamp()) AS "any!""#,
         namespace_id.0
     )
     .fetch_one(connection)
@@ -174,70 +181,85 @@ async fn break_lease(
 ) -> Result<(), BreakError> {
     let reason = audit::check_reason(reason)?;
     let mut transaction = pool.begin().await?;
-    // First the row's lock, then a look of its own: a lease that looks lapsed while the heartbeat
-    // that renews it is in its commit would be missed.
-    sqlx::query!(
-        "/* locks.lock_row */
-        SELECT FROM locks WHERE namespace_id = $1 AND name = $2 FOR NO KEY UPDATE",
-        lease.namespace_id.0,
-        lease.name.as_str(),
-    )
-    .execute(&mut *transaction)
-    .await?;
+    // Through the gate: it ends shared leases and permits as well, and hands the lock over.
     let broken = sqlx::query!(
-        "/* locks.break */
-        UPDATE locks l SET expires_at = clock_timestamp(), end_reason = 2
-          FROM lease_clock c
-         WHERE l.namespace_id = $1 AND l.name = $2
-           AND ($3::bigint IS NULL OR l.fencing_token = $3)
-           AND ($4::bigint IS NULL OR l.account_id = $4)
-           AND lease_is_live(l.expires_at, l.end_reason, greatest(l.lease_ms, l.renewed_ms),
-                             c.recent_until, c.open_start, c.outage_start, c.outage_end, c.grace_ms)
-        RETURNING l.account_id, l.fencing_token",
+        r#"/* locks.break */
+        SELECT account_id AS "account_id!", fencing_token AS "fencing_token!"
+          FROM lock_gate(0, 'infinity', ARRAY['break'], ARRAY[$1::bigint], ARRAY[$2::text],
+                         ARRAY[$3::bigint], '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}',
+                         '{}', '{}', ARRAY[$4::bigint], '{}')
+         WHERE outcome = 'broken_now'"#,
         lease.namespace_id.0,
         lease.name.as_str(),
-        lease.fencing_token,
-        lease.account_id.map(|id| id.0),
+        lease.account_id.map(|id| id.0) as Option<i64>,
+        lease.fencing_token as Option<i64>,
     )
-    .fetch_optional(&mut *transaction)
+    .fetch_all(&mut *transaction)
     .await?;
-    let Some(broken) = broken else {
+    if broken.is_empty() {
         return Err(BreakError::NotHeld);
-    };
+    }
     let subject = format!("lock:{}/{}", lease.namespace, lease.name);
-    let act = Act {
-        action: "lock.break",
-        subject_account_id: Some(AccountId(broken.account_id)),
-        subject: &subject,
-        before: Some(json!({"held": true, "fencing_token": broken.fencing_token})),
-        after: Some(json!({"held": false})),
-        reason: Some(reason),
-    };
-    audit::record(&mut transaction, actor, act).await?;
+    for broken in broken {
+        let act = Act {
+            action: "lock.break",
+            subject_account_id: Some(AccountId(broken.account_id)),
+            subject: &subject,
+            before: Some(json!({"held": true, "fencing_token": broken.fencing_token})),
+            after: Some(json!({"held": false})),
+            reason: Some(reason),
+        };
+        audit::record(&mut transaction, actor, act).await?;
+    }
     transaction.commit().await?;
+    tell_nodes(pool).await;
     Ok(())
 }
 
-/// Ends all leases of an account; those in its namespaces are among them. Each transaction ends a
-/// few, in key order, so that no other waits long for a row.
+/// Asks all nodes to look at what their waiters wait for. If that fails, they do so half a second
+/// later.
+async fn tell_nodes(pool: &PgPool) {
+    let told = sqlx::query!("/* locks.tell_nodes */ SELECT pg_notify('lockable_grants', '*')")
+        .fetch_one(pool)
+        .await;
+    if let Err(error) = told {
+        tracing::debug!(%error, "a notice of grants was lost");
+    }
+}
+
+/// Ends all leases of an account, and gives up its places in lines; those in its namespaces are
+/// among them. Each transaction is about a few locks, in key order, so that no other waits long for
+/// a row.
 pub(crate) async fn end_leases_of_account(
     pool: &PgPool,
     account_id: AccountId,
 ) -> sqlx::Result<()> {
     loop {
-        let ended = sqlx::query!(
-            "/* locks.end_leases_of_account */
-            UPDATE locks l SET expires_at = clock_timestamp(), end_reason = 1
-              FROM (SELECT namespace_id, name FROM locks WHERE account_id = $1 AND end_reason = 0
-                     ORDER BY namespace_id, name LIMIT 500 FOR NO KEY UPDATE) k
-             WHERE l.namespace_id = k.namespace_id AND l.name = k.name AND l.account_id = $1
-               AND l.end_reason = 0",
+        let locks = sqlx::query_scalar!(
+            r#"/* locks.end_leases_of_account */
+            WITH keys AS MATERIALIZED (
+              SELECT namespace_id, name FROM locks WHERE account_id = $1 AND end_reason = 0
+               UNION
+              SELECT namespace_id, name FROM lock_members WHERE account_id = $1 AND end_reason = 0
+               UNION
+              SELECT namespace_id, name FROM lock_tickets WHERE account_id = $1
+               LIMIT 200
+            ), arrays AS (
+              SELECT count(*)::integer AS length, array_agg(namespace_id) AS namespace_ids,
+                     array_agg(name) AS names FROM keys
+            )
+            SELECT count(*) AS "count!" FROM arrays a
+              CROSS JOIN LATERAL lock_gate(0, 'infinity', array_fill('expel'::text, ARRAY[a.length]),
+                a.namespace_ids, a.names, array_fill($1::bigint, ARRAY[a.length]), '{}', '{}', '{}',
+                '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}') g
+             WHERE a.length > 0 AND g.outcome = 'expelled'"#,
             account_id.0
         )
-        .execute(pool)
+        .fetch_one(pool)
         .await?;
-        if ended.rows_affected() == 0 {
+        if locks == 0 {
             return Ok(());
         }
+        tell_nodes(pool).await;
     }
 }

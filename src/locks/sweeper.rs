@@ -1,5 +1,6 @@
 //! Removes rows that nobody needs any more: those of locks that have been idle for an hour, and the
-//! memory of leases that ended two hours ago.
+//! memory of leases that ended two hours ago. Gates that nobody asks about any more are advanced,
+//! which clears them.
 //!
 //! It walks the tables by physical blocks, a stretch at a time, so that it needs no index on
 //! columns that every heartbeat changes, and it skips rows that are locked. It deletes no row that
@@ -22,6 +23,7 @@ const ROUND: Duration = Duration::from_secs(600);
 pub struct Sweeper {
     locks_block: i64,
     lease_ends_block: i64,
+    members_block: i64,
 }
 
 impl Sweeper {
@@ -33,19 +35,26 @@ impl Sweeper {
         let sizes = sqlx::query!(
             r#"/* sweeper.sizes */
             SELECT pg_relation_size('locks') / 8192 AS "locks!",
-                   pg_relation_size('lease_ends') / 8192 AS "lease_ends!""#
+                   pg_relation_size('lease_ends') / 8192 AS "lease_ends!",
+                   pg_relation_size('lock_members') / 8192 AS "members!""#
         )
         .fetch_one(pool)
         .await?;
         let mut removed = 0;
         for _ in 0..stretches_per_second(sizes.locks) {
             removed += sweep_locks(pool, self.locks_block).await?;
+            advance_gates(pool, self.locks_block).await?;
             self.locks_block = next_block(self.locks_block, sizes.locks);
         }
         for _ in 0..stretches_per_second(sizes.lease_ends) {
             sweep_lease_ends(pool, self.lease_ends_block).await?;
             self.lease_ends_block = next_block(self.lease_ends_block, sizes.lease_ends);
         }
+        for _ in 0..stretches_per_second(sizes.members) {
+            sweep_members(pool, self.members_block).await?;
+            self.members_block = next_block(self.members_block, sizes.members);
+        }
+        sweep_nodes(pool).await?;
         metrics::counter!("lockable_swept_locks_total").increment(removed);
         Ok(removed)
     }
@@ -79,6 +88,7 @@ async fn sweep_locks(pool: &PgPool, block: i64) -> sqlx::Result<u64> {
            WHERE l.ctid >= format('(%s,0)', $1::bigint)::tid
              AND l.ctid < format('(%s,0)', $1::bigint + $2::bigint)::tid
              AND l.expires_at < (SELECT touched_before FROM horizon)
+             AND NOT l.gated
              -- A lease that an outage protected ended later than it says.
              AND (l.expires_at <= c.outage_start
                   OR c.grace_end < clock_timestamp() - interval '1 hour')
@@ -109,6 +119,65 @@ async fn sweep_lease_ends(pool: &PgPool, block: i64) -> sqlx::Result<u64> {
     .execute(pool)
     .await?;
     Ok(removed.rows_affected())
+}
+
+/// Clears the gates of a stretch that nobody may ask about any more: whose leases have ended, and
+/// whose waiters have gone.
+async fn advance_gates(pool: &PgPool, block: i64) -> sqlx::Result<()> {
+    sqlx::query_scalar!(
+        r#"/* sweeper.gates */
+        WITH keys AS MATERIALIZED (
+          SELECT l.namespace_id, l.name FROM locks l
+           WHERE l.ctid >= format('(%s,0)', $1::bigint)::tid
+             AND l.ctid < format('(%s,0)', $1::bigint + $2::bigint)::tid
+             AND l.gated AND (l.account_id = 0 OR l.end_reason <> 0
+                              OR l.expires_at < clock_timestamp() - interval '5 s')
+           LIMIT 200
+        ), arrays AS (
+          SELECT count(*)::integer AS length, array_agg(namespace_id) AS namespace_ids,
+                 array_agg(name) AS names FROM keys
+        )
+        SELECT count(*) AS "count!" FROM arrays a
+          CROSS JOIN LATERAL lock_gate(0, clock_timestamp() + interval '10 s',
+            array_fill('advance'::text, ARRAY[a.length]), a.namespace_ids, a.names,
+            '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}')
+         WHERE a.length > 0"#,
+        block,
+        STRETCH_BLOCKS,
+    )
+    .fetch_one(pool)
+    .await?;
+    Ok(())
+}
+
+async fn sweep_members(pool: &PgPool, block: i64) -> sqlx::Result<()> {
+    sqlx::query!(
+        "/* sweeper.members */
+        DELETE FROM lock_members WHERE ctid = ANY (ARRAY(
+          SELECT m.ctid FROM lock_members m
+           WHERE m.ctid >= format('(%s,0)', $1::bigint)::tid
+             AND m.ctid < format('(%s,0)', $1::bigint + $2::bigint)::tid
+             AND m.end_reason <> 0 AND m.expires_at < clock_timestamp() - interval '1 hour'
+             FOR UPDATE SKIP LOCKED))",
+        block,
+        STRETCH_BLOCKS,
+    )
+    .execute(pool)
+    .await?;
+    Ok(())
+}
+
+/// Forgets nodes that have not looked for an hour and have no tickets.
+async fn sweep_nodes(pool: &PgPool) -> sqlx::Result<()> {
+    sqlx::query!(
+        "/* sweeper.nodes */
+        DELETE FROM nodes n
+         WHERE n.looked_at < clock_timestamp() - interval '1 hour'
+           AND NOT EXISTS (SELECT FROM lock_tickets t WHERE t.node_id = n.node_id)"
+    )
+    .execute(pool)
+    .await?;
+    Ok(())
 }
 
 #[cfg(test)]

@@ -56,6 +56,7 @@ pub(crate) struct ListQuery {
     namespace: String,
     after_namespace: String,
     after_name: String,
+    after_token: i64,
 }
 
 pub(crate) async fn list(
@@ -76,7 +77,11 @@ pub(crate) async fn list(
         return Err(WebError::BadRequest);
     }
     let is_first = query.after_namespace.is_empty();
-    let after = (!is_first).then_some((query.after_namespace.as_str(), query.after_name.as_str()));
+    let after = (!is_first).then_some((
+        query.after_namespace.as_str(),
+        query.after_name.as_str(),
+        query.after_token,
+    ));
     let locks = store::list_live(db, account_id, namespace, after, FETCHED_ROWS).await?;
     let choices = names.map(|name| Choice::new(name, name));
     let choices = std::iter::once(Choice::new("", "All")).chain(choices);
@@ -90,6 +95,7 @@ pub(crate) async fn list(
             vec![
                 ("after_namespace", last.namespace.clone()),
                 ("after_name", last.name.clone()),
+                ("after_token", last.fencing_token.to_string()),
             ]
         }),
         namespace: query.namespace,

@@ -74,7 +74,7 @@ impl GateRow {
             "too_many_waiters" => GateOutcome::TooManyWaiters,
             "refused" => GateOutcome::CallerRefused,
             "done" => GateOutcome::Released,
-            "broken_now" => GateOutcome::Broken(vec![BrokenLease {
+            "broken_now" | "broken_before" => GateOutcome::Broken(vec![BrokenLease {
                 lease_id: self.lease_id?,
                 fencing_token: self.fencing_token?,
                 account_id: AccountId(self.account_id?),

@@ -249,8 +249,8 @@ pub(crate) async fn end_leases_of_account(
                      array_agg(name) AS names FROM keys
             )
             SELECT count(*) AS "count!" FROM arrays a
-              CROSS JOIN LATERAL lock_gate(0, 'infinity', array_fill('expel'::text, ARRAY[a.length]),
-                a.namespace_ids, a.names, array_fill($1::bigint, ARRAY[a.length]), '{}', '{}', '{}',
+              CROSS JOIN LATERAL lock_gate(0, 'infinity',
+                array_fill('expel'::text, ARRAY[a.length]), a.namespace_ids, a.names, array_fill($1::bigint, ARRAY[a.length]), '{}', '{}', '{}',
                 '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}') g
              WHERE a.length > 0 AND g.outcome = 'expelled'"#,
             account_id.0

@@ -10,9 +10,9 @@ use uuid::Uuid;
 use crate::support::node::{ALICE, BOB, Node, acquire, heartbeat, key, lost, release, renewed};
 use crate::support::prelude::*;
 
-type Waiting = JoinHandle<Result<AcquireOutcome, EngineError>>;
+pub(super) type Waiting = JoinHandle<Result<AcquireOutcome, EngineError>>;
 
-async fn two_nodes() -> (Database, Arc<Node>, Arc<Node>) {
+pub(super) async fn two_nodes() -> (Database, Arc<Node>, Arc<Node>) {
     let db = Database::create().await;
     let first = Arc::new(Node::start(db.options()).await);
     let second = Arc::new(Node::start(db.options()).await);
@@ -33,7 +33,7 @@ async fn two_nodes() -> (Database, Arc<Node>, Arc<Node>) {
     (db, first, second)
 }
 
-fn waiting(account: i64, name: &str, lease_id: Option<Uuid>, wait_ms: i32) -> Acquire {
+pub(super) fn waiting(account: i64, name: &str, lease_id: Option<Uuid>, wait_ms: i32) -> Acquire {
     Acquire {
         wait_ms,
         ..acquire(account, name, lease_id)
@@ -41,14 +41,19 @@ fn waiting(account: i64, name: &str, lease_id: Option<Uuid>, wait_ms: i32) -> Ac
 }
 
 /// Starts to wait, and returns once the request stands in the line behind `others` others.
-async fn wait_behind(db: &Database, node: &Arc<Node>, request: Acquire, others: i64) -> Waiting {
+pub(super) async fn wait_behind(
+    db: &Database,
+    node: &Arc<Node>,
+    request: Acquire,
+    others: i64,
+) -> Waiting {
     let node = Arc::clone(node);
     let task = tokio::spawn(async move { node.engine.acquire(request).await });
     in_line(db, others + 1).await;
     task
 }
 
-async fn in_line(db: &Database, waiters: i64) {
+pub(super) async fn in_line(db: &Database, waiters: i64) {
     eventually("they stand in the line", async || {
         let count = "SELECT count(*) FROM lock_tickets
                       WHERE claim_token IS NULL AND NOT is_detached";
@@ -58,14 +63,14 @@ async fn in_line(db: &Database, waiters: i64) {
 }
 
 #[track_caller]
-fn granted(outcome: Result<AcquireOutcome, EngineError>) -> Lease {
+pub(super) fn granted(outcome: Result<AcquireOutcome, EngineError>) -> Lease {
     match outcome {
         Ok(AcquireOutcome::Granted(lease)) => lease,
         other => panic!("not granted: {other:?}"),
     }
 }
 
-async fn is_gated(db: &Database) -> bool {
+pub(super) async fn is_gated(db: &Database) -> bool {
     db.value("SELECT gated FROM locks").await
 }
 

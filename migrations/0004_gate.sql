@@ -1045,3 +1045,105 @@ BEGIN
     END IF;
   END LOOP;
 END $$;
+
+-- Grants several locks of a namespace to one lease id, or none: in key order, in one transaction,
+-- and not in any line. A row for each lock: 'granted'; or 'held', 'ended', 'late' or, where the
+-- account may not hold more locks, 'limit' for those because of which nothing was granted.
+CREATE FUNCTION lock_acquire_all(latest_at timestamptz, ns bigint, names text[], account bigint,
+    token bigint, lease uuid, length_ms integer, requested_ms integer, max_hold_ms integer,
+    holder text, metadata jsonb, may_grant boolean)
+RETURNS SETOF gate_result LANGUAGE plpgsql AS $$
+DECLARE
+  lock_name text;
+  l locks;
+  rows locks[] := '{}';
+  w lock_tickets;
+  g record;
+  c lease_clock;
+  a gate_result;
+  t timestamptz;
+  is_own boolean;
+  is_refused boolean := false;
+BEGIN
+  FOREACH lock_name IN ARRAY ARRAY(SELECT n FROM unnest(names) n ORDER BY n COLLATE "C") LOOP
+    a := NULL;
+    a.namespace_id := ns; a.name := lock_name; a.lease_id := lease;
+    LOOP
+      SELECT * INTO l FROM locks x WHERE x.namespace_id = ns AND x.name = lock_name
+         FOR NO KEY UPDATE;
+      EXIT WHEN FOUND OR clock_timestamp() > latest_at;
+      INSERT INTO locks (namespace_id, name, account_id, token_id, fencing_token, acquired_at,
+                         expires_at, lease_id, lease_ms, end_reason, needs_proof)
+      VALUES (ns, lock_name, 0, 0, 0, clock_timestamp(), clock_timestamp(),
+              '00000000-0000-0000-0000-000000000000', 1, 1, false)
+      ON CONFLICT (namespace_id, name) DO NOTHING;
+    END LOOP;
+    IF clock_timestamp() > latest_at THEN
+      a.outcome := 'late';
+      RETURN NEXT a;
+      RETURN;
+    END IF;
+    IF l.gated THEN -- What has lapsed is ended first, and handed over to whoever waits.
+      PERFORM lock_gate(0, latest_at, ARRAY['advance'], ARRAY[ns], ARRAY[lock_name], '{}', '{}',
+                        '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}');
+      SELECT * INTO l FROM locks x WHERE x.namespace_id = ns AND x.name = lock_name;
+    END IF;
+    SELECT * INTO c FROM lease_clock;
+    is_own := l.account_id = account AND l.lease_id = lease;
+    IF lease_is_live(l.expires_at, l.end_reason, greatest(l.lease_ms, l.renewed_ms),
+         c.recent_until, c.open_start, c.outage_start, c.outage_end, c.grace_ms) THEN
+      a.outcome := CASE WHEN NOT is_own THEN 'held'
+                        WHEN l.claim_token = l.fencing_token THEN 'held'
+                        WHEN clock_timestamp() >= l.acquired_at
+                             + l.max_hold_ms * interval '1 ms' THEN 'ended' END;
+    ELSE
+      PERFORM FROM lease_ends e WHERE e.account_id = account AND e.lease_id = lease
+         AND e.namespace_id = ns AND e.name = lock_name;
+      IF is_own OR FOUND THEN
+        a.outcome := 'ended';
+      ELSE
+        PERFORM FROM lock_tickets q WHERE l.gated AND q.namespace_id = ns AND q.name = lock_name
+           AND NOT q.is_detached AND q.waits_until > clock_timestamp();
+        a.outcome := CASE WHEN FOUND THEN 'held' WHEN NOT may_grant THEN 'limit' END;
+      END IF;
+    END IF;
+    IF a.outcome IS NOT NULL THEN
+      is_refused := true;
+      RETURN NEXT a;
+    END IF;
+    rows := rows || l;
+  END LOOP;
+  IF is_refused THEN
+    RETURN;
+  END IF;
+  FOREACH l IN ARRAY rows LOOP
+    a := NULL;
+    a.outcome := 'granted'; a.namespace_id := ns; a.name := l.name; a.lease_id := lease;
+    t := clock_timestamp();
+    IF l.account_id = account AND l.lease_id = lease THEN
+      l.expires_at := greatest(l.expires_at, least(
+        t + coalesce(requested_ms, l.lease_ms) * interval '1 ms',
+        l.acquired_at + l.max_hold_ms * interval '1 ms'));
+      l.renewed_ms := greatest(coalesce(requested_ms, l.lease_ms), l.renewed_ms);
+    ELSE
+      w := NULL;
+      w.account_id := account; w.token_id := token; w.lease_id := lease; w.lease_ms := length_ms;
+      w.permits := 1; w.max_hold_ms := lock_acquire_all.max_hold_ms; w.needs_proof := true;
+      w.holder := lock_acquire_all.holder; w.metadata := lock_acquire_all.metadata;
+      g := gate_grant(l, w, '{}', t, false);
+      l := g.l;
+    END IF;
+    UPDATE locks x
+       SET account_id = l.account_id, token_id = l.token_id, fencing_token = l.fencing_token,
+           acquired_at = l.acquired_at, expires_at = l.expires_at, lease_id = l.lease_id,
+           lease_ms = l.lease_ms, renewed_ms = l.renewed_ms, end_reason = l.end_reason,
+           needs_proof = l.needs_proof, holder = l.holder, metadata = l.metadata,
+           max_hold_ms = l.max_hold_ms, claim_token = l.claim_token
+     WHERE x.namespace_id = l.namespace_id AND x.name = l.name;
+    a.account_id := account; a.fencing_token := l.fencing_token; a.permits := 1;
+    a.lease_ms := l.lease_ms; a.max_hold_ms := l.max_hold_ms; a.acquired_at := l.acquired_at;
+    a.expires_at := l.expires_at;
+    a.expires_in_ms := floor(extract(epoch FROM l.expires_at - t) * 1000);
+    RETURN NEXT a;
+  END LOOP;
+END $$;

@@ -155,6 +155,50 @@ impl Acquire {
     }
 }
 
+/// A request to hold several locks of a namespace, or none: all with one lease id, which is the
+/// client's own. It does not wait.
+#[derive(Clone, Debug)]
+pub struct AcquireAll {
+    /// The locks' namespace.
+    pub namespace_id: NamespaceId,
+    /// The locks' names: at most [`MAX_TOGETHER`], none twice.
+    pub names: Vec<LockName>,
+    /// The account that will hold them.
+    pub account_id: AccountId,
+    /// The API token that was sent with the request.
+    pub token_id: TokenId,
+    /// The id that each of the leases will have.
+    pub lease_id: Uuid,
+    /// The length of the leases, milliseconds.
+    pub lease_ms: i32,
+    /// The same, if the request itself named it.
+    pub requested_ms: Option<i32>,
+    /// As in [`Acquire`].
+    pub max_hold_ms: Option<i32>,
+    /// As in [`Acquire`].
+    pub holder: Option<String>,
+    /// As in [`Acquire`].
+    pub metadata: Option<Value>,
+    /// The most locks that the account may hold at once.
+    pub max_live_locks: i32,
+}
+
+/// The outcome of an [`AcquireAll`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AcquireAllOutcome {
+    /// All are held by these leases, in the order of the request's names.
+    Granted(Vec<Lease>),
+    /// Nothing was granted: these are held by others, or waited for.
+    Held(Vec<LockName>),
+    /// Nothing was granted or renewed: one of the leases of this id has ended.
+    LeaseEnded,
+    /// Nothing was granted: the account holds as many locks as its plan allows.
+    TooManyLocks,
+}
+
+/// The most locks of an [`AcquireAll`].
+pub const MAX_TOGETHER: usize = 50;
+
 /// A request to renew a lease.
 #[derive(Clone, Debug)]
 pub struct Heartbeat {

@@ -4,6 +4,7 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use serde_json::json;
 use sqlx::{PgConnection, PgPool};
+use uuid::Uuid;
 
 use super::{BreakError, LockName};
 use crate::audit::{self, Act, Actor};
@@ -72,6 +73,122 @@ pub async fn list_live(
     )
     .fetch_all(pool)
     .await
+}
+
+/// A lock, with who holds it and who waits for it.
+#[derive(Clone, Debug)]
+pub struct LockView {
+    /// The leases that hold it, in the order of their grants.
+    pub leases: Vec<HeldLease>,
+    /// The first of those who wait for it, at most [`MOST_SHOWN`], in the order of their tickets.
+    pub queue: Vec<QueuedRequest>,
+    /// The number of those who wait for it.
+    pub queue_length: i64,
+}
+
+/// The most waiters that a [`LockView`] shows.
+pub const MOST_SHOWN: i64 = 100;
+
+/// A lease that holds a lock.
+#[derive(Clone, Debug)]
+pub struct HeldLease {
+    /// The account that holds it.
+    pub account_id: i64,
+    /// Its lease id.
+    pub lease_id: Uuid,
+    /// The grant's fencing token.
+    pub fencing_token: i64,
+    /// As [`super::Mode::permits`].
+    pub permits: i32,
+    /// The number of its permit, if it is of a semaphore.
+    pub slot: Option<i32>,
+    /// The length that it was granted with, milliseconds.
+    pub lease_ms: i32,
+    /// Its hold limit, milliseconds.
+    pub max_hold_ms: Option<i32>,
+    /// When it was granted.
+    pub acquired_at: DateTime<Utc>,
+    /// When it ends unless it is renewed.
+    pub expires_at: DateTime<Utc>,
+    /// The client's label for people.
+    pub holder: Option<String>,
+    /// The client's JSON for programs.
+    pub metadata: Option<serde_json::Value>,
+}
+
+/// A request that waits for a lock.
+#[derive(Clone, Debug)]
+pub struct QueuedRequest {
+    /// Its place: 1 is the next.
+    pub position: i64,
+    /// The account that waits.
+    pub account_id: i64,
+    /// As [`super::Mode::permits`].
+    pub permits: i32,
+    /// The client's label for people.
+    pub holder: Option<String>,
+    /// How long ago its ticket was drawn, milliseconds.
+    pub waited_ms: i64,
+    /// True while no request waits with the ticket.
+    pub is_detached: bool,
+}
+
+/// Who holds a lock, and who waits for it.
+///
+/// # Errors
+/// If a query fails.
+pub async fn find(
+    pool: &PgPool,
+    namespace_id: NamespaceId,
+    name: &LockName,
+) -> sqlx::Result<LockView> {
+    let leases = sqlx::query_as!(
+        HeldLease,
+        r#"/* locks.leases_of_lock */
+        SELECT l.account_id AS "account_id!", l.lease_id AS "lease_id!",
+               l.fencing_token AS "fencing_token!", l.permits AS "permits!", l.slot,
+               l.lease_ms AS "lease_ms!", l.max_hold_ms, l.acquired_at AS "acquired_at!",
+               l.expires_at AS "expires_at!", l.holder, l.metadata
+          FROM unended_leases l CROSS JOIN lease_clock c
+         WHERE l.namespace_id = $1 AND l.name = $2
+           AND lease_is_live(l.expires_at, l.end_reason, l.length_ms, c.recent_until,
+                             c.open_start, c.outage_start, c.outage_end, c.grace_ms)
+         ORDER BY l.fencing_token"#,
+        namespace_id.0,
+        name.as_str(),
+    )
+    .fetch_all(pool)
+    .await?;
+    let queue = sqlx::query_as!(
+        QueuedRequest,
+        r#"/* locks.queue_of_lock */
+        SELECT row_number() OVER (ORDER BY t.ticket) AS "position!", t.account_id, t.permits,
+               t.holder, t.is_detached,
+               (extract(epoch FROM clock_timestamp() - t.joined_at) * 1000)::bigint
+                 AS "waited_ms!"
+          FROM lock_tickets t
+         WHERE t.namespace_id = $1 AND t.name = $2 AND t.claim_token IS NULL
+         ORDER BY t.ticket LIMIT $3"#,
+        namespace_id.0,
+        name.as_str(),
+        MOST_SHOWN,
+    )
+    .fetch_all(pool)
+    .await?;
+    let queue_length = sqlx::query_scalar!(
+        r#"/* locks.queue_length_of_lock */
+        SELECT count(*) AS "count!" FROM lock_tickets t
+         WHERE t.namespace_id = $1 AND t.name = $2 AND t.claim_token IS NULL"#,
+        namespace_id.0,
+        name.as_str(),
+    )
+    .fetch_one(pool)
+    .await?;
+    Ok(LockView {
+        leases,
+        queue,
+        queue_length,
+    })
 }
 
 /// The number of leases that an account holds, and of its places in lines: both count against its
@@ -250,8 +367,9 @@ pub(crate) async fn end_leases_of_account(
             )
             SELECT count(*) AS "count!" FROM arrays a
               CROSS JOIN LATERAL lock_gate(0, 'infinity',
-                array_fill('expel'::text, ARRAY[a.length]), a.namespace_ids, a.names, array_fill($1::bigint, ARRAY[a.length]), '{}', '{}', '{}',
-                '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}') g
+                array_fill('expel'::text, ARRAY[a.length]), a.namespace_ids, a.names,
+                array_fill($1::bigint, ARRAY[a.length]), '{}', '{}', '{}', '{}', '{}', '{}', '{}',
+                '{}', '{}', '{}', '{}', '{}', '{}') g
              WHERE a.length > 0 AND g.outcome = 'expelled'"#,
             account_id.0
         )

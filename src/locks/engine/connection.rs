@@ -6,11 +6,13 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::PgConnection;
 use sqlx::postgres::PgConnectOptions;
+use tokio::time::error::Elapsed;
 
 use super::batch_statement::BatchStatement;
 use super::request::{Outcomes, Pending};
-use super::statements;
+use super::statements::{self, together};
 use crate::db;
+use crate::locks::{AcquireAll, AcquireAllOutcome};
 
 /// The time after which a statement's connection is given up and its outcome is unknown. The
 /// statement is never cancelled: one that waits for a synchronous standby would then report success
@@ -141,6 +143,18 @@ pub(super) struct Node<'a> {
     pub(super) database: &'a PgConnectOptions,
 }
 
+/// A statement that is about to be sent.
+struct Sending {
+    session: Session,
+    statement: &'static str,
+    /// The number of requests that it is about.
+    count: usize,
+    sent_at: Instant,
+    writes_until: Instant,
+    /// The same on the database's clock.
+    latest_at: DateTime<Utc>,
+}
+
 /// A connection that is kept, and opened again when it was lost.
 #[derive(Default)]
 pub(super) struct LaneConnection(Option<Session>);
@@ -205,44 +219,94 @@ impl LaneConnection {
         node: Node<'_>,
         pending: &[Pending<S::Request>],
     ) -> Result<Executed<S>, SendError> {
-        let count = pending.len();
-        let mut session = self.take(node.database).await.map_err(|error| {
-            tracing::warn!(
-                %error,
-                statement = S::NAME,
-                requests = count,
-                "no connection to the database"
-            );
-            SendError::NotSent
-        })?;
-        let requests: Vec<&S::Request> = pending.iter().map(|pending| &pending.request).collect();
         // The first to be answered as unknown bounds the statement for all.
         let deadline = pending.iter().map(|pending| pending.deadline).min();
-        let sent_at = Instant::now();
-        let writes_until = (sent_at + WRITES_WITHIN).min(deadline.unwrap_or(sent_at));
-        let latest_at = session.clock.at(writes_until);
-        let send = S::send(&mut session.connection, node.id, &requests, latest_at);
+        let deadline = deadline.unwrap_or_else(Instant::now);
+        let mut sending = self
+            .begin(node.database, S::NAME, pending.len(), deadline)
+            .await?;
+        let requests: Vec<&S::Request> = pending.iter().map(|pending| &pending.request).collect();
+        let connection = &mut sending.session.connection;
+        let send = S::send(connection, node.id, &requests, sending.latest_at);
         let result = tokio::time::timeout(STATEMENT_TIMEOUT, send).await;
+        let took = sending.sent_at.elapsed();
+        let ((outcomes, news), mut session) = self.finish(sending, result).await?;
+        session.is_clock_doubted |= outcomes.iter().any(Option::is_none);
+        self.0 = Some(session);
+        Ok(Executed {
+            outcomes,
+            news,
+            took,
+        })
+    }
+
+    /// Acquires several locks in one transaction. `None`: it came too late, retry it.
+    pub(super) async fn acquire_all(
+        &mut self,
+        database: &PgConnectOptions,
+        request: &AcquireAll,
+        may_grant: bool,
+        deadline: Instant,
+    ) -> Result<Option<AcquireAllOutcome>, SendError> {
+        let mut sending = self.begin(database, "acquire_all", 1, deadline).await?;
+        let connection = &mut sending.session.connection;
+        let send = together::acquire_all(connection, request, may_grant, sending.latest_at);
+        let result = tokio::time::timeout(STATEMENT_TIMEOUT, send).await;
+        let (outcome, mut session) = self.finish(sending, result).await?;
+        session.is_clock_doubted |= outcome.is_none();
+        self.0 = Some(session);
+        Ok(outcome)
+    }
+
+    /// Takes the connection for a statement about `count` requests.
+    async fn begin(
+        &mut self,
+        database: &PgConnectOptions,
+        statement: &'static str,
+        count: usize,
+        deadline: Instant,
+    ) -> Result<Sending, SendError> {
+        let session = self.take(database).await.map_err(|error| {
+            tracing::warn!(%error, statement, requests = count, "no connection to the database");
+            SendError::NotSent
+        })?;
+        let sent_at = Instant::now();
+        let writes_until = (sent_at + WRITES_WITHIN).min(deadline);
+        Ok(Sending {
+            statement,
+            count,
+            sent_at,
+            writes_until,
+            latest_at: session.clock.at(writes_until),
+            session,
+        })
+    }
+
+    /// The result of a statement. After an error the connection is kept only if its state is known:
+    /// one whose result is lost is dropped without a cancel request, and the statement runs to its
+    /// end.
+    async fn finish<T>(
+        &mut self,
+        sending: Sending,
+        result: Result<sqlx::Result<T>, Elapsed>,
+    ) -> Result<(T, Session), SendError> {
+        let Sending {
+            mut session,
+            statement,
+            count,
+            sent_at,
+            writes_until,
+            ..
+        } = sending;
         session.used_at = Instant::now();
-        let took = sent_at.elapsed();
-        metrics::histogram!("lockable_database_seconds", "statement" => S::NAME)
-            .record(took.as_secs_f64());
-        // If the result is lost, the connection is dropped without a cancel request: the statement
-        // runs to its end.
+        metrics::histogram!("lockable_database_seconds", "statement" => statement)
+            .record(sent_at.elapsed().as_secs_f64());
         match result {
-            Ok(Ok((outcomes, news))) => {
-                session.is_clock_doubted |= outcomes.iter().any(Option::is_none);
-                self.0 = Some(session);
-                Ok(Executed {
-                    outcomes,
-                    news,
-                    took,
-                })
-            }
+            Ok(Ok(value)) => Ok((value, session)),
             Ok(Err(error)) if db::is_contention(&error) => {
                 tracing::debug!(
                     %error,
-                    statement = S::NAME,
+                    statement,
                     requests = count,
                     "lost against other statements: retried"
                 );
@@ -252,7 +316,7 @@ impl LaneConnection {
             Ok(Err(error)) if db::is_unavailable(&error) => {
                 tracing::warn!(
                     %error,
-                    statement = S::NAME,
+                    statement,
                     requests = count,
                     "the database's answer is lost"
                 );
@@ -263,7 +327,7 @@ impl LaneConnection {
             Ok(Err(error)) => {
                 tracing::error!(
                     %error,
-                    statement = S::NAME,
+                    statement,
                     requests = count,
                     "the database refused a statement"
                 );
@@ -272,7 +336,7 @@ impl LaneConnection {
             }
             Err(_) => {
                 tracing::warn!(
-                    statement = S::NAME,
+                    statement,
                     requests = count,
                     "the database does not answer: connection given up"
                 );

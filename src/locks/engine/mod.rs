@@ -14,6 +14,7 @@
 //! * [`statements`]: the statements that decide, each about many locks at once;
 //! * `gate`: requests to the gate of a lock, which decides about its line and its members;
 //! * `waiting`: this node's waiters, their timers, and what wakes them;
+//! * `together`: requests for several locks or none;
 //! * [`metric`]: the metrics of waiting;
 //! * `delivery`: outcome to reply, counters, retry.
 
@@ -27,11 +28,13 @@ mod prediction;
 mod queue;
 mod request;
 pub mod statements;
+mod together;
 mod waiting;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use sqlx::postgres::PgConnectOptions;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, oneshot};
@@ -43,11 +46,12 @@ use self::gate::{GateOperation, GateOutcome, GateRequest, NOBODY, Place};
 use self::lane::{Lane, MAX_ISOLATED};
 use self::queue::{Queue, Queues};
 use self::request::{LockRequest, MemberHeartbeat, Pending};
+use self::together::Together;
 use self::waiting::{Waiter, Waiting};
 use super::usage::Usage;
 use super::{
-    Acquire, AcquireOutcome, BrokenLease, EngineError, Heartbeat, HeartbeatOutcome, LeasesToBreak,
-    LockKey, Lost, Mode, Release, ReleaseOutcome,
+    Acquire, AcquireAll, AcquireAllOutcome, AcquireOutcome, BrokenLease, EngineError, Heartbeat,
+    HeartbeatOutcome, LeasesToBreak, LockKey, Lost, Mode, Release, ReleaseOutcome,
 };
 
 pub use self::request::FastOutcome;
@@ -88,6 +92,7 @@ pub struct Engine {
     tasks: TaskTracker,
     usage: Usage,
     waiting: Arc<Waiting>,
+    together: Together,
     /// Ends the tasks of the waiters.
     ended: CancellationToken,
     deadline: Duration,
@@ -128,6 +133,7 @@ impl Engine {
             tasks,
             usage,
             waiting,
+            together: Together::new(database.clone()),
             ended,
             deadline: settings.deadline,
         }
@@ -338,6 +344,50 @@ impl Engine {
     /// The number of requests that wait for a lock on this node.
     pub fn waiters(&self) -> usize {
         self.waiting.len()
+    }
+
+    /// Takes several locks, or none; repeated with the same lease id, it renews them. It does not
+    /// wait, and takes no lock that others wait for.
+    ///
+    /// # Errors
+    /// [`EngineError`]: its variants say whether the request may have been executed.
+    pub async fn acquire_all(&self, request: AcquireAll) -> Result<AcquireAllOutcome, EngineError> {
+        let max = request.max_live_locks;
+        let may_grant = !self.usage.is_at_limit(request.account_id, max);
+        let deadline = Instant::now() + self.deadline;
+        let asked = self.together.acquire_all(&request, may_grant, deadline);
+        // Late, it may have been executed.
+        let outcome = tokio::time::timeout_at(deadline.into(), asked)
+            .await
+            .unwrap_or(Err(EngineError::Unknown))?;
+        match outcome {
+            AcquireAllOutcome::TooManyLocks => Err(EngineError::TooManyLocks { max }),
+            AcquireAllOutcome::Granted(leases) => {
+                for _ in &leases {
+                    self.usage.note_grant(request.account_id, max);
+                }
+                Ok(AcquireAllOutcome::Granted(leases))
+            }
+            outcome => Ok(outcome),
+        }
+    }
+
+    /// Renews many leases, each by itself: together in the lane's next batches. Outcomes are in the
+    /// order of the requests.
+    pub async fn heartbeats(
+        &self,
+        requests: Vec<Heartbeat>,
+    ) -> Vec<Result<HeartbeatOutcome, EngineError>> {
+        join_all(requests.into_iter().map(|request| self.heartbeat(request))).await
+    }
+
+    /// Ends many leases, each by itself: together in the lane's next batches. Outcomes are in the
+    /// order of the requests.
+    pub async fn releases(
+        &self,
+        requests: Vec<Release>,
+    ) -> Vec<Result<ReleaseOutcome, EngineError>> {
+        join_all(requests.into_iter().map(|request| self.release(request))).await
     }
 
     /// The counts of accounts' live locks.

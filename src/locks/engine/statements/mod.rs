@@ -48,6 +48,7 @@
 
 pub(super) mod gate;
 pub(super) mod members;
+pub(super) mod together;
 pub(super) mod waiting;
 
 use chrono::{DateTime, TimeDelta, Utc};

@@ -210,12 +210,10 @@ impl Waiter {
     }
 
     /// The lease, with the time that was waited until the instant before it was asked for.
-    fn granted(&self, lease: Lease, asked_at: Instant) -> Lease {
+    fn granted(&self, mut lease: Lease, asked_at: Instant) -> Lease {
         let waited = asked_at.saturating_duration_since(self.arrived_at);
-        Lease {
-            waited_ms: i32::try_from(waited.as_millis()).unwrap_or(i32::MAX),
-            ..lease
-        }
+        lease.waited_ms = i32::try_from(waited.as_millis()).unwrap_or(i32::MAX);
+        lease
     }
 
     async fn next_event(&self) -> Event {

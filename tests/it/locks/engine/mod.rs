@@ -5,4 +5,5 @@ mod gates_from_outside;
 mod limits;
 mod model;
 mod storage;
+mod together;
 mod waiting;

@@ -1,0 +1,65 @@
+//! Requests for several locks or none: in one transaction, on a connection of their own.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use sqlx::postgres::PgConnectOptions;
+use tokio::sync::Mutex;
+
+use super::connection::{LaneConnection, SendError};
+use crate::locks::{AcquireAll, AcquireAllOutcome, EngineError};
+
+/// The pause before a request that lost against others, or found no database, is tried again.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// The connection for requests about several locks: one of them at a time on a node.
+#[derive(Clone)]
+pub(super) struct Together {
+    database: PgConnectOptions,
+    connection: Arc<Mutex<LaneConnection>>,
+}
+
+impl std::fmt::Debug for Together {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Together").finish_non_exhaustive()
+    }
+}
+
+impl Together {
+    pub(super) fn new(database: PgConnectOptions) -> Self {
+        Self {
+            database,
+            connection: Arc::default(),
+        }
+    }
+
+    /// Acquires all locks of the request, or none; `may_grant` is false for an account at its
+    /// limit.
+    ///
+    /// # Errors
+    /// [`EngineError`]: whether it was executed is unknown, or the database refused it.
+    pub(super) async fn acquire_all(
+        &self,
+        request: &AcquireAll,
+        may_grant: bool,
+        deadline: Instant,
+    ) -> Result<AcquireAllOutcome, EngineError> {
+        loop {
+            let mut connection = self.connection.lock().await;
+            let sent = connection.acquire_all(&self.database, request, may_grant, deadline);
+            let result = sent.await;
+            drop(connection);
+            match result {
+                Ok(Some(outcome)) => return Ok(outcome),
+                Err(SendError::Refused) => return Err(EngineError::Refused),
+                // A second execution finds the leases of the first by their id.
+                Ok(None) | Err(SendError::NotSent | SendError::InDoubt | SendError::Contention) => {
+                }
+            }
+            if Instant::now() + PAUSE >= deadline {
+                return Err(EngineError::Unknown);
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+}

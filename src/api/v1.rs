@@ -55,8 +55,9 @@ pub struct NamedCall {
 }
 
 /// Each part of an answer has its deadline: the look-up of the token, the engine (which adds it to
-/// the time that the request waits for the lock), the wait for a body. The method is no part of finding a call: the answer to a wrong one lists the right ones,
-/// and a HEAD must never take a lock.
+/// the time that the request waits for the lock), the wait for a body. The method is no part of
+/// finding a call: the answer to a wrong one lists the right ones, and a HEAD must never take a
+/// lock.
 impl DirectCalls for Api {
     type Call = NamedCall;
 

@@ -83,8 +83,8 @@ codes! {
     /// More requests a second than the account's plan allows, on this node. Nothing was done; ask
     /// again after `Retry-After`.
     TooManyRequests = ("too-many-requests", TOO_MANY_REQUESTS, "Too many requests");
-    /// As many requests of the account wait for locks as may: on this node, from the plan, or 10 for
-    /// one lock of the public namespace. Nothing was done; ask again after `Retry-After`.
+    /// As many requests of the account wait for locks as may: on this node, from the plan, or 10
+    /// for one lock of the public namespace. Nothing was done; ask again after `Retry-After`.
     TooManyWaiters = ("too-many-waiters", TOO_MANY_REQUESTS, "Too many requests wait");
     /// Too many requests with unknown tokens came from this address. Nothing was done; ask again
     /// after `Retry-After`.

@@ -22,7 +22,7 @@ const TIMEOUT: Duration = Duration::from_secs(15);
 pub(super) const LONGEST_WAIT: Duration = Duration::from_secs(50);
 /// A request that the service has not answered after so long waits.
 const SURELY_WAITS: Duration = Duration::from_secs(1);
-/// A waiting request is answered up to so much before its time is up.
+/// A waiting request is answered so much before its time is up at most.
 const WAIT_TOLERANCE: Duration = Duration::from_millis(100);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -290,7 +290,8 @@ impl Outcome {
             expires_in_ms,
             waited_ms,
             held_until: expires_in_ms.map(held_until),
-            is_wait_over: !wait.is_zero() && (sent_at + wait - WAIT_TOLERANCE).has_passed(),
+            is_wait_over: !wait.is_zero()
+                && (sent_at + wait - WAIT_TOLERANCE.min(wait / 2)).has_passed(),
         }
     }
 }

@@ -18,23 +18,40 @@ struct Scripted {
     acquires: Arc<Mutex<Vec<(Instant, String)>>>,
 }
 
-type Answer = (u16, &'static str, &'static str);
+#[derive(Clone, Copy)]
+struct Answer {
+    status: u16,
+    body: &'static str,
+    retry_after: Option<&'static str>,
+    expires_in_ms: &'static str,
+}
 
-const FALSE: Answer = (200, "", r#"{"response": false}"#);
-const GRANTED: Answer = (200, "", r#"{"response": true}"#);
-const STOPPING: Answer = (
-    503,
-    "0",
-    r#"{"code": "shutting-down", "detail": "Stopping."}"#,
-);
-const TOO_MANY: Answer = (
+const fn answer(status: u16, body: &'static str) -> Answer {
+    Answer {
+        status,
+        body,
+        retry_after: None,
+        expires_in_ms: "60000",
+    }
+}
+
+const FALSE: Answer = answer(200, r#"{"response": false}"#);
+const GRANTED: Answer = answer(200, r#"{"response": true}"#);
+const GRANTED_LONG_AGO: Answer = Answer {
+    expires_in_ms: "0",
+    ..GRANTED
+};
+const STOPPING: Answer = Answer {
+    retry_after: Some("0"),
+    ..answer(503, r#"{"code": "shutting-down", "detail": "Stopping."}"#)
+};
+const TOO_MANY: Answer = answer(
     429,
-    "1",
     r#"{"code": "too-many-waiters", "detail": "Too many."}"#,
 );
 
 impl Scripted {
-    async fn new(answer: impl Fn(usize, bool) -> Answer + Clone + Send + Sync + 'static) -> Self {
+    async fn new(script: impl Fn(usize, bool) -> Answer + Clone + Send + Sync + 'static) -> Self {
         let acquires = Arc::new(Mutex::new(Vec::new()));
         let handler = {
             let acquires = Arc::clone(&acquires);
@@ -42,7 +59,7 @@ impl Scripted {
                 let query = uri.query().unwrap_or_default().to_owned();
                 let response = if uri.path().starts_with("/v1/acquire/") {
                     let mut acquires = acquires.lock().unwrap();
-                    let response = answer(acquires.len(), query.contains("wait_ms"));
+                    let response = script(acquires.len(), query.contains("wait_ms"));
                     acquires.push((Instant::now(), query));
                     response
                 } else {
@@ -102,19 +119,23 @@ impl Scripted {
     }
 }
 
-fn rendered((status, retry_after, body): Answer) -> Response {
-    let mut response = Response::builder().status(status);
-    if !retry_after.is_empty() {
-        response = response.header("retry-after", retry_after);
+fn rendered(answer: Answer) -> Response {
+    let mut response = Response::builder().status(answer.status);
+    let headers = [
+        ("retry-after", answer.retry_after),
+        ("lockable-fencing-token", Some("1")),
+        ("lockable-lease-ms", Some("60000")),
+        ("lockable-expires-in-ms", Some(answer.expires_in_ms)),
+    ];
+    for (name, value) in headers {
+        if let Some(value) = value {
+            response = response.header(name, value);
+        }
     }
-    for (name, value) in [
-        ("lockable-fencing-token", "1"),
-        ("lockable-lease-ms", "60000"),
-        ("lockable-expires-in-ms", "60000"),
-    ] {
-        response = response.header(name, value);
-    }
-    response.body(body.to_owned()).unwrap().into_response()
+    response
+        .body(answer.body.to_owned())
+        .unwrap()
+        .into_response()
 }
 
 /// A service from before there was waiting answers 501, or does not know the parameter.
@@ -122,7 +143,7 @@ fn rendered((status, retry_after, body): Answer) -> Response {
 async fn an_older_service_is_polled() {
     for status in [501, 400] {
         let service = Scripted::new(move |number, waits| match number {
-            _ if waits => (status, "", r#"{"code": "older", "detail": "What?"}"#),
+            _ if waits => answer(status, r#"{"code": "older", "detail": "What?"}"#),
             0..4 => FALSE,
             _ => GRANTED,
         })
@@ -131,7 +152,7 @@ async fn an_older_service_is_polled() {
         assert_eq!(service.waits(), [true, false, false, false, false]);
     }
     // What is wrong with the request itself is said.
-    let service = Scripted::new(|_, _| (400, "", r#"{"detail": "Wrong."}"#)).await;
+    let service = Scripted::new(|_, _| answer(400, r#"{"detail": "Wrong."}"#)).await;
     let (code, said) = service.run(&[]).await;
     assert_eq!(code, Some(77));
     assert!(said.contains("Wrong."), "{said}");
@@ -188,4 +209,16 @@ async fn a_request_that_could_not_wait_is_repeated_with_an_id_of_its_own_after_a
     assert_eq!(service.lease_ids(), 5);
     let pauses = Duration::from_millis(50 + 100 + 200 + 400);
     assert!(began.elapsed() >= pauses, "{:?}", service.acquires());
+}
+
+/// After a machine slept while it waited, the lease of the answer may have ended: no command is run
+/// under it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_that_has_ended_before_its_answer_was_read_is_not_used() {
+    let answers = [GRANTED_LONG_AGO, GRANTED_LONG_AGO, GRANTED];
+    let service = Scripted::new(move |number, _| answers[number]).await;
+    assert_eq!(service.run(&[]).await, (Some(7), String::new()));
+    assert_eq!(service.lease_ids(), 3);
+    let service = Scripted::new(|_, _| GRANTED_LONG_AGO).await;
+    assert_eq!(service.run(&["-qn"]).await, (Some(75), String::new()));
 }

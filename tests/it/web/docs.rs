@@ -76,6 +76,31 @@ async fn the_shell_script_runs_the_job_under_the_lock_and_gives_it_back() {
     );
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_waiting_request_gets_the_lock_when_it_is_free() {
+    let app = TestApp::start().await;
+    let token = app.account("hobbyist").await.token().await;
+    let holder = app.token(&app.account("hobbyist").await.token().await);
+    assert!(holder.acquire("nightly-report").await.verdict());
+    let mut waits = Command::new("sh");
+    waits
+        .arg("-c")
+        .arg(example(&app, "code-waiting").await)
+        .env("LOCKABLE_AUTH_TOKEN", token.expose())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true);
+    let waits = waits.spawn().unwrap();
+    eventually("it stands in the line", async || {
+        let count = "SELECT count(*) FROM lock_tickets";
+        (app.db.value::<i64>(count).await == 1).then_some(())
+    })
+    .await;
+    assert!(!holder.acquire("nightly-report").await.verdict());
+    assert!(holder.release("nightly-report").await.verdict());
+    let output = waits.wait_with_output().await.unwrap();
+    assert_eq!(output.stdout, br#"{"response": true}"#);
+}
+
 /// An example that runs in a folder of its own, with heartbeats as often as the test wants them.
 struct Running {
     child: Child,

@@ -128,7 +128,14 @@ impl<'a> Acquisition<'a> {
             };
             let outcome = match outcome {
                 Ok(outcome) if outcome.response => {
-                    return granted(&outcome, parameters).map(Acquired::Granted);
+                    let lease = granted(&outcome, parameters)?;
+                    if !lease.held_until.has_passed() {
+                        return Ok(Acquired::Granted(lease));
+                    }
+                    // The answer was late: this machine slept while it waited, as a rule.
+                    self.is_in_doubt = true;
+                    self.give_up().await;
+                    Ok(false)
                 }
                 outcome => outcome.map(|outcome| outcome.is_wait_over),
             };

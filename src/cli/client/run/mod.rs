@@ -74,9 +74,9 @@ pub(in crate::cli) struct RunArgs {
 }
 
 const EXPLANATION: &str = "\
-While somebody else has the lock, the command waits in line: first come, first served, on whichever \
-node. The place is kept if a node of the service stops or the connection breaks, and given up with \
-a signal. A service that knows no waiting is asked again and again instead.
+While somebody else has the lock, it waits in line: first come, first served, on whichever node of \
+the service. The place is kept if a node stops or the connection breaks, and a signal gives it up. \
+An older service, which knows no waiting, is asked again and again instead.
 
 The lease is renewed at a third of its length. If it cannot be renewed, everything that the \
 command has started is told to end (SIGTERM) and then killed, before the lease ends; time that the \

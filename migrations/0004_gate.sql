@@ -174,10 +174,13 @@ $$;
 -- True if the token may still be granted a lease: looked at again before each grant to a ticket.
 CREATE FUNCTION token_is_admitted(token bigint) RETURNS boolean LANGUAGE sql STABLE AS $$
   SELECT EXISTS (
+    -- Lateral, one by one: joined freely, it would read tables whole.
     SELECT FROM api_tokens t
-      JOIN accounts a USING (account_id)
-      JOIN plans p USING (plan_id)
-      JOIN namespaces n ON n.namespace_id = t.namespace_id
+      CROSS JOIN LATERAL (SELECT * FROM accounts a WHERE a.account_id = t.account_id LIMIT 1) a
+      CROSS JOIN LATERAL (SELECT * FROM plans p WHERE p.plan_id = a.plan_id LIMIT 1) p
+      CROSS JOIN LATERAL (
+        SELECT * FROM namespaces n WHERE n.namespace_id = t.namespace_id LIMIT 1
+      ) n
      WHERE t.token_id = token AND t.revoked_at IS NULL
        AND (t.expires_at IS NULL OR t.expires_at > clock_timestamp())
        AND a.suspended_at IS NULL AND a.deleting_since IS NULL
@@ -907,8 +910,10 @@ BEGIN
                    LIMIT r.max_tickets) x) THEN
           a.outcome := 'too_many_waiters';
         ELSE -- The ticket is drawn under the row lock. A repeated request keeps its place.
-          INSERT INTO nodes (node_id, looked_at) VALUES (me, clock_timestamp())
-          ON CONFLICT DO NOTHING; -- a node that has not looked yet
+          INSERT INTO nodes AS d (node_id, looked_at) VALUES (me, clock_timestamp())
+          ON CONFLICT (node_id) DO UPDATE SET looked_at = excluded.looked_at
+           WHERE d.looked_at > '-infinity' -- a node without waiters does not look
+             AND d.looked_at < excluded.looked_at - interval '1 s';
           INSERT INTO lock_tickets AS q (namespace_id, name, ticket, account_id, token_id, node_id,
               attachment, waits_until, lease_id, lease_ms, permits, max_hold_ms, needs_proof,
               holder, metadata)

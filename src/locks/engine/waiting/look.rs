@@ -61,6 +61,7 @@ impl Waiting {
         listener.listen(CHANNEL).await?;
         let mut interval = tokio::time::interval(LOOK_EVERY);
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut has_tickets = true;
         loop {
             tokio::select! {
                 notification = listener.try_recv() => {
@@ -70,10 +71,16 @@ impl Waiting {
                     self.hear(notification.payload());
                     continue;
                 }
-                _ = interval.tick() => {}
+                _ = interval.tick() => {
+                    // An idle node writes nothing; a request that begins to wait says that it lives.
+                    if !has_tickets && self.len() == 0 {
+                        continue;
+                    }
+                }
                 () = self.look_wanted.notified() => tokio::time::sleep(REST).await,
             }
-            tokio::time::timeout(db::ACQUIRE_TIMEOUT, self.look_once(&mut listener))
+            let look = self.look_once(&mut listener);
+            has_tickets = tokio::time::timeout(db::ACQUIRE_TIMEOUT, look)
                 .await
                 .map_err(|_| sqlx::Error::PoolTimedOut)??;
             *backoff = FIRST_BACKOFF;
@@ -96,11 +103,12 @@ impl Waiting {
         }
     }
 
-    async fn look_once(&self, connection: &mut PgListener) -> sqlx::Result<()> {
+    /// Returns true if this node has tickets.
+    async fn look_once(&self, connection: &mut PgListener) -> sqlx::Result<bool> {
         let began_at = Instant::now();
         let tickets = statements::look(connection, self.node_id).await?;
         if tickets.is_empty() && self.len() == 0 {
-            return Ok(());
+            return Ok(false);
         }
         let locks = statements::look_at_locks(connection, self.node_id).await?;
         let read_at = Instant::now();
@@ -109,7 +117,7 @@ impl Waiting {
             let within = Duration::from_millis(row.ends_in_ms.unsigned_abs());
             Some((key(row.namespace_id, &row.name)?, read_at + within))
         }));
-        Ok(())
+        Ok(!tickets.is_empty())
     }
 
     /// Tells waiters what the database knows and they do not; leaves tickets that nobody attends.

@@ -2,15 +2,18 @@
 
 use std::io::{Error, ErrorKind};
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use uuid::Uuid;
 
 use crate::Target;
 
-/// The lock's name in a request.
+/// How the lock's name of a request is drawn.
+#[derive(Clone, Copy)]
 enum Name {
     None,
     New,
@@ -18,18 +21,49 @@ enum Name {
     New64,
     /// One of a fixed number of names.
     Of,
+    /// Each of a fixed number of names once, whichever connection draws it.
+    Each,
+    /// The connection's own.
+    Own,
 }
 
-/// A request without its name.
+const NAMES: [(Name, &str); 5] = [
+    (Name::New, "{new}"),
+    (Name::New64, "{new64}"),
+    (Name::Of, "{of}"),
+    (Name::Each, "{each}"),
+    (Name::Own, "{own}"),
+];
+const LEASE_ID: &str = "{id}";
+
+/// A part of a request.
+enum Piece {
+    Text(Vec<u8>),
+    Name,
+    /// The id of the name's lease.
+    LeaseId,
+}
+
+/// The number of names that `{each}` has become.
+static DRAWN: AtomicU64 = AtomicU64::new(0);
+/// A prime. Its multiples visit all remainders of a smaller number once, in an order that looks
+/// random.
+const STRIDE: u64 = 2_654_435_761;
+
+/// The requests of a connection without a name: one, or two in turns about the same name.
 pub(crate) struct Template {
-    /// The name is put between each two.
-    pieces: Vec<Vec<u8>>,
-    name: Name,
+    requests: Vec<Vec<Piece>>,
+    next: usize,
+    kind: Name,
+    has_lease_id: bool,
     /// Names are the images of consecutive numbers under a bijection: random to look at, and never
     /// twice.
     number: u64,
     random: u64,
     among: u64,
+    index: u64,
+    name: Vec<u8>,
+    lease_id: [u8; 36],
     expect: Vec<u8>,
     buffer: Vec<u8>,
 }
@@ -37,84 +71,145 @@ pub(crate) struct Template {
 impl Template {
     /// Makes the template for the connection with this index.
     pub(crate) fn new(target: &Target, index: usize) -> Self {
-        let new_name = "a".repeat(17);
-        let body = target.body.replace("{new64}", &STANDARD.encode(&new_name));
-        let mut text = format!(
-            "{} {} HTTP/1.1\r\nHost: {}\r\n",
-            target.method, target.path, target.address
-        );
-        if !target.token.is_empty() {
-            let credentials =
-                STANDARD.encode(format!("{}:", target.token[index % target.token.len()]));
-            text.push_str(&format!("Authorization: Basic {credentials}\r\n"));
-        }
-        if !body.is_empty() {
-            text.push_str(&format!(
-                "Content-Type: application/json\r\nContent-Length: {}\r\n",
-                body.len()
-            ));
-        }
-        text.push_str("\r\n");
-        text.push_str(&target.body);
-        let (name, mark) = [
-            (Name::New, "{new}"),
-            (Name::New64, "{new64}"),
-            (Name::Of, "{of}"),
-        ]
-        .into_iter()
-        .find(|(_, mark)| text.contains(mark))
-        .unwrap_or((Name::None, ""));
-        let pieces = match name {
-            Name::None => vec![text.into_bytes()],
-            _ => text
-                .split(mark)
-                .map(|piece| piece.as_bytes().to_vec())
-                .collect(),
-        };
+        let texts: Vec<_> = std::iter::once(&target.path)
+            .chain(&target.then)
+            .map(|path| request_text(target, path, index))
+            .collect();
+        let contains = |mark: &str| texts.iter().any(|text| text.contains(mark));
+        let (kind, mark) = NAMES
+            .into_iter()
+            .find(|(_, mark)| contains(mark))
+            .unwrap_or((Name::None, ""));
         Self {
-            pieces,
-            name,
+            requests: texts.iter().map(|text| pieces(text, mark)).collect(),
+            next: 0,
+            kind,
+            has_lease_id: contains(LEASE_ID),
             number: rand::random(),
             random: rand::random::<u64>() | 1,
             among: target.among.max(1),
+            index: index as u64,
+            name: Vec::new(),
+            lease_id: [0; 36],
             expect: target.expect.clone().into(),
             buffer: Vec::new(),
         }
     }
 
     fn next_request(&mut self) -> &[u8] {
-        let mut space = [0; 24];
-        let len = match self.name {
-            Name::None => 0,
-            Name::New => {
-                space[..17].copy_from_slice(&new_name(&mut self.number));
-                17
+        if self.next == 0 {
+            self.draw();
+        }
+        self.buffer.clear();
+        for piece in &self.requests[self.next] {
+            self.buffer.extend_from_slice(match piece {
+                Piece::Text(text) => text,
+                Piece::Name => &self.name,
+                Piece::LeaseId => &self.lease_id,
+            });
+        }
+        self.next = (self.next + 1) % self.requests.len();
+        &self.buffer
+    }
+
+    /// Draws the name of the next requests, and the id of its lease: new, except for `{each}`,
+    /// whose locks are held by leases with ids that follow from their numbers.
+    fn draw(&mut self) {
+        self.name.clear();
+        let mut lease_id = None;
+        match self.kind {
+            Name::None => {}
+            Name::New => self.name.extend(new_name(&mut self.number)),
+            Name::New64 => {
+                let mut space = [0; 24];
+                let len = STANDARD
+                    .encode_slice(new_name(&mut self.number), &mut space)
+                    .expect("24 are enough for 17");
+                self.name.extend(&space[..len]);
             }
-            Name::New64 => STANDARD
-                .encode_slice(new_name(&mut self.number), &mut space)
-                .expect("24 are enough for 17"),
             Name::Of => {
                 self.random ^= self.random << 13;
                 self.random ^= self.random >> 7;
                 self.random ^= self.random << 17;
-                let mut number = self.random % self.among;
-                space[0] = b'k';
-                for digit in space[1..9].iter_mut().rev() {
-                    *digit = b'0' + (number % 10) as u8;
-                    number /= 10;
-                }
-                9
+                self.name
+                    .extend(numbered_name(b'k', self.random % self.among));
             }
-        };
-        self.buffer.clear();
-        for (index, piece) in self.pieces.iter().enumerate() {
-            if index > 0 {
-                self.buffer.extend_from_slice(&space[..len]);
+            Name::Each => {
+                let drawn = DRAWN.fetch_add(1, Ordering::Relaxed);
+                // No lock has the names after the last one, and their responses are unexpected.
+                let number = if drawn < self.among {
+                    drawn.wrapping_mul(STRIDE) % self.among
+                } else {
+                    drawn
+                };
+                self.name.extend(numbered_name(b'k', number));
+                lease_id = Some(Uuid::from_u64_pair(0x4000, 1 << 63 | number));
             }
-            self.buffer.extend_from_slice(piece);
+            Name::Own => self.name.extend(numbered_name(b'o', self.index)),
         }
-        &self.buffer
+        if self.has_lease_id {
+            let lease_id = lease_id.unwrap_or_else(new_lease_id);
+            lease_id.hyphenated().encode_lower(&mut self.lease_id);
+        }
     }
+}
+
+/// The text of a request, with the marks for its name and lease id.
+fn request_text(target: &Target, path: &str, index: usize) -> String {
+    let new_name = "a".repeat(17);
+    let body = target.body.replace("{new64}", &STANDARD.encode(&new_name));
+    let mut text = format!(
+        "{} {} HTTP/1.1\r\nHost: {}\r\n",
+        target.method, path, target.address
+    );
+    if !target.token.is_empty() {
+        let credentials = STANDARD.encode(format!("{}:", target.token[index % target.token.len()]));
+        text.push_str(&format!("Authorization: Basic {credentials}\r\n"));
+    }
+    if !body.is_empty() {
+        text.push_str(&format!(
+            "Content-Type: application/json\r\nContent-Length: {}\r\n",
+            body.len()
+        ));
+    }
+    text.push_str("\r\n");
+    text.push_str(&target.body);
+    text
+}
+
+/// Takes a request apart at its marks.
+fn pieces(text: &str, name: &str) -> Vec<Piece> {
+    let mut pieces = Vec::new();
+    let mut rest = text;
+    loop {
+        let found = [(name, Piece::Name), (LEASE_ID, Piece::LeaseId)]
+            .into_iter()
+            .filter(|(mark, _)| !mark.is_empty())
+            .filter_map(|(mark, piece)| Some((rest.find(mark)?, mark, piece)))
+            .min_by_key(|(at, ..)| *at);
+        let Some((at, mark, piece)) = found else {
+            pieces.push(Piece::Text(rest.into()));
+            return pieces;
+        };
+        pieces.push(Piece::Text(rest[..at].into()));
+        pieces.push(piece);
+        rest = &rest[at + mark.len()..];
+    }
+}
+
+/// A lease id that no request had before.
+pub(crate) fn new_lease_id() -> Uuid {
+    uuid::Builder::from_random_bytes(rand::random()).into_uuid()
+}
+
+/// A letter and eight decimal digits; with `k` the name of a lock that script/bench makes.
+fn numbered_name(letter: u8, mut number: u64) -> [u8; 9] {
+    let mut name = [letter; 9];
+    for digit in name[1..].iter_mut().rev() {
+        *digit = b'0' + (number % 10) as u8;
+        number /= 10;
+    }
+    name
 }
 
 /// `a` and sixteen hexadecimal digits.
@@ -157,6 +252,21 @@ impl Connection {
 
     pub(crate) async fn send(&mut self, template: &mut Template) -> std::io::Result<Response> {
         self.stream.write_all(template.next_request()).await?;
+        let (status, _, body) = self.receive().await?;
+        Ok(Response {
+            status,
+            is_expected: find(body, &template.expect).is_some(),
+        })
+    }
+
+    /// Sends a request that is written out, and returns the status, the head and the body of its
+    /// response.
+    pub(crate) async fn call(&mut self, request: &[u8]) -> std::io::Result<(u16, &[u8], &[u8])> {
+        self.stream.write_all(request).await?;
+        self.receive().await
+    }
+
+    async fn receive(&mut self) -> std::io::Result<(u16, &[u8], &[u8])> {
         let mut filled = 0;
         let (head, whole) = loop {
             let read = self.stream.read(&mut self.buffer[filled..]).await?;
@@ -165,15 +275,14 @@ impl Connection {
             }
             filled += read;
             if let Some(head) = find(&self.buffer[..filled], b"\r\n\r\n") {
-                break (head, head + 4 + content_length(&self.buffer[..head + 2])?);
+                let length = number_in(&self.buffer[..head + 2], "content-length");
+                let length = length.ok_or_else(|| invalid("a response without Content-Length"))?;
+                break (head, head + 4 + length as usize);
             }
         };
         while filled < whole {
             if whole > self.buffer.len() {
-                return Err(Error::new(
-                    ErrorKind::InvalidData,
-                    "the response is too long",
-                ));
+                return Err(invalid("the response is too long"));
             }
             let read = self.stream.read(&mut self.buffer[filled..whole]).await?;
             if read == 0 {
@@ -184,26 +293,31 @@ impl Connection {
         let status = self
             .buffer
             .get(9..12)
-            .and_then(|digits| std::str::from_utf8(digits).ok()?.parse().ok());
-        Ok(Response {
-            status: status.ok_or_else(|| Error::new(ErrorKind::InvalidData, "no status"))?,
-            is_expected: find(&self.buffer[head + 4..whole], &template.expect).is_some(),
-        })
+            .and_then(|digits| std::str::from_utf8(digits).ok()?.parse().ok())
+            .ok_or_else(|| invalid("no status"))?;
+        Ok((
+            status,
+            &self.buffer[..head + 2],
+            &self.buffer[head + 4..whole],
+        ))
     }
 }
 
-fn find(text: &[u8], what: &[u8]) -> Option<usize> {
+fn invalid(what: &'static str) -> Error {
+    Error::new(ErrorKind::InvalidData, what)
+}
+
+pub(crate) fn find(text: &[u8], what: &[u8]) -> Option<usize> {
     text.windows(what.len().max(1))
         .position(|window| window == what)
 }
 
-fn content_length(head: &[u8]) -> std::io::Result<usize> {
-    head.split(|byte| *byte == b'\n')
-        .find_map(|line| {
-            let (name, value) = line.split_at_checked(15)?;
-            name.eq_ignore_ascii_case(b"content-length:")
-                .then_some(value)
-        })
-        .and_then(|value| std::str::from_utf8(value).ok()?.trim().parse().ok())
-        .ok_or_else(|| Error::new(ErrorKind::InvalidData, "a response without Content-Length"))
+/// The value of a header that is a number.
+pub(crate) fn number_in(head: &[u8], header: &str) -> Option<u64> {
+    head.split(|byte| *byte == b'\n').find_map(|line| {
+        let (name, value) = line.split_at_checked(header.len())?;
+        let value = value.strip_prefix(b":")?;
+        name.eq_ignore_ascii_case(header.as_bytes())
+            .then(|| std::str::from_utf8(value).ok()?.trim().parse().ok())?
+    })
 }

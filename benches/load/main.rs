@@ -1,4 +1,4 @@
-//! A load generator for `script/bench`: HTTP/1.1 over kept connections, in three shapes.
+//! A load generator for `script/bench`: HTTP/1.1 over kept connections, in five shapes.
 //!
 //! * `closed`: each connection sends its next request as soon as it has a response, as wrk does.
 //!   Unlike wrk it reads every response and counts those that are as expected.
@@ -6,9 +6,13 @@
 //!   latency counts from the instant they were due. A closed loop slows down with the service and
 //!   so hides queueing ("coordinated omission").
 //! * `idle`: connections that send one request and then only stay.
+//! * `hand-over`: connections that wait in line for locks, and each hand theirs to the next.
+//! * `crowd`: connections that send one request, and when they are told to, all wait in line.
 //!
 //! It prints one JSON object. Latencies are in microseconds.
 
+mod crowd;
+mod hand_over;
 mod histogram;
 mod http;
 
@@ -46,6 +50,10 @@ enum Shape {
     },
     /// Connections that stay until standard input ends.
     Idle(Target),
+    /// Waiters in line, each of which hands its lock to the next.
+    HandOver(hand_over::Lines),
+    /// Connections that stay until standard input has a line, then wait for locks until it ends.
+    Crowd(crowd::Crowd),
 }
 
 #[derive(Args, Clone)]
@@ -53,9 +61,14 @@ struct Target {
     /// The socket address to connect to.
     #[arg(long)]
     address: SocketAddr,
-    /// Path and query; `{new}` becomes a name never used before, `{of}` one of `--among` names.
+    /// Path and query; `{new}` becomes a name never used before, `{of}` one of `--among` names,
+    /// `{each}` each of them once, `{own}` a name of the connection's own, `{id}` a lease id never
+    /// used before (with `{each}`: that of the lock's lease).
     #[arg(long)]
     path: String,
+    /// Path and query of a second request, sent after each one for the same name and lease id.
+    #[arg(long)]
+    then: Option<String>,
     /// The method of requests.
     #[arg(long, default_value = "GET")]
     method: String,
@@ -68,7 +81,7 @@ struct Target {
     /// The number of connections.
     #[arg(long, default_value_t = 64)]
     connections: usize,
-    /// The number of names that `{of}` chooses from.
+    /// The number of names that `{of}` and `{each}` choose from.
     #[arg(long, default_value_t = 10_000)]
     among: u64,
     /// A part of the body of every expected response.
@@ -177,16 +190,15 @@ fn main() {
         Shape::Closed(load) => run(&load, None),
         Shape::Open { load, rate } => run(&load, Some(rate)),
         Shape::Idle(target) => idle(&target),
+        Shape::HandOver(lines) => hand_over::run(&lines),
+        Shape::Crowd(crowd) => crowd::run(&crowd),
     };
     println!("{report}");
 }
 
 fn run(load: &Load, rate: Option<f64>) -> Value {
     let threads = load.threads.clamp(1, load.target.connections);
-    let start = Arc::new(Start {
-        opened: Barrier::new(threads),
-        at: OnceLock::new(),
-    });
+    let start = Arc::new(Start::new(threads));
     let workers: Vec<_> = (0..threads)
         .map(|thread| {
             let (load, start) = (load.clone(), Arc::clone(&start));
@@ -211,6 +223,13 @@ struct Start {
 }
 
 impl Start {
+    fn new(threads: usize) -> Self {
+        Self {
+            opened: Barrier::new(threads),
+            at: OnceLock::new(),
+        }
+    }
+
     fn wait(&self) -> Instant {
         self.opened.wait();
         *self

@@ -22,7 +22,7 @@ def load(bench, shape, socket_address, path, connections, seconds, tokens=1, nic
     """The report of one run of benches/load, and the cores that the service and PostgreSQL used."""
     command = [
         *(["nice", "-n", nice] if nice else []),
-        bench.binaries / "examples" / "load",
+        bench.tools / "load",
         shape,
         "--address",
         socket_address,
@@ -40,19 +40,25 @@ def load(bench, shape, socket_address, path, connections, seconds, tokens=1, nic
             command += ["--token", token]
     for name, value in more.items():
         command += [f"--{name.replace('_', '-')}", value]
-    service, postgres = bench.pids() if "lockable" in bench.servers else (0, [])
-    before = cpu_seconds([service, *postgres])
-    started = time.monotonic()
-    result = json_line(run(command, timeout=seconds + 120))
-    took = time.monotonic() - started
-    result["cores_service"] = cpu_since(before, [service]) / took
-    result["cores_postgres"] = cpu_since(before, bench.pids()[1] if postgres else []) / took
+    result = with_cores(bench, command, seconds + 120)
     unexpected = result["unexpected"]["count"] + result["broken_connections"]
     if unexpected > 0.001 * max(1, result["good"]["count"]):
         print(
             f"  note: {unexpected:,} responses were not as expected: {result['statuses']}",
             flush=True,
         )
+    return result
+
+
+def with_cores(bench, command, timeout):
+    """The report of a load generator, and the cores that the service and PostgreSQL used."""
+    service, postgres = bench.pids() if "lockable" in bench.servers else (0, [])
+    before = cpu_seconds([service, *postgres])
+    started = time.monotonic()
+    result = json_line(run(command, timeout=timeout))
+    took = time.monotonic() - started
+    result["cores_service"] = cpu_since(before, [service]) / took
+    result["cores_postgres"] = cpu_since(before, bench.pids()[1] if postgres else []) / took
     return result
 
 
@@ -65,10 +71,12 @@ def each(bench, connections, seconds):
     return load(bench, "closed", bench.bare(), "/each/acquire/{new}", connections, seconds)
 
 
-def acquire(bench, connections, seconds, live=10_000):
+def acquire(bench, connections, seconds, live=10_000, query=""):
     if live:
         bench.reset_live_locks(live)
-    return load(bench, "closed", bench.lockable(), "/v1/acquire/{new}", connections, seconds)
+    return load(
+        bench, "closed", bench.lockable(), f"/v1/acquire/{{new}}{query}", connections, seconds
+    )
 
 
 def heartbeat(bench, connections, seconds, live=10_000, among=10_000):
@@ -77,6 +85,50 @@ def heartbeat(bench, connections, seconds, live=10_000, among=10_000):
     return load(
         bench, "closed", bench.lockable(), "/v1/heartbeat/{of}", connections, seconds, among=among
     )
+
+
+# More than are released in a run.
+RELEASES = 500_000
+
+
+def release(bench, connections, seconds, with_ids=False):
+    """Releases of different locks; `with_ids`: of leases that only their ids release."""
+    bench.reset_live_locks(RELEASES, needs_proof=with_ids)
+    path = "/v1/release/{each}" + ("?lease_id={id}" if with_ids else "")
+    return load(bench, "closed", bench.lockable(), path, connections, seconds, among=RELEASES)
+
+
+def hand_over(bench, seconds, locks, connections, **more):
+    """Waiters in line, each of which hands its lock to the next: hand-overs a second, and how long
+    each took.
+    """
+    bench.lockable()
+    bench.reset_live_locks(10_000)
+    command = [
+        bench.tools / "load",
+        "hand-over",
+        "--address",
+        bench.lockable(),
+        "--token",
+        bench.lines_token,
+        "--locks",
+        locks,
+        "--connections",
+        connections,
+        "--seconds",
+        seconds,
+    ]
+    for name, value in more.items():
+        command += [f"--{name.replace('_', '-')}", *([] if value is True else [value])]
+    result = with_cores(bench, command, seconds + 150)
+    odd = {
+        name: result[name]
+        for name in ("wrong_grants", "refused", "lost_leases", "errors", "broken_connections")
+        if result[name]
+    }
+    if odd:
+        print(f"  note: not everything was as expected: {odd}", flush=True)
+    return result
 
 
 def batch(bench, kind, size, seconds):
@@ -88,7 +140,7 @@ def batch(bench, kind, size, seconds):
     return json_line(
         run(
             [
-                bench.binaries / "examples" / "batch",
+                bench.tools / "batch",
                 kind,
                 "--database-url",
                 url,
@@ -249,7 +301,7 @@ def idle(bench, connections):
     service, _ = bench.pids()
     before = resident_bytes(service)
     command = [
-        bench.binaries / "examples" / "load",
+        bench.tools / "load",
         "idle",
         "--address",
         socket_address,
@@ -279,4 +331,71 @@ def idle(bench, connections):
         "bytes_before": before,
         "bytes_with": after,
         "bytes_each": (after - before) / max(1, held["held"]),
+    }
+
+
+def crowd(bench, connections, locks):
+    """The service's memory for a request that waits, beside that of its idle connection: the same
+    connections first idle, then each with a request in line.
+    """
+    bench.stop("bare")
+    bench.stop("lockable")
+    socket_address = bench.lockable()
+    bench.reset_live_locks(10_000)
+    # Warms up: the first requests, and the first waiters, allocate memory that is not theirs.
+    load(bench, "closed", socket_address, "/v1/heartbeat/{of}", 64, 2)
+    hand_over(bench, 1, 64, 256)
+    time.sleep(2)
+    service, _ = bench.pids()
+    command = [
+        bench.tools / "load",
+        "crowd",
+        "--address",
+        socket_address,
+        "--token",
+        bench.lines_token,
+        "--connections",
+        connections,
+        "--locks",
+        locks,
+    ]
+    process = subprocess.Popen(
+        [str(part) for part in command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+
+    def step():
+        process.stdin.write("\n")
+        process.stdin.flush()
+        return json_line(process.stdout.readline())
+
+    try:
+        held = json_line(process.stdout.readline())
+        if held.get("held") != connections:
+            raise RuntimeError(f"the crowd could not be opened: {held}")
+        time.sleep(3)
+        idle_bytes = resident_bytes(service)
+        step()
+        deadline = time.monotonic() + 20
+        while (waiters := bench.metric("lockable_waiters")) < connections:
+            if time.monotonic() > deadline:
+                print(f"  note: of {connections:,} requests {waiters:,.0f} wait", flush=True)
+                break
+            time.sleep(0.2)
+        time.sleep(3)
+        waiting_bytes = resident_bytes(service)
+        answered = step()["answered"]
+    finally:
+        process.stdin.close()
+        process.wait(30)
+    if answered:
+        print(f"  note: {answered:,} requests did not wait", flush=True)
+    # Their places are given up before the service stops.
+    deadline = time.monotonic() + 30
+    while bench.metric("lockable_waiters") > 0 and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return {
+        "waiters": waiters,
+        "bytes_idle": idle_bytes,
+        "bytes_waiting": waiting_bytes,
+        "bytes_each": (waiting_bytes - idle_bytes) / max(1, waiters),
     }

@@ -3,6 +3,7 @@
 Run by itself, it draws the README's plot, images/rates.svg, from the numbers in performance.md.
 """
 
+import math
 import pathlib
 import re
 import statistics
@@ -23,6 +24,8 @@ CONTENDERS = [
     ("acquire 64 wrk", "acquire, every name new, 64 connections, measured with wrk"),
     ("heartbeat 64", "**heartbeat, 64 connections**"),
     ("heartbeat 256", "**heartbeat, 256 connections**"),
+    ("release 256", "**release, 256 connections**"),
+    ("release with ids 256", "**release of leases that need their id, 256 connections**"),
     ("pgbench acquire 64",
      "`pgbench` with the same acquire, one lock at a time, prepared, 64 clients"),
     ("pgbench heartbeat 64", "`pgbench` with the same heartbeat, likewise"),
@@ -95,7 +98,7 @@ def dates(results):
 
 
 def claims(results):
-    """What must be reached and what is hoped for, beside what was measured."""
+    """Rows of what must be reached and what is hoped for, beside what was measured."""
     rows = []
 
     def add(what, measured, must, hoped, value, at_least=True):
@@ -148,8 +151,36 @@ def claims(results):
             left = spread_of([one["rate"] / one["best"] for one in steps if one["times"] == 3])
             add("three times more load than it can carry: still answered, in its best rate; "
                 f"{where}", spread(left, ".2f"), 0.9, 0.95, left[0])
+    waits = results.get("waiting", {})
+    for what, name, which, must, hoped in [
+        ("hand-over with 1,000 waiting, release to response, ms at the 99th percentile (at most)",
+         "kept 5 ms, 1 lock", "p99", 10, 3),
+        ("expiry to the next waiter's response, ms at the 99th percentile (at most)",
+         "lapse, 200 locks", "p99", 50, 10),
+    ]:
+        if waits:
+            three = ms_of(waits[name], which)
+            add(what, spread(three, ".2f"), must, hoped, three[0], at_least=False)
+    for locks, must, hoped in [("1 lock", 500, 1000), ("64 locks", 3000, 6000)]:
+        if waits:
+            three = rate(results, f"at once, {locks}", "waiting")
+            add(f"hand-overs a second over HTTP, {locks}", spread(three, ",.0f"), must, hoped,
+                three[0])
+    if waits:
+        three = spread_of([one["bytes_each"] for one in waits["crowd"]])
+        add("memory of a request that waits, beside that of its connection, bytes (at most)",
+            spread(three, ",.0f"), 4096, 2048, three[0], at_least=False)
+    return rows
+
+
+def claims_table(results, kept):
+    """The claims, with the rows of the page whose sections were not measured again."""
+    new = {row[0]: row for row in claims(results)}
+    old = [[cell.strip() for cell in line.split("|")[1:-1]]
+           for line in kept.get(CLAIMS, "").splitlines()[4:] if line.startswith("|")]
+    rows = [new.pop(row[0], row) for row in old] + list(new.values())
     head = ["what", "measured", "must be", "hoped for", "reached"]
-    return "### The claims\n\n" + table(head, rows)
+    return f"### {CLAIMS}\n\n" + table(head, rows)
 
 
 def rates(results):
@@ -272,20 +303,103 @@ def profile(results):
             + "\n" + table(["function", "share"], functions))
 
 
-def numbers(results):
-    """All that was measured, as Markdown."""
-    parts = [machine(results) if "machine" in results else None, dates(results), claims(results)]
-    for section, write_section in [
-        ("rates", rates), ("single", single), ("statements", statements), ("growth", growth),
-        ("memory", memory), ("overload", overload), ("profile", profile),
-    ]:
-        if section in results:
-            parts.append(write_section(results))
+# The hand-overs of the section `waiting`, and what the page calls them.
+HAND_OVERS = [
+    ("kept 5 ms, 1 lock", "released after 5 ms; 1 lock, 1,000 waiting"),
+    ("kept 5 ms, 64 locks", "released after 5 ms; 64 locks, 1,024 waiting"),
+    ("at once, 1 lock", "released at once; 1 lock, 1,000 waiting"),
+    ("at once, 64 locks", "released at once; 64 locks, 1,024 waiting"),
+    ("lapse, 200 locks", "never released, leases of a second; 200 locks, 1,000 waiting"),
+]
+
+
+def ms_of(ones, quantile, which="good"):
+    """Median, least and most of the rounds of a quantile, milliseconds."""
+    return spread_of([one[which][f"{quantile}_us"] / 1000 for one in ones])
+
+
+def waiting(results):
+    seen, rows = results["waiting"], []
+    for name, words in HAND_OVERS:
+        ones = seen[name]
+        cores = " + ".join(f"{median(ones, lambda one: one[which]):.2f}"
+                           for which in ("cores_service", "cores_postgres"))
+        each_second = "" if "lapse" in name else spread(rate(results, name, "waiting"), ",.0f")
+        times = [spread(ms_of(ones, which), ".2f") for which in ("p50", "p99")]
+        rows.append([words, each_second, *times, cores])
+    lapsed = seen["lapse, 200 locks"]
+    joins = []
+    for connections in (64, 256):
+        without, wait = f"no wait {connections}", f"wait {connections}"
+        joins.append([str(connections),
+                      *(spread(rate(results, name, "waiting"), ",.0f") for name in (without, wait)),
+                      spread(ratio(results, wait, without, "waiting"), ".2f")])
+    middle, least, most = spread_of([one["bytes_each"] for one in seen["crowd"]])
+    return "\n".join([
+        "### Waiting\n",
+        prose(f"A line for each lock, on one node. Median of {len(lapsed)} rounds (least to most) "
+              "of the hand-overs a second, and of each round's median and 99th percentile: the "
+              "milliseconds from the sending of a release to the next waiter's response, and for "
+              "leases that lapse, from the holder's deadline to that response."),
+        table(["holders", "hand-overs a second", "ms, median", "ms, 99 %",
+               "cores: service + PostgreSQL"], rows),
+        "![From the end of a lease to the next waiter's response](images/waiting.svg)\n",
+        prose("A client's deadline comes before the end of its lease in the database. Counted from "
+              "the latest instant at which the lease can have ended, the next waiter's response "
+              f"came after {spread(ms_of(lapsed, 'p50', 'at_least'), '.2f')} ms in the median, "
+              f"{spread(ms_of(lapsed, 'p99', 'at_least'), '.2f')} at the 99th percentile."),
+        prose("Acquires of new names with `wait_ms=1000` and without, in turns: what it costs to "
+              "be ready to wait."),
+        table(["connections", "without, a second", "with, a second", "ratio"], joins),
+        prose(f"{seen['crowd'][0]['waiters']:,.0f} requests that wait for 1,000 locks take "
+              f"{middle:,.0f} bytes of the service's memory each ({least:,.0f} to {most:,.0f}), "
+              "beside that of the same connections idle."),
+    ])
+
+
+# The sections in their order on the page, with their headings.
+SECTIONS = [
+    ("rates", "Rates", rates),
+    ("single", "One request at a time", single),
+    ("statements", "The statements alone", statements),
+    ("growth", "Growth", growth),
+    ("memory", "Memory", memory),
+    ("overload", "Overload", overload),
+    ("waiting", "Waiting", waiting),
+    ("profile", "Where the service's processor time goes", profile),
+]
+CLAIMS = "The claims"
+SINCE = "Measured again since then"
+
+
+def numbers(results, page=""):
+    """All that was measured, as Markdown. Sections of the page that were not measured on this
+    machine stay as they are.
+    """
+    preamble, *blocks = re.split(r"^### ", page, flags=re.M)
+    kept = {block.split("\n", 1)[0]: f"### {block.strip()}\n" for block in blocks}
+    measured = [name for name, _, _ in SECTIONS if name in results]
+    if any(heading in kept for name, heading, _ in SECTIONS if name not in results):
+        parts = [preamble.split(SINCE)[0].strip() + "\n", since(results, measured)]
+    else:
+        parts = [machine(results) if "machine" in results else None, dates(results)]
+    parts.append(claims_table(results, kept if page else {}))
+    for name, heading, write_section in SECTIONS:
+        parts.append(write_section(results) if name in results else kept.get(heading))
     return "\n".join(part for part in parts if part)
+
+
+def since(results, measured):
+    """The sections that are newer than the others, in a paragraph."""
+    seen, each = results["machine"], results.get("dates", {})
+    names = ", ".join(f"{name} {each.get(name, seen['date'])}" for name in measured)
+    return prose(f"{SINCE}, on {seen['processor']}, {seen['memory']}, Linux {seen['kernel']}, with "
+                 f"{seen['versions']['Lockable']}: {names}.")
 
 
 STYLE = """text{font:13px system-ui,sans-serif;fill:#1d2733}.own{font-weight:600}.n{fill:#51606f}
 .a{fill:#2f6fde}.b{fill:#a9b4c0}.w{stroke:#1d2733;stroke-width:1.5}rect.p{fill:#fff}
+.g{stroke:#a9b4c0;stroke-width:.5}
 @media(prefers-color-scheme:dark){text{fill:#e6ebf1}.n{fill:#a9b4c0}.a{fill:#6ea0ff}.b{fill:#5b6876}
 .w{stroke:#e6ebf1}rect.p{fill:#11161c}}""".replace("\n", "")
 
@@ -339,6 +453,50 @@ def svg(results):
     return bars(title, rows, left=470)
 
 
+def short_ms(value):
+    return f"{value:.2f}" if value < 1 else f"{value:.1f}" if value < 100 else f"{value:,.0f}"
+
+
+def waiting_svg(results):
+    """How long hand-overs take: images/waiting.svg. A bar from the median to the 99th percentile,
+    on a logarithmic scale.
+    """
+    rows = [(words, results["waiting"][name]) for name, words in HAND_OVERS]
+    width, left, right, line, top = 960, 470, 110, 30, 66
+    values = [ms_of(ones, which)[0] for _, ones in rows for which in ("p50", "p99", "p999")]
+    low, high = (round_(math.log10(value)) for round_, value in
+                 [(math.floor, min(values)), (math.ceil, max(values))])
+    high = max(high, low + 1)
+
+    def x(value):
+        return left + (math.log10(value) - low) / (high - low) * (width - left - right)
+
+    height = top + line * len(rows) + 16
+    title = "From the end of a lease to the next waiter's response, milliseconds"
+    out = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
+           f'viewBox="0 0 {width} {height}" role="img" aria-label="{title}">',
+           f"<style>{STYLE}</style>",
+           f'<rect class="p" width="{width}" height="{height}"/>',
+           f'<text x="14" y="26" style="font-size:15px;font-weight:600">{title}</text>',
+           '<text class="n" x="14" y="46">median to 99th percentile, line to 99.9</text>']
+    for power in range(low, high + 1):
+        at = x(10 ** power)
+        out.append(f'<text class="n" x="{at:.1f}" y="58" text-anchor="middle">{10 ** power:g}'
+                   f'</text><line class="g" x1="{at:.1f}" x2="{at:.1f}" y1="64" '
+                   f'y2="{height - 12}"/>')
+    for index, (words, ones) in enumerate(rows):
+        y = top + line * index
+        middle, p99, p999 = (ms_of(ones, which)[0] for which in ("p50", "p99", "p999"))
+        out.append(
+            f'<text x="{left - 10}" y="{y + 15}" text-anchor="end">{words}</text>'
+            f'<rect class="a" x="{x(middle):.1f}" y="{y}" '
+            f'width="{max(2, x(p99) - x(middle)):.1f}" height="20" rx="2"/>'
+            f'<line class="w" x1="{x(p99):.1f}" x2="{x(p999):.1f}" y1="{y + 10}" y2="{y + 10}"/>'
+            f'<text class="n" x="{width - right + 12}" y="{y + 15}">{short_ms(middle)} / '
+            f"{short_ms(p99)}</text>")
+    return "\n".join(out) + "\n</svg>\n"
+
+
 # The rows of the README's plot, and what they are called there.
 SHORT = [
     ("acquire 256", "Lockable: new locks, 256 connections"),
@@ -381,10 +539,15 @@ def write(results, folder):
     file, kept = folder / "performance.md", ROOT / "docs" / "performance.md"
     text = kept.read_text() if kept.exists() else f"# How fast\n\n{BEGIN}\n{END}\n"
     before, rest = text.split(BEGIN, 1)
-    file.write_text(before + BEGIN + "\n\n" + numbers(results) + "\n" + END + rest.split(END, 1)[1])
+    page, after = rest.split(END, 1)
+    # A quick look shows only what it measured.
+    page = page if file == kept else ""
+    file.write_text(before + BEGIN + "\n\n" + numbers(results, page) + "\n" + END + after)
     print(f"wrote {file}")
+    (folder / "images").mkdir(exist_ok=True)
+    if "waiting" in results:
+        (folder / "images" / "waiting.svg").write_text(waiting_svg(results))
     if "rates" in results:
-        (folder / "images").mkdir(exist_ok=True)
         (folder / "images" / "performance.svg").write_text(svg(results))
         draw_short(folder)
 

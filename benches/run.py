@@ -26,7 +26,7 @@ import profiler
 import report
 from servers import ROOT, Bench, run
 
-SECTIONS = ["rates", "single", "statements", "growth", "memory", "overload"]
+SECTIONS = ["rates", "single", "statements", "growth", "memory", "overload", "waiting"]
 # Measured only when they are named.
 EXTRA = ["profile"]
 
@@ -42,6 +42,8 @@ def rounds(count, contenders):
             line = f"{one['rate']:>9,.0f}/s"
             if one.get("good"):
                 line += f"   median {one['good']['p50_us']:,.0f} µs"
+            if one.get("good", {}).get("p99_us"):
+                line += f", 99 % {one['good']['p99_us']:,.0f} µs"
             print(
                 f"  {number + 1}/{count}  {name:<24} {line}   ({time.monotonic() - began:.0f} s)",
                 flush=True,
@@ -64,6 +66,8 @@ def rates(bench, quick):
             ("pgbench heartbeat 64", lambda: measure.pgbench(bench, "heartbeat", 64, seconds)),
             ("heartbeat 64", lambda: measure.heartbeat(bench, 64, seconds)),
             ("heartbeat 256", lambda: measure.heartbeat(bench, 256, seconds)),
+            ("release 256", lambda: measure.release(bench, 256, seconds)),
+            ("release with ids 256", lambda: measure.release(bench, 256, seconds, with_ids=True)),
             ("etcd 64", lambda: measure.etcd(bench, 64, seconds)),
             ("redis 64", lambda: measure.redis(bench, 64, seconds)),
         ],
@@ -203,6 +207,44 @@ def offer_more(bench, quick, *flags):
             flush=True,
         )
     return {"best": statistics.median(one["best"] for one in steps), "steps": steps}
+
+
+def waiting(bench, quick):
+    """Waiting in line: from the end of a lease to the next waiter's response, hand-overs a second,
+    the memory of those who wait, and what a wait costs where there is nothing to wait for.
+    """
+    seconds = 3 if quick else 8
+    bench.stop("bare")
+
+    def line(locks, connections, **more):
+        return measure.hand_over(bench, seconds, locks, connections, **more)
+
+    def join(connections, query):
+        return measure.acquire(bench, connections, seconds, query=query)
+
+    results = rounds(
+        2 if quick else 5,
+        [
+            # A connection for each holder, too; one whose lease lapses waits again meanwhile.
+            ("kept 5 ms, 1 lock", lambda: line(1, 1001, hold_ms=5)),
+            ("kept 5 ms, 64 locks", lambda: line(64, 1088, hold_ms=5)),
+            ("at once, 1 lock", lambda: line(1, 1001)),
+            ("at once, 64 locks", lambda: line(64, 1088)),
+            ("lapse, 200 locks", lambda: line(200, 1000, lapse=True, lease_ms=1000)),
+            ("no wait 64", lambda: join(64, "")),
+            ("wait 64", lambda: join(64, "?wait_ms=1000")),
+            ("no wait 256", lambda: join(256, "")),
+            ("wait 256", lambda: join(256, "?wait_ms=1000")),
+        ],
+    )
+    results["crowd"] = [measure.crowd(bench, 10_000, 1000) for _ in range(1 if quick else 3)]
+    for one in results["crowd"]:
+        print(
+            f"  {one['waiters']:,.0f} requests that wait: {one['bytes_each']:,.0f} bytes each "
+            f"beside the {one['bytes_idle']:,.0f} bytes of the service with idle connections",
+            flush=True,
+        )
+    return results
 
 
 def profile(bench, quick):

@@ -16,6 +16,10 @@ import urllib.request
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 LIVE_LEASE_MS = 86_400_000
+# The private namespace whose locks requests wait for.
+LINES = "lines"
+# The lease ids of the locks of reset_live_locks, from their numbers, as benches/load knows them.
+LEASE_ID = "('00000000-0000-4000-8000-' || lpad(to_hex(i), 12, '0'))::uuid"
 
 
 def free_port():
@@ -121,12 +125,15 @@ class Bench:
 
     def __init__(self, target, place):
         self.binaries = (ROOT / target).resolve() / "release"
+        self.tools = self.binaries / "examples"
         self.pg_bin = pathlib.Path(os.environ["PG_BIN"])
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="lockable-bench-", dir=place))
         # The service becomes another user if it is started as root.
         self.folder.chmod(0o711)
         self.servers = {}
         self.tokens = []
+        self.lines_token = None
+        self.lock_tables = "locks, lease_ends, lock_tickets, lock_members"
         self.data_dir = self.folder / "data"
         self.port = self.metrics_port = None
         self.flags = ()
@@ -167,6 +174,9 @@ class Bench:
                     f"127.0.0.1:{self.port}",
                     "--metrics-listen",
                     f"127.0.0.1:{self.metrics_port}",
+                    # All connections come from one address.
+                    "--connections-per-network",
+                    24_000,
                     *flags,
                 ],
                 self.folder,
@@ -214,6 +224,10 @@ class Bench:
             10,
             "--live-locks",
             100_000_000,
+            "--private-namespaces",
+            1,
+            "--waiters",
+            20_000,
             "--requests-per-second",
             1_000_000,
         )
@@ -221,6 +235,12 @@ class Bench:
             email = f"bench{number}@example.com"
             self.admin("account", "create", "--email", email, "--plan", "bench")
             self.tokens.append(self.admin("token", "create", "--email", email))
+        self.sql(f"""INSERT INTO namespaces (account_id, name)
+                     SELECT account_id, '{LINES}' FROM accounts
+                      WHERE email = 'bench0@example.com'""")
+        self.lines_token = self.admin(
+            "token", "create", "--email", "bench0@example.com", "--namespace", LINES
+        )
 
     def pids(self):
         """The service's process, and those of its PostgreSQL."""
@@ -233,6 +253,16 @@ class Bench:
             pathlib.Path(f"/proc/{postmaster}/task/{postmaster}/children").read_text().split()
         )
         return service, [postmaster, *map(int, children)]
+
+    def metric(self, name):
+        """A number of the service's metrics; 0 if it is not among them yet."""
+        with urllib.request.urlopen(
+            f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=10
+        ) as response:
+            for line in response.read().decode().splitlines():
+                if line.split(" ")[0] == name:
+                    return float(line.split(" ")[1])
+        return 0.0
 
     def sql(self, text, superuser=False, timeout=1800):
         """Runs SQL as the service's role, or as the superuser, as only the cluster's owner may."""
@@ -262,14 +292,14 @@ class Bench:
             f"WHERE email = 'bench{number}@example.com' GROUP BY 1"
         ).split("|")
 
-    def reset_live_locks(self, count):
+    def reset_live_locks(self, count, needs_proof=False):
         """Fills an empty table with `count` live locks, then makes a checkpoint: the start of each
-        measurement.
+        measurement. `needs_proof`: of leases that only their ids release.
         """
         for server in self.servers.values():
             server.shorten_log()
         account_id, token_id = self.account()
-        self.sql("SET lock_timeout = '60s'; TRUNCATE locks, lease_ends;")
+        self.sql(f"SET lock_timeout = '60s'; TRUNCATE {self.lock_tables};")
         step = 500_000
         for first in range(0, count, step):
             self.sql(f"""INSERT INTO locks (namespace_id, account_id, token_id, fencing_token,
@@ -277,7 +307,8 @@ class Bench:
                                             needs_proof, name)
               SELECT 1, {account_id}, {token_id}, nextval('lock_fence'), clock_timestamp(),
                      clock_timestamp() + interval '1 day',
-                     gen_random_uuid(), {LIVE_LEASE_MS}, false, 'k' || lpad(i::text, 8, '0')
+                     {LEASE_ID}, {LIVE_LEASE_MS}, {needs_proof},
+                     'k' || lpad(i::text, 8, '0')
                 FROM generate_series({first}, {min(first + step, count) - 1}) i""")
             if count > step:
                 print(f"  {min(first + step, count):,} locks", end="\r", flush=True)

@@ -408,29 +408,37 @@ def statement(kind):
         (ROOT / "src" / "locks" / "engine" / "sql" / f"{name}.sql").read_text().replace('!"', '"')
     )
     text = re.sub(r"^\s*--.*\n", "", text, flags=re.M)
+    # By the number of the parameter; the others are no arrays.
     values = {
-        "acquire": [
-            "1",
-            "'p' || :name::bigint",
-            ":account::bigint",
-            ":token::bigint",
-            "gen_random_uuid()",
-            "false",
-            "60000",
-            "NULL",
-            "NULL",
-        ],
-        "heartbeat": ["1", "'k' || lpad(:name::text, 8, '0')", ":account::bigint", "NULL", "NULL"],
+        "acquire": {
+            1: "1",
+            2: "'p' || :name::bigint",
+            3: ":account::bigint",
+            4: ":token::bigint",
+            5: "gen_random_uuid()",
+            6: "false",
+            7: "60000",
+            8: "NULL",
+            9: "NULL",
+            11: "NULL",
+        },
+        "heartbeat": {
+            1: "1",
+            2: "'k' || lpad(:name::text, 8, '0')",
+            3: ":account::bigint",
+            4: "NULL",
+            5: "NULL",
+        },
     }[kind]
     types = dict(re.findall(r"\$(\d+)::(\w+)\[\]", text))
-    assert len(types) == len(values), f"the parameters of locks.{name} have changed: {types}"
+    assert set(map(int, types)) == set(values), f"locks.{name} has other parameters: {types}"
     names = {
         "acquire": r"\set name random(1, 1000000000000000000)",
         "heartbeat": r"\set name random(0, 9999)",
     }
     text = re.sub(
         r"\$(\d+)::(\w+)\[\]",
-        lambda match: f"ARRAY[{values[int(match[1]) - 1]}]::{match[2]}[]",
+        lambda match: f"ARRAY[{values[int(match[1])]}]::{match[2]}[]",
         text,
     )
     # The latest instant: a statement that is measured may write whenever it arrives.

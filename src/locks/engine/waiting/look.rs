@@ -72,7 +72,8 @@ impl Waiting {
                     continue;
                 }
                 _ = interval.tick() => {
-                    // An idle node writes nothing; a request that begins to wait says that it lives.
+                    // An idle node writes nothing: a request that begins to wait says that it
+                    // lives.
                     if !has_tickets && self.len() == 0 {
                         continue;
                     }

@@ -115,8 +115,10 @@ impl Waiter {
                 // In an outage it goes on waiting, and leaves when its time is up.
                 Step::Confirm => waits_until.min(asked_at + patience),
             };
+            // In a box: ten thousand wait, and only while they ask do they need room for it.
+            let asking = Box::pin(ask(self.request(step), deadline));
             let asked = tokio::select! {
-                outcome = ask(self.request(step), deadline) => Some(outcome),
+                outcome = asking => Some(outcome),
                 () = self.signal.stopping() => None,
             };
             let Some(outcome) = asked else {

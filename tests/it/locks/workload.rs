@@ -180,11 +180,8 @@ impl<S: Subject> Client<S> {
                 .mul_f64(lengths[random_range(0..lengths.len())])
         });
         let request = Request {
-            lock: lock.to_owned(),
-            account: self.account,
-            lease_id,
-            operation,
             length,
+            ..Request::new(lock, self.account, lease_id, operation)
         };
         let node = random_range(0..self.load.nodes);
         let outcome = self.subject.perform(node, &request, self.load.lease);

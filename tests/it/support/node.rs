@@ -15,11 +15,26 @@ use sqlx::postgres::PgConnectOptions;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
-use super::history::{Operation, Outcome, Request};
+use super::history::{Answer, Grant, Operation, Outcome, Request};
 
-/// Two accounts. Lock rows have no foreign keys: any number is an account.
+/// Two accounts, each with a token of the same number. Lock rows have no foreign keys: any number
+/// is an account, but only one with a token may wait.
 pub(crate) const ALICE: i64 = 1;
 pub(crate) const BOB: i64 = 2;
+
+/// Makes both, where they are not there yet; later accounts get other numbers.
+const ACCOUNTS: &str = "
+    INSERT INTO accounts (account_id, email, email_key, plan_id) OVERRIDING SYSTEM VALUE
+    SELECT n, format('%s@node.example', n), format('%s@node.example', n), p.plan_id
+      FROM generate_series(1, 2) n, plans p WHERE p.code = 'business'
+        ON CONFLICT DO NOTHING;
+    INSERT INTO api_tokens (token_id, account_id, namespace_id, label, token_sha256, hint)
+           OVERRIDING SYSTEM VALUE
+    SELECT n, n, 1, 'node', sha256(n::text::bytea), 'node' FROM generate_series(1, 2) n
+        ON CONFLICT DO NOTHING;
+    SELECT setval(pg_get_serial_sequence('accounts', 'account_id'), max(account_id)) FROM accounts;
+    SELECT setval(pg_get_serial_sequence('api_tokens', 'token_id'), max(token_id))
+      FROM api_tokens";
 
 /// An engine over a database. Stops ticking when dropped.
 #[derive(Debug)]
@@ -39,6 +54,7 @@ impl Node {
     pub(crate) async fn start_with(options: PgConnectOptions, settings: EngineSettings) -> Node {
         let node = Node::new(&options, settings, outages::TICK_EVERY);
         outages::tick(&node.pool).await.unwrap();
+        make_accounts(&node.pool).await;
         node
     }
 
@@ -124,54 +140,76 @@ impl Node {
     /// Performs one request of a history. Its outcome is in the history's words. Leases whose
     /// length the request does not name have that of `lease`.
     pub(crate) async fn perform(&self, request: &Request, lease: Duration) -> Outcome {
-        let ms = |length: Duration| i32::try_from(length.as_millis()).unwrap();
-        let Request {
-            lock,
-            account,
-            lease_id,
-            ..
-        } = request;
-        match request.operation {
-            Operation::Acquire => {
-                let acquire = Acquire {
-                    lease_ms: ms(request.length.unwrap_or(lease)),
-                    requested_ms: request.length.map(ms),
-                    ..acquire(*account, lock, *lease_id)
-                };
-                match self.engine.acquire(acquire).await {
-                    Ok(AcquireOutcome::Granted(lease)) => Outcome::Held {
-                        fencing_token: lease.fencing_token,
-                    },
-                    Ok(AcquireOutcome::Held | AcquireOutcome::LimitConflict { .. }) => {
-                        Outcome::Refused
-                    }
-                    Ok(AcquireOutcome::LeaseEnded) => Outcome::Lost,
-                    Err(error) => unknown(error),
-                }
-            }
-            Operation::Heartbeat => {
-                let heartbeat = Heartbeat {
-                    lease_ms: request.length.map(ms),
-                    ..heartbeat(*account, lock, *lease_id)
-                };
-                match self.engine.heartbeat(heartbeat).await {
-                    Ok(HeartbeatOutcome::Renewed(lease)) => Outcome::Held {
-                        fencing_token: lease.fencing_token,
-                    },
-                    Ok(HeartbeatOutcome::Lost(_)) => Outcome::Lost,
-                    Err(error) => unknown(error),
-                }
-            }
-            Operation::Release => {
-                let release = release(*account, lock, *lease_id);
-                match self.engine.release(release).await {
-                    Ok(ReleaseOutcome::Released) => Outcome::Released,
-                    Ok(ReleaseOutcome::Lost(_)) => Outcome::Lost,
-                    Err(error) => unknown(error),
-                }
+        answer(&self.engine, request, lease).await.outcome
+    }
+}
+
+/// As [`Node::perform`], with all that the client is answered.
+pub(crate) async fn answer(engine: &Engine, request: &Request, lease: Duration) -> Answer {
+    let ms = |length: Duration| i32::try_from(length.as_millis()).unwrap();
+    let (lock, account) = (&request.lock, request.account);
+    match request.operation {
+        Operation::Acquire => {
+            let acquire = Acquire {
+                lease_id: request.row_id(),
+                lease_ms: ms(request.length.unwrap_or(lease)),
+                requested_ms: request.length.map(ms),
+                mode: request.mode,
+                wait_ms: ms(request.wait),
+                ..acquire(account, lock, request.lease_id)
+            };
+            match engine.acquire(acquire).await {
+                Ok(AcquireOutcome::Granted(lease)) => held(&lease),
+                Ok(AcquireOutcome::Held) => Outcome::Refused.into(),
+                Ok(AcquireOutcome::LimitConflict { .. }) => Outcome::Conflicting.into(),
+                Ok(AcquireOutcome::LeaseEnded) => Outcome::Lost.into(),
+                Err(error) => unknown(error).into(),
             }
         }
+        Operation::Heartbeat => {
+            let heartbeat = Heartbeat {
+                lease_ms: request.length.map(ms),
+                ..heartbeat(account, lock, request.lease_id)
+            };
+            match engine.heartbeat(heartbeat).await {
+                Ok(HeartbeatOutcome::Renewed(lease)) => held(&lease),
+                Ok(HeartbeatOutcome::Lost(_)) => Outcome::Lost.into(),
+                Err(error) => unknown(error).into(),
+            }
+        }
+        Operation::Release => {
+            let outcome = match engine
+                .release(release(account, lock, request.lease_id))
+                .await
+            {
+                Ok(ReleaseOutcome::Released) => Outcome::Released,
+                Ok(ReleaseOutcome::Lost(_)) => Outcome::Lost,
+                Err(error) => unknown(error),
+            };
+            outcome.into()
+        }
     }
+}
+
+/// The history's words for a lease.
+pub(crate) fn held(lease: &Lease) -> Answer {
+    let ms = |ms: i32| Duration::from_millis(u64::try_from(ms).unwrap());
+    Answer {
+        outcome: Outcome::Held {
+            fencing_token: lease.fencing_token,
+        },
+        grant: Some(Grant {
+            slot: lease.slot,
+            waited: ms(lease.waited_ms),
+            expires_in: ms(lease.expires_in_ms),
+            expires_at: lease.expires_at,
+        }),
+    }
+}
+
+/// The accounts of [`ALICE`] and [`BOB`], for tests that start engines in another way.
+pub(crate) async fn make_accounts(pool: &PgPool) {
+    sqlx::raw_sql(ACCOUNTS).execute(pool).await.unwrap();
 }
 
 impl Drop for Node {

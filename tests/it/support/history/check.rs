@@ -1,32 +1,46 @@
 //! Looks for contradictions in the calls about one lock.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
+use lockable::locks::Mode;
 use uuid::Uuid;
 
-use super::{Call, Operation, Outcome, Rules};
+use super::{Call, Operation, Outcome, Rules, rules};
 
 /// One lease, as far as its calls tell.
 #[derive(Debug)]
-struct Lease {
-    name: String,
+pub(super) struct Lease {
+    pub(super) name: String,
     /// `None` for a lease without an id of its client's.
-    id: Option<Uuid>,
-    token: Option<i64>,
-    /// It is certain that nobody else held the lock in this time.
-    certain: Option<(Duration, Duration)>,
+    pub(super) id: Option<Uuid>,
+    pub(super) token: Option<i64>,
+    pub(super) mode: Mode,
+    pub(super) slot: Option<i32>,
+    /// It is certain that it held the lock in this time.
+    pub(super) certain: Option<(Duration, Duration)>,
     /// It is possible that it held the lock in this time.
-    possible: Option<(Duration, Duration)>,
+    pub(super) possible: Option<(Duration, Duration)>,
+    /// It may have waited in these times, and been before others.
+    pub(super) waits: Vec<(Duration, Duration)>,
     /// The calls that held it, and the first one that released it if it has an id.
-    acts: Vec<Call>,
-    refused: Vec<Call>,
+    pub(super) acts: Vec<Call>,
+    /// The beginning of the first call that may have been granted it.
+    pub(super) asked: Option<Duration>,
+    pub(super) refused: Vec<Call>,
 }
 
 /// Every contradiction in the calls about one lock, a line each.
-pub(super) fn check(lock: &str, mut calls: Vec<Call>, rules: Rules) -> Vec<String> {
+pub(super) fn check(
+    lock: &str,
+    mut calls: Vec<Call>,
+    rules: Rules,
+    started_at: DateTime<Utc>,
+) -> Vec<String> {
     calls.sort_by_key(|call| call.began);
     let mut wrong = Vec::new();
+    rules::waits(lock, &calls, started_at, &mut wrong);
     let mut with_id: BTreeMap<(i64, Uuid), Vec<Call>> = BTreeMap::new();
     let mut without_id: BTreeMap<i64, Vec<Call>> = BTreeMap::new();
     for call in calls {
@@ -46,9 +60,9 @@ pub(super) fn check(lock: &str, mut calls: Vec<Call>, rules: Rules) -> Vec<Strin
             leases.push(evidence.lease(&mut wrong));
         }
     }
-    order_of_tokens(lock, &leases, &mut wrong);
-    exclusion(lock, &leases, &mut wrong);
-    refusals(lock, &leases, &mut wrong);
+    rules::order_of_tokens(lock, &leases, &mut wrong);
+    rules::exclusion(lock, &leases, &mut wrong);
+    rules::refusals(lock, &leases, &mut wrong);
     wrong
 }
 
@@ -68,6 +82,10 @@ struct Evidence<'a> {
 
 fn is_held(call: &Call) -> bool {
     matches!(call.outcome, Outcome::Held { .. })
+}
+
+fn is_refused(call: &Call) -> bool {
+    matches!(call.outcome, Outcome::Refused | Outcome::Conflicting)
 }
 
 fn is_unknown(call: &Call) -> bool {
@@ -137,7 +155,7 @@ impl<'a> Evidence<'a> {
             let name = format!("a lease of account {account}");
             if is_unknown(call) {
                 all.push(evidence(name, vec![], vec![call.clone()]));
-            } else if call.outcome == Outcome::Refused {
+            } else if is_refused(call) {
                 let mut refused = evidence(name, vec![], vec![]);
                 refused.others = vec![call.clone()];
                 all.push(refused);
@@ -168,10 +186,13 @@ impl<'a> Evidence<'a> {
             .filter(|call| call.began != held.began || call.ended != held.ended)
             .chain(&self.others)
             .filter(|call| self.effect_by(call) >= held.began);
-        later.fold(held.began + self.length(held), |until, call| {
+        // A client that waited counts from the instant up to which it did.
+        let waited = held.grant.map_or(Duration::ZERO, |grant| grant.waited);
+        let until = held.began + waited + self.length(held);
+        later.fold(until, |until, call| {
             let effect = call.began.max(held.began);
             let ends = match (call.request.operation, call.outcome) {
-                (_, Outcome::Lost | Outcome::Refused) => return until,
+                (_, Outcome::Lost | Outcome::Refused | Outcome::Conflicting) => return until,
                 (Operation::Release, _) => effect,
                 (Operation::Acquire | Operation::Heartbeat, _) => effect + self.length(call),
             };
@@ -256,102 +277,44 @@ impl<'a> Evidence<'a> {
         {
             acts.push(first.clone());
         }
+        let slots = self.held.iter().filter_map(|call| call.grant?.slot);
+        let slots: BTreeSet<i32> = slots.collect();
+        if slots.len() > 1 {
+            wrong.push(format!("{lock}: {name} had several slots: {slots:?}"));
+        }
+        let acquires = self.held.iter().chain(&self.others);
+        let acquires: Vec<_> = acquires
+            .filter(|call| call.request.operation == Operation::Acquire)
+            .collect();
+        let may_be_granted = |call: &&&Call| is_held(call) || is_unknown(call);
+        let waits = |call: &&&Call| call.request.wait > Duration::ZERO;
         Lease {
             name: self.name.clone(),
             id: self.id,
             token: tokens.first().copied(),
+            mode: acquires
+                .first()
+                .map_or(Mode::Exclusive, |call| call.request.mode),
+            slot: slots.first().copied(),
             certain,
             possible: self.possible(),
+            waits: acquires
+                .iter()
+                .filter(waits)
+                .map(|call| (call.began, self.effect_by(call)))
+                .collect(),
             acts,
+            asked: acquires
+                .iter()
+                .filter(may_be_granted)
+                .map(|call| call.began)
+                .min(),
             refused: self
                 .others
-                .into_iter()
-                .filter(|call| call.outcome == Outcome::Refused)
+                .iter()
+                .filter(|call| is_refused(call))
+                .cloned()
                 .collect(),
-        }
-    }
-}
-
-/// P4: a grant that was requested after another was received carries a greater token; and a lease
-/// with a smaller token than that of a grant which was received before is over.
-fn order_of_tokens(lock: &str, leases: &[Lease], wrong: &mut Vec<String>) {
-    let mut granted: Vec<(Duration, i64, &Lease)> = leases
-        .iter()
-        .filter_map(|lease| Some((lease.certain?.0, lease.token?, lease)))
-        .collect();
-    granted.sort_by_key(|(received, token, _)| (*received, *token));
-    // The greatest token that was received up to each instant.
-    let greatest_before = |instant: Duration| {
-        let known = granted.partition_point(|(received, _, _)| *received < instant);
-        granted[..known]
-            .iter()
-            .max_by_key(|(_, token, _)| *token)
-            .copied()
-    };
-    let mut lease_by_token = BTreeMap::new();
-    for (_, token, lease) in &granted {
-        if let Some(other) = lease_by_token.insert(token, &lease.name) {
-            wrong.push(format!(
-                "{lock}: {other} and {} have the same fencing token {token}",
-                lease.name
-            ));
-        }
-        for call in &lease.acts {
-            if let Some((_, greater, other)) = greatest_before(call.began)
-                && greater > *token
-            {
-                wrong.push(format!(
-                    "{lock}: fencing token {greater} had been received ({}), \
-                     and {token} acted after it: {call:?}",
-                    other.name
-                ));
-            }
-        }
-    }
-}
-
-/// P1: no two leases are certainly held at one instant.
-fn exclusion(lock: &str, leases: &[Lease], wrong: &mut Vec<String>) {
-    let mut holds: Vec<(Duration, Duration, &str)> = leases
-        .iter()
-        .filter_map(|lease| {
-            lease
-                .certain
-                .map(|(from, to)| (from, to, lease.name.as_str()))
-        })
-        .filter(|(from, to, _)| from < to)
-        .collect();
-    holds.sort();
-    let mut latest: Option<(Duration, Duration, &str)> = None;
-    for hold in holds {
-        if let Some(before) = latest
-            && hold.0 < before.1
-        {
-            wrong.push(format!(
-                "{lock}: two leases at once: {before:?} and {hold:?}"
-            ));
-        }
-        if latest.is_none_or(|before| hold.1 > before.1) {
-            latest = Some(hold);
-        }
-    }
-}
-
-/// P8: while an acquire was refused, another lease was possibly held.
-fn refusals(lock: &str, leases: &[Lease], wrong: &mut Vec<String>) {
-    for lease in leases {
-        for call in &lease.refused {
-            let held_by_another = leases.iter().any(|other| {
-                (other.id.is_none() || other.id != lease.id)
-                    && other
-                        .possible
-                        .is_some_and(|(from, to)| from < call.ended && call.began < to)
-            });
-            if !held_by_another {
-                wrong.push(format!(
-                    "{lock}: refused while nobody can have held it: {call:?}"
-                ));
-            }
         }
     }
 }

@@ -17,6 +17,7 @@ fn history(calls: &[(u128, Operation, u64, u64, Outcome)]) -> Vec<String> {
             began: Duration::from_millis(*began),
             ended: Duration::from_millis(*ended),
             outcome: *outcome,
+            grant: None,
         });
     }
     history.violations(RULES)

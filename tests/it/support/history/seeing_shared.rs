@@ -21,15 +21,13 @@ fn violations(rows: &[Row]) -> Vec<String> {
     for (account, operation, length, began, ended, outcome) in rows {
         history.calls.lock().unwrap().push(Call {
             request: Request {
-                lock: "l".to_owned(),
-                account: *account,
-                lease_id: None,
-                operation: *operation,
                 length: Some(Duration::from_millis(*length)),
+                ..Request::new("l", *account, None, *operation)
             },
             began: Duration::from_millis(*began),
             ended: Duration::from_millis(*ended),
             outcome: *outcome,
+            grant: None,
         });
     }
     history.violations(RULES)

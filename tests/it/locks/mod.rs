@@ -14,4 +14,5 @@ mod refusals;
 mod repeats;
 mod stalled_histories;
 mod stalls;
+mod waiting;
 mod workload;

@@ -4,6 +4,7 @@ mod failures;
 mod gates_from_outside;
 mod limits;
 mod model;
+mod model_gate;
 mod storage;
 mod together;
 mod waiting;

@@ -61,6 +61,18 @@ async fn session(db: &Database) -> (PoolConnection<Postgres>, Vec<Prepared>) {
     .execute(&mut *connection)
     .await
     .unwrap();
+    sqlx::query(include_str!(
+        "../../../src/locks/engine/sql/heartbeat_member.sql"
+    ))
+    .bind([1_i64])
+    .bind(["a"])
+    .bind([ALICE])
+    .bind([lease_id])
+    .bind([None::<i32>])
+    .bind(any_time())
+    .execute(&mut *connection)
+    .await
+    .unwrap();
     let prepared: Vec<(String, String, Vec<String>)> = sqlx::query_as(
         "SELECT name, split_part(statement, ' ', 2), parameter_types::text[]
            FROM pg_prepared_statements
@@ -82,6 +94,7 @@ async fn session(db: &Database) -> (PoolConnection<Postgres>, Vec<Prepared>) {
         [
             "locks.acquire",
             "locks.heartbeat",
+            "locks.heartbeat_member",
             "locks.insert_if_absent",
             "locks.release",
             "locks.release_under_lock"
@@ -125,9 +138,9 @@ impl Prepared {
 
 /// The scans of big tables that are not by an index.
 fn off_the_index(plan: &[String]) -> Vec<&String> {
-    let big = |line: &&String| line.contains(" on locks") || line.contains(" on lease_ends");
+    let big = [" on locks", " on lease_ends", " on lock_members"];
     plan.iter()
-        .filter(big)
+        .filter(|line| big.iter().any(|table| line.contains(table)))
         .filter(|line| line.contains("Seq Scan") || line.contains("Bitmap"))
         .collect()
 }
@@ -175,13 +188,18 @@ async fn no_statistics_make_a_batch_leave_its_index() {
       SELECT 1, 'name-' || n, 1, 1, n, now(), now() + interval '1 h', gen_random_uuid(), 60000, true
         FROM generate_series(1, 30000) n;
       INSERT INTO lease_ends SELECT 1, gen_random_uuid(), 1, now(), 1, 'name-' || n
-        FROM generate_series(1, 30000) n";
+        FROM generate_series(1, 30000) n;
+      INSERT INTO lock_members (namespace_id, name, slot, permits, account_id, token_id,
+                                fencing_token, acquired_at, expires_at, lease_id, lease_ms,
+                                needs_proof)
+      SELECT 1, 'name-' || n / 3, n % 3, 3, 1, 1, n, now(), now() + interval '1 h',
+             gen_random_uuid(), 60000, true FROM generate_series(1, 30000) n";
     let statistics = [
         ("the tables are empty", "SELECT 1"),
         ("statistics of empty tables", fill),
         (
             "right statistics",
-            "ANALYZE locks, lease_ends, service_clock",
+            "ANALYZE locks, lease_ends, lock_members, service_clock",
         ),
         (
             "a wrong number of names",
@@ -189,19 +207,24 @@ async fn no_statistics_make_a_batch_leave_its_index() {
                ALTER COLUMN namespace_id SET (n_distinct = 1);
              ALTER TABLE lease_ends ALTER COLUMN lease_id SET (n_distinct = 1),
                ALTER COLUMN name SET (n_distinct = 1);
-             ANALYZE locks, lease_ends",
+             ALTER TABLE lock_members ALTER COLUMN lease_id SET (n_distinct = 1),
+               ALTER COLUMN name SET (n_distinct = 1);
+             ANALYZE locks, lease_ends, lock_members",
         ),
         (
             "believed to have a hundred rows",
-            "UPDATE pg_class SET reltuples = 100 WHERE relname IN ('locks', 'lease_ends')",
+            "UPDATE pg_class SET reltuples = 100
+              WHERE relname ~ '^(locks|lease_ends|lock_members)$'",
         ),
         (
             "believed to be empty",
-            "UPDATE pg_class SET reltuples = 0 WHERE relname IN ('locks', 'lease_ends')",
+            "UPDATE pg_class SET reltuples = 0
+              WHERE relname ~ '^(locks|lease_ends|lock_members)$'",
         ),
         (
             "believed to be huge",
-            "UPDATE pg_class SET reltuples = 1e9 WHERE relname IN ('locks', 'lease_ends')",
+            "UPDATE pg_class SET reltuples = 1e9
+              WHERE relname ~ '^(locks|lease_ends|lock_members)$'",
         ),
     ];
     let mut careless = 0;
@@ -232,6 +255,7 @@ async fn no_statistics_make_a_batch_leave_its_index() {
                 );
                 let index_scan = match statement.label.as_str() {
                     "locks.insert_if_absent" => "using lease_ends_pk on lease_ends",
+                    "locks.heartbeat_member" => "using lock_members_",
                     "locks.release_under_lock" => "Conflict Arbiter Indexes: locks_pk",
                     _ => "using locks_pk on locks",
                 };

@@ -157,6 +157,8 @@ async fn it_is_kept_if_its_renewal_is_in_its_commit() {
     .remove(0);
     renewed(Ok(outcome.unwrap().decided().unwrap()));
     request.abort();
+    // The client has gone before its answer arrives.
+    assert!(request.await.unwrap_err().is_cancelled());
     nodes.network.mend();
     until_waiting(&nodes.db, "locks.release_under_lock", 1).await;
     commit(renewal).await;

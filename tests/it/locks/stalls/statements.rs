@@ -63,7 +63,7 @@ impl Session {
         match self.mutation {
             Some((mutated, clause, instead)) if mutated == kind => {
                 let text = real(kind).replace(clause, instead);
-                assert_ne!(text, real(kind), "there is no such clause: {clause}");
+                assert!(text != real(kind), "there is no such clause: {clause}");
                 text
             }
             _ => real(kind).to_owned(),

@@ -87,8 +87,8 @@ async fn an_end_that_is_taken_from_a_snapshot_is_caught() {
     };
     let from_snapshot = (
         Kind::Acquire,
-        "             ELSE NOT lease_is_live(",
-        "             ELSE true OR NOT lease_is_live(",
+        "ELSE NOT l.gated\n                  AND NOT lease_is_live(",
+        "ELSE true OR NOT lease_is_live(",
     );
     assert_needed(refused, &[from_snapshot]).await;
 }
@@ -124,7 +124,7 @@ async fn an_end_that_is_not_written_down_is_caught() {
         })
         .await
     };
-    let unwritten = (Kind::Release, "THEN 1 ELSE 3 END", "THEN 1 ELSE 0 END");
+    let unwritten = (Kind::Release, "ELSE 3 END\n  WHERE", "ELSE 0 END\n  WHERE");
     assert_needed(by_release, &[unwritten]).await;
 
     let by_heartbeat = async |setting: Setting| {
@@ -150,7 +150,7 @@ async fn an_end_that_is_not_written_down_is_caught() {
         })
         .await
     };
-    let unwritten = (Kind::Acquire, "THEN 3 ELSE 0 END", "THEN 0 ELSE 0 END");
+    let unwritten = (Kind::Acquire, "THEN 5 ELSE 3 END", "THEN 5 ELSE 0 END");
     assert_needed(by_acquire, &[unwritten]).await;
 
     let under_lock = async |setting: Setting| {
@@ -165,8 +165,8 @@ async fn an_end_that_is_not_written_down_is_caught() {
     };
     let unwritten = (
         Kind::ReleaseUnderLock,
-        "(SELECT grace_ms FROM clock)) THEN 3\n",
-        "(SELECT grace_ms FROM clock)) THEN 0\n",
+        "THEN 5 ELSE 3 END\n",
+        "THEN 5 ELSE 0 END\n",
     );
     assert_needed(under_lock, &[unwritten]).await;
 }

@@ -1,0 +1,69 @@
+/* locks.heartbeat */
+-- Renews each lease that lives and is the account's.
+-- $1 namespace ids, $2 names, $3 account ids, $4 lease ids (proofs), $5 requested lengths, $6 the
+-- latest instant at which anything may be written.
+WITH clock AS MATERIALIZED (
+  SELECT *, clock_timestamp() AS started_at FROM lease_clock LIMIT 1
+), observed AS (
+  SELECT i.namespace_id, i.name, i.account_id, i.lease_id AS proof, i.requested_ms,
+         e.reason AS ended_by, l.account_id AS seen_account_id, l.token_id, l.fencing_token,
+         l.lease_id, l.lease_ms, l.needs_proof, l.end_reason,
+         -- Only a proof that is missing is judged by it: the rest is decided under the row lock.
+         CASE WHEN i.lease_id IS NULL AND l.needs_proof
+              THEN lease_is_live(l.expires_at, l.end_reason, greatest(l.lease_ms, l.renewed_ms),
+                                 c.recent_until, c.open_start, c.outage_start, c.outage_end,
+                                 c.grace_ms) END AS live
+    FROM (SELECT unnest($1::bigint[]) AS namespace_id, unnest($2::text[]) AS name,
+                 unnest($3::bigint[]) AS account_id, unnest($4::uuid[]) AS lease_id,
+                 unnest($5::integer[]) AS requested_ms) i
+    CROSS JOIN clock c
+    LEFT JOIN LATERAL (
+      SELECT * FROM locks l WHERE l.namespace_id = i.namespace_id AND l.name = i.name LIMIT 1
+    ) l ON true
+    LEFT JOIN LATERAL (
+      SELECT e.reason FROM lease_ends e
+       WHERE (l.lease_id, l.account_id) IS DISTINCT FROM (i.lease_id, i.account_id)
+         AND e.account_id = i.account_id AND e.lease_id = i.lease_id
+         AND e.namespace_id = i.namespace_id AND e.name = i.name LIMIT 1
+    ) e ON true
+), verdicts AS MATERIALIZED (
+  SELECT observed.*, lease_verdict(ended_by, lease_id, needs_proof, end_reason, live,
+                                   seen_account_id = account_id, proof) AS verdict
+    FROM observed
+), written_rows AS (
+  -- The proposed row is inserted only if the sweeper deleted the row of a lapsed lease meanwhile.
+  INSERT INTO locks AS l (namespace_id, name, account_id, token_id, fencing_token, acquired_at,
+                          expires_at, lease_id, lease_ms, end_reason, needs_proof)
+  SELECT namespace_id, name, account_id, token_id, fencing_token, 'epoch', 'epoch', lease_id,
+         coalesce(requested_ms, lease_ms), 3, proof IS NOT NULL
+    FROM verdicts WHERE verdict = 'try' ORDER BY namespace_id, name COLLATE "C"
+  ON CONFLICT (namespace_id, name) DO UPDATE SET
+    -- A lease that turns out to have lapsed is not renewed but ends for good.
+    expires_at = CASE WHEN lease_is_live(l.expires_at, l.end_reason,
+                             greatest(l.lease_ms, l.renewed_ms),
+                             (SELECT recent_until FROM clock), (SELECT open_start FROM clock),
+                             (SELECT outage_start FROM clock), (SELECT outage_end FROM clock),
+                             (SELECT grace_ms FROM clock))
+                      THEN clock_timestamp() + excluded.lease_ms * interval '1 ms'
+                      ELSE l.expires_at END,
+    end_reason = CASE WHEN lease_is_live(l.expires_at, l.end_reason,
+                             greatest(l.lease_ms, l.renewed_ms),
+                             (SELECT recent_until FROM clock), (SELECT open_start FROM clock),
+                             (SELECT outage_start FROM clock), (SELECT outage_end FROM clock),
+                             (SELECT grace_ms FROM clock))
+                      THEN 0 ELSE 3 END,
+    renewed_ms = excluded.lease_ms
+  WHERE l.fencing_token = excluded.fencing_token AND l.end_reason = 0
+    AND (excluded.needs_proof OR NOT l.needs_proof)
+    AND clock_timestamp() <= $6::timestamptz
+  RETURNING l.namespace_id, l.name, l.lease_id, l.fencing_token, l.acquired_at, l.expires_at,
+            l.lease_ms, l.end_reason
+)
+SELECT namespace_id AS "namespace_id!", name AS "name!",
+       CASE end_reason WHEN 0 THEN 'renewed' ELSE 'expired' END AS "verdict!", lease_id,
+       fencing_token, acquired_at, expires_at, lease_ms,
+       (SELECT started_at FROM clock) AS written_at
+  FROM written_rows
+UNION ALL
+SELECT namespace_id, name, verdict, NULL, NULL, NULL, NULL, NULL, NULL
+  FROM verdicts WHERE verdict <> 'try'

@@ -326,7 +326,8 @@ END $$;
 --   expel       ends all leases and tickets of an account
 --   advance     only hands over what is free
 -- Nothing is written after latest_at. `waits` and lengths are milliseconds. `q.node_id + 0` keeps the
--- scan of a line on its own index: by the node's it would read all tickets of all live nodes.
+-- scan of a line on its own index: by the node's it would read all tickets of all live nodes. So do
+-- the comparisons of whole keys, which no other index serves, whatever the statistics say.
 CREATE FUNCTION lock_gate(me bigint, latest_at timestamptz, operations text[],
     namespace_ids bigint[], names text[], account_ids bigint[], token_ids bigint[],
     lease_ids uuid[], needs_proofs boolean[], lease_lengths integer[],
@@ -355,6 +356,9 @@ DECLARE
   in_force integer;      -- their permits
   live_nodes bigint[];
   first_live bigint;
+  from_ticket bigint;    -- no ticket before it is live, or waits
+  refused integer;       -- the tickets whose tokens were refused at this visit
+  last_ticket CONSTANT bigint := 9223372036854775807;
   head bigint;
   length_ms integer;
   why smallint;
@@ -609,7 +613,7 @@ BEGIN
       PERFORM FROM lock_tickets q
         WHERE is_unconfirmed AND q.lease_id = l.lease_id AND q.account_id = l.account_id
           AND q.namespace_id = l.namespace_id AND q.name = l.name
-          AND (r.operation = 'acquire' OR q.node_id = me AND q.attachment = r.attachment);
+          AND (r.operation = 'acquire' OR q.node_id + 0 = me AND q.attachment = r.attachment);
       IF is_unconfirmed AND NOT FOUND THEN
         -- A claim is nobody's lease yet; a later request may have its place.
         a.outcome := CASE WHEN r.operation = 'heartbeat' THEN 'unknown' ELSE 'replaced' END;
@@ -658,7 +662,7 @@ BEGIN
       PERFORM FROM lock_tickets q
         WHERE is_unconfirmed AND q.lease_id = m.lease_id AND q.account_id = m.account_id
           AND q.namespace_id = m.namespace_id AND q.name = m.name
-          AND (r.operation = 'acquire' OR q.node_id = me AND q.attachment = r.attachment);
+          AND (r.operation = 'acquire' OR q.node_id + 0 = me AND q.attachment = r.attachment);
       IF is_unconfirmed AND NOT FOUND THEN
         a.outcome := CASE WHEN r.operation = 'heartbeat' THEN 'unknown' ELSE 'replaced' END;
       ELSIF is_unconfirmed AND NOT token_is_admitted(m.token_id) THEN
@@ -717,7 +721,7 @@ BEGIN
       PERFORM FROM lock_tickets q
         WHERE is_claim AND q.lease_id = l.lease_id AND q.account_id = l.account_id
           AND q.namespace_id = l.namespace_id AND q.name = l.name
-          AND q.node_id = me AND q.attachment = r.attachment;
+          AND q.node_id + 0 = me AND q.attachment = r.attachment;
       IF is_claim AND NOT FOUND THEN
         a.outcome := 'replaced'; -- a later request with this lease id has the place
       ELSIF is_claim AND r.needs_proof THEN
@@ -739,7 +743,7 @@ BEGIN
       PERFORM FROM lock_tickets q
         WHERE is_claim AND q.lease_id = m.lease_id AND q.account_id = m.account_id
           AND q.namespace_id = m.namespace_id AND q.name = m.name
-          AND q.node_id = me AND q.attachment = r.attachment;
+          AND q.node_id + 0 = me AND q.attachment = r.attachment;
       IF is_claim AND NOT FOUND THEN
         a.outcome := 'replaced';
       ELSIF is_claim OR r.operation = 'abandon' AND NOT r.needs_proof AND m.renewed_ms IS NULL
@@ -866,10 +870,12 @@ BEGIN
         IF l.gated THEN
           SELECT q.ticket, coalesce(a.permits, q.permits) INTO first_live, a.permits
             FROM lock_tickets q
-           WHERE q.namespace_id = l.namespace_id AND q.name = l.name
-             AND q.ticket >= coalesce(l.first_ticket, 0) AND q.claim_token IS NULL
-             AND NOT q.is_detached AND q.waits_until > t AND q.node_id + 0 = ANY (live_nodes)
-           ORDER BY q.ticket LIMIT 1;
+           WHERE (q.namespace_id, q.name, q.ticket)
+                   >= (l.namespace_id, l.name, coalesce(l.first_ticket, 0))
+             AND (q.namespace_id, q.name, q.ticket) <= (l.namespace_id, l.name, last_ticket)
+             AND q.claim_token IS NULL AND NOT q.is_detached AND q.waits_until > t
+             AND q.node_id + 0 = ANY (live_nodes)
+           ORDER BY q.namespace_id, q.name, q.ticket LIMIT 1;
           IF NOT FOUND THEN
             a.permits := CASE WHEN cardinality(slots) > 0 THEN in_force WHEN row_lives THEN 1 END;
           END IF;
@@ -942,22 +948,26 @@ BEGIN
       l.end_reason := 1; l.expires_at := t; l.mark_token := nextval('lock_fence');
       is_changed := true;
     END IF;
-    first_live := NULL;
+    first_live := NULL; from_ticket := coalesce(l.first_ticket, 0); refused := 0;
     WHILE l.gated AND NOT row_lives LOOP
       t := clock_timestamp();
       live_nodes := coalesce(live_nodes, ARRAY(
         SELECT d.node_id FROM nodes d WHERE node_is_live(d.looked_at, c.recent_until,
           c.open_start, c.outage_start, c.outage_end)) || me);
       SELECT * INTO w FROM lock_tickets q
-       WHERE q.namespace_id = l.namespace_id AND q.name = l.name
-         AND q.ticket >= coalesce(l.first_ticket, 0) AND q.claim_token IS NULL
-         AND NOT q.is_detached AND q.waits_until > t AND q.node_id + 0 = ANY (live_nodes)
-       ORDER BY q.ticket LIMIT 1;
+       WHERE (q.namespace_id, q.name, q.ticket) >= (l.namespace_id, l.name, from_ticket)
+         AND (q.namespace_id, q.name, q.ticket) <= (l.namespace_id, l.name, last_ticket)
+         AND q.claim_token IS NULL AND NOT q.is_detached AND q.waits_until > t
+         AND q.node_id + 0 = ANY (live_nodes)
+       ORDER BY q.namespace_id, q.name, q.ticket LIMIT 1;
       first_live := w.ticket;
-      EXIT WHEN w.ticket IS NULL OR NOT permit_fits(w.permits, in_force, cardinality(slots));
+      EXIT WHEN w.ticket IS NULL OR NOT permit_fits(w.permits, in_force, cardinality(slots))
+        OR refused >= 100; -- the others at the next visit, which is asked for at once
+      from_ticket := w.ticket + 1;
       IF NOT token_is_admitted(w.token_id) THEN
         DELETE FROM lock_tickets q WHERE q.namespace_id = w.namespace_id AND q.name = w.name
            AND q.ticket = w.ticket;
+        refused := refused + 1;
         CONTINUE;
       END IF;
       g := gate_grant(l, w, slots, t, true);
@@ -980,9 +990,10 @@ BEGIN
     -- and those that nobody came back for are deleted.
     IF l.gated THEN
       SELECT * INTO w FROM lock_tickets q
-       WHERE q.namespace_id = l.namespace_id AND q.name = l.name
-         AND q.ticket >= coalesce(l.first_ticket, 0)
-       ORDER BY q.ticket LIMIT 1;
+       WHERE (q.namespace_id, q.name, q.ticket)
+               >= (l.namespace_id, l.name, coalesce(l.first_ticket, 0))
+         AND (q.namespace_id, q.name, q.ticket) <= (l.namespace_id, l.name, last_ticket)
+       ORDER BY q.namespace_id, q.name, q.ticket LIMIT 1;
       IF w.claim_token <> l.fencing_token
          AND NOT EXISTS (SELECT FROM lock_members x WHERE x.namespace_id = l.namespace_id
                             AND x.name = l.name AND x.end_reason = 0
@@ -998,20 +1009,25 @@ BEGIN
          AND (NOT w.is_detached OR w.waits_until < t - interval '20 s') THEN
         -- A part of them at each visit: the claim that was just granted waits for the commit.
         SELECT q.ticket INTO head FROM lock_tickets q
-         WHERE q.namespace_id = l.namespace_id AND q.name = l.name AND q.ticket >= w.ticket
-         ORDER BY q.ticket OFFSET 500 LIMIT 1;
+         WHERE (q.namespace_id, q.name, q.ticket) >= (l.namespace_id, l.name, w.ticket)
+           AND (q.namespace_id, q.name, q.ticket) <= (l.namespace_id, l.name, last_ticket)
+         ORDER BY q.namespace_id, q.name, q.ticket OFFSET 500 LIMIT 1;
         first_live := least(first_live, head);
         UPDATE lock_tickets q SET is_detached = true, waits_until = least(q.waits_until, t)
-         WHERE q.namespace_id = l.namespace_id AND q.name = l.name AND q.ticket >= w.ticket
-           AND q.ticket < coalesce(first_live, 9223372036854775807) AND q.claim_token IS NULL
-           AND NOT q.is_detached AND q.node_id <> ALL (live_nodes);
+         WHERE (q.namespace_id, q.name, q.ticket) >= (l.namespace_id, l.name, w.ticket)
+           AND (q.namespace_id, q.name, q.ticket)
+                 < (l.namespace_id, l.name, coalesce(first_live, last_ticket))
+           AND q.claim_token IS NULL AND NOT q.is_detached AND q.node_id <> ALL (live_nodes);
         DELETE FROM lock_tickets q
-         WHERE q.namespace_id = l.namespace_id AND q.name = l.name AND q.ticket >= w.ticket
-           AND q.ticket < coalesce(first_live, 9223372036854775807) AND q.claim_token IS NULL
+         WHERE (q.namespace_id, q.name, q.ticket) >= (l.namespace_id, l.name, w.ticket)
+           AND (q.namespace_id, q.name, q.ticket)
+                 < (l.namespace_id, l.name, coalesce(first_live, last_ticket))
+           AND q.claim_token IS NULL
            AND q.waits_until < t - interval '20 s';
         SELECT * INTO w FROM lock_tickets q
-         WHERE q.namespace_id = l.namespace_id AND q.name = l.name AND q.ticket >= w.ticket
-         ORDER BY q.ticket LIMIT 1;
+         WHERE (q.namespace_id, q.name, q.ticket) >= (l.namespace_id, l.name, w.ticket)
+           AND (q.namespace_id, q.name, q.ticket) <= (l.namespace_id, l.name, last_ticket)
+         ORDER BY q.namespace_id, q.name, q.ticket LIMIT 1;
       END IF;
       l.first_ticket := w.ticket;
       IF w.ticket IS NULL AND cardinality(slots) = 0 THEN -- Nobody is left: no gate any more.
@@ -1034,7 +1050,9 @@ BEGIN
     IF l.gated AND w.ticket IS NOT NULL THEN -- When the next waiter may get its turn at the latest.
       a := NULL;
       a.outcome := 'next_end'; a.namespace_id := l.namespace_id; a.name := l.name;
-      IF row_lives THEN
+      IF refused >= 100 THEN
+        a.expires_at := t;
+      ELSIF row_lives THEN
         a.expires_at := lease_lapses_at(l.expires_at, greatest(l.lease_ms, l.renewed_ms),
           c.recent_until, c.outage_start, c.outage_end, c.grace_ms);
       ELSE

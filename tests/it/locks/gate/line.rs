@@ -90,7 +90,7 @@ async fn shared_newcomers_that_starve_an_exclusive_waiter_are_caught() {
         // The hand-over passes the head of the line.
         &[(
             GATE,
-            "ORDER BY q.ticket LIMIT 1;\n      first_live := w.ticket;",
+            "ORDER BY q.namespace_id, q.name, q.ticket LIMIT 1;\n      first_live := w.ticket;",
             "ORDER BY q.permits, q.ticket LIMIT 1;\n      first_live := w.ticket;",
         )],
     ];

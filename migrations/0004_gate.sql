@@ -68,7 +68,7 @@ COMMENT ON COLUMN lock_tickets.waits_until IS 'not granted after this instant; k
 COMMENT ON COLUMN lock_tickets.is_detached IS 'nobody waits with it now: passed over until a request with its lease id attaches it again';
 COMMENT ON COLUMN lock_tickets.claim_token IS 'the fencing token of the claim that was granted to it; null: it waits';
 CREATE INDEX lock_tickets_node_index ON lock_tickets (node_id);
-CREATE INDEX lock_tickets_account_index ON lock_tickets (account_id, namespace_id, name);
+CREATE INDEX lock_tickets_account_index ON lock_tickets (account_id);
 
 -- A slot's row is to a permit what a lock's row is to an exclusive lease: it stays when the lease has
 -- ended, and the next grant takes it over. The key makes two live leases of one slot impossible.
@@ -1008,20 +1008,21 @@ BEGIN
          AND w.ticket < coalesce(first_live, w.ticket + 1)
          AND (NOT w.is_detached OR w.waits_until < t - interval '20 s') THEN
         -- A part of them at each visit: the claim that was just granted waits for the commit.
-        SELECT q.ticket INTO head FROM lock_tickets q
-         WHERE (q.namespace_id, q.name, q.ticket) >= (l.namespace_id, l.name, w.ticket)
-           AND (q.namespace_id, q.name, q.ticket) <= (l.namespace_id, l.name, last_ticket)
-         ORDER BY q.namespace_id, q.name, q.ticket OFFSET 500 LIMIT 1;
-        first_live := least(first_live, head);
         UPDATE lock_tickets q SET is_detached = true, waits_until = least(q.waits_until, t)
-         WHERE (q.namespace_id, q.name, q.ticket) >= (l.namespace_id, l.name, w.ticket)
-           AND (q.namespace_id, q.name, q.ticket)
-                 < (l.namespace_id, l.name, coalesce(first_live, last_ticket))
+         WHERE q.ctid = ANY (ARRAY(
+           SELECT x.ctid FROM lock_tickets x
+            WHERE (x.namespace_id, x.name, x.ticket) >= (l.namespace_id, l.name, w.ticket)
+              AND (x.namespace_id, x.name, x.ticket)
+                    < (l.namespace_id, l.name, coalesce(first_live, last_ticket))
+            ORDER BY x.namespace_id, x.name, x.ticket LIMIT 500))
            AND q.claim_token IS NULL AND NOT q.is_detached AND q.node_id <> ALL (live_nodes);
         DELETE FROM lock_tickets q
-         WHERE (q.namespace_id, q.name, q.ticket) >= (l.namespace_id, l.name, w.ticket)
-           AND (q.namespace_id, q.name, q.ticket)
-                 < (l.namespace_id, l.name, coalesce(first_live, last_ticket))
+         WHERE q.ctid = ANY (ARRAY(
+           SELECT x.ctid FROM lock_tickets x
+            WHERE (x.namespace_id, x.name, x.ticket) >= (l.namespace_id, l.name, w.ticket)
+              AND (x.namespace_id, x.name, x.ticket)
+                    < (l.namespace_id, l.name, coalesce(first_live, last_ticket))
+            ORDER BY x.namespace_id, x.name, x.ticket LIMIT 500))
            AND q.claim_token IS NULL
            AND q.waits_until < t - interval '20 s';
         SELECT * INTO w FROM lock_tickets q

@@ -24,10 +24,7 @@ const INDEXES: [(&str, &[&str]); 9] = [
     ("locks_pk", &["namespace_id", "name"]),
     ("lock_tickets_pk", &["namespace_id", "name"]),
     ("lock_tickets_lease_unique", &["lease_id"]),
-    (
-        "lock_tickets_account_index",
-        &["account_id", "namespace_id", "name"],
-    ),
+    ("lock_tickets_account_index", &["account_id"]),
     ("lock_members_pk", &["namespace_id", "name"]),
     ("lock_members_lease_index", &["lease_id"]),
     ("lease_ends_pk", &["account_id", "lease_id"]),

@@ -125,7 +125,7 @@ async fn a_repeated_request_that_loses_its_place_is_caught() {
         )],
         &[(
             GATE,
-            "AND q.node_id = me AND q.attachment = r.attachment",
+            "AND q.node_id + 0 = me AND q.attachment = r.attachment",
             "AND q.attachment = r.attachment",
         )],
     ];

@@ -161,7 +161,7 @@ impl<'a> Acquisition<'a> {
         }
     }
 
-    /// How long the next request waits in the line, milliseconds.
+    /// The time that the next request waits in the line, milliseconds.
     fn wait_ms(&self) -> u64 {
         let remaining = self
             .wait_until
@@ -173,7 +173,7 @@ impl<'a> Acquisition<'a> {
         }
     }
 
-    /// What follows on `false`, with whether the request waited for its whole time, or on an error.
+    /// The step after `false`, with whether the request waited for its whole time, or after an error.
     fn not_granted(
         &mut self,
         outcome: Result<bool, RequestError>,

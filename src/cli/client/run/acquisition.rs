@@ -173,7 +173,7 @@ impl<'a> Acquisition<'a> {
         }
     }
 
-    /// The step after `false`, with whether the request waited for its whole time, or after an error.
+    /// The step after `false`, with whether the whole wait is over, or after an error.
     fn not_granted(
         &mut self,
         outcome: Result<bool, RequestError>,

@@ -913,6 +913,7 @@ BEGIN
                 SELECT count(*) FROM (
                   SELECT FROM lock_tickets q WHERE q.account_id = r.account_id
                      AND q.namespace_id = r.namespace_id AND q.name = r.name
+                     AND q.waits_until > t - interval '20 s'
                    LIMIT r.max_tickets) x) THEN
           a.outcome := 'too_many_waiters';
         ELSE -- The ticket is drawn under the row lock. A repeated request keeps its place.
@@ -1118,17 +1119,21 @@ BEGIN
     END IF;
     SELECT * INTO c FROM lease_clock;
     is_own := l.account_id = account AND l.lease_id = lease;
-    IF lease_is_live(l.expires_at, l.end_reason, greatest(l.lease_ms, l.renewed_ms),
-         c.recent_until, c.open_start, c.outage_start, c.outage_end, c.grace_ms) THEN
-      a.outcome := CASE WHEN NOT is_own THEN 'held'
-                        WHEN l.claim_token = l.fencing_token THEN 'held'
+    PERFORM FROM lease_ends e WHERE e.account_id = account AND e.lease_id = lease
+       AND e.namespace_id = ns AND e.name = lock_name;
+    IF FOUND AND NOT is_own THEN
+      a.outcome := 'ended';
+    ELSIF lease_is_live(l.expires_at, l.end_reason, greatest(l.lease_ms, l.renewed_ms),
+            c.recent_until, c.open_start, c.outage_start, c.outage_end, c.grace_ms) THEN
+      a.outcome := CASE WHEN NOT is_own OR l.claim_token = l.fencing_token THEN 'held'
                         WHEN clock_timestamp() >= l.acquired_at
                              + l.max_hold_ms * interval '1 ms' THEN 'ended' END;
     ELSE
-      PERFORM FROM lease_ends e WHERE e.account_id = account AND e.lease_id = lease
-         AND e.namespace_id = ns AND e.name = lock_name;
-      IF is_own OR FOUND THEN
-        a.outcome := 'ended';
+      IF is_own THEN
+        a.outcome := 'ended'; -- decided here, and written down, so that it stays true
+        UPDATE locks x SET end_reason = CASE WHEN x.expires_at >= x.acquired_at
+                             + x.max_hold_ms * interval '1 ms' THEN 5 ELSE 3 END
+         WHERE x.namespace_id = ns AND x.name = lock_name AND x.end_reason = 0;
       ELSE
         PERFORM FROM lock_tickets q WHERE l.gated AND q.namespace_id = ns AND q.name = lock_name
            AND NOT q.is_detached AND q.waits_until > clock_timestamp();

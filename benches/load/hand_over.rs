@@ -39,7 +39,7 @@ pub(crate) struct Lines {
     /// The length of the leases, milliseconds.
     #[arg(long, default_value_t = 30_000)]
     lease_ms: u64,
-    /// How long a holder keeps the lock before it releases it, milliseconds.
+    /// The time for which a holder keeps the lock before it releases it, milliseconds.
     #[arg(long, default_value_t = 0)]
     hold_ms: u64,
     /// Holders let their leases lapse and never release them.

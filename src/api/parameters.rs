@@ -122,7 +122,7 @@ fn milliseconds(name: &str, value: &str, bounds: RangeInclusive<i32>) -> Result<
     })
 }
 
-/// Whoever wants to wait for longer is told how to keep the place in the line.
+/// The refusal of a longer wait says how to keep the place in the line.
 fn wait_ms(value: &str) -> Result<i32, Problem> {
     number(value, &(0..=MAX_WAIT_MS)).ok_or_else(|| {
         invalid(format!(

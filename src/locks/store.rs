@@ -163,11 +163,12 @@ pub async fn find(
         QueuedRequest,
         r#"/* locks.queue_of_lock */
         SELECT row_number() OVER (ORDER BY t.ticket) AS "position!", t.account_id, t.permits,
-               t.holder, t.is_detached,
+               t.holder, t.is_detached OR t.waits_until <= clock_timestamp() AS "is_detached!",
                (extract(epoch FROM clock_timestamp() - t.joined_at) * 1000)::bigint
                  AS "waited_ms!"
           FROM lock_tickets t
          WHERE t.namespace_id = $1 AND t.name = $2 AND t.claim_token IS NULL
+           AND t.waits_until > clock_timestamp() - interval '20 s'
          ORDER BY t.ticket LIMIT $3"#,
         namespace_id.0,
         name.as_str(),
@@ -178,7 +179,8 @@ pub async fn find(
     let queue_length = sqlx::query_scalar!(
         r#"/* locks.queue_length_of_lock */
         SELECT count(*) AS "count!" FROM lock_tickets t
-         WHERE t.namespace_id = $1 AND t.name = $2 AND t.claim_token IS NULL"#,
+         WHERE t.namespace_id = $1 AND t.name = $2 AND t.claim_token IS NULL
+           AND t.waits_until > clock_timestamp() - interval '20 s'"#,
         namespace_id.0,
         name.as_str(),
     )
@@ -227,7 +229,7 @@ pub async fn any_live(
             AND lease_is_live(l.expires_at, l.end_reason, l.length_ms, c.recent_until,
                               c.open_start, c.outage_start, c.outage_end, c.grace_ms))
             OR EXISTS (SELECT FROM lock_tickets t WHERE t.namespace_id = $1
-                          AND t.waits_until > clock_timestamp()) AS "any!""#,
+                          AND t.waits_until > clock_timestamp() - interval '20 s') AS "any!""#,
         namespace_id.0
     )
     .fetch_one(connection)

@@ -24,6 +24,7 @@ pub struct Sweeper {
     locks_block: i64,
     lease_ends_block: i64,
     members_block: i64,
+    tickets_block: i64,
 }
 
 impl Sweeper {
@@ -36,7 +37,8 @@ impl Sweeper {
             r#"/* sweeper.sizes */
             SELECT pg_relation_size('locks') / 8192 AS "locks!",
                    pg_relation_size('lease_ends') / 8192 AS "lease_ends!",
-                   pg_relation_size('lock_members') / 8192 AS "members!""#
+                   pg_relation_size('lock_members') / 8192 AS "members!",
+                   pg_relation_size('lock_tickets') / 8192 AS "tickets!""#
         )
         .fetch_one(pool)
         .await?;
@@ -53,6 +55,10 @@ impl Sweeper {
         for _ in 0..stretches_per_second(sizes.members) {
             sweep_members(pool, self.members_block).await?;
             self.members_block = next_block(self.members_block, sizes.members);
+        }
+        for _ in 0..stretches_per_second(sizes.tickets) {
+            sweep_tickets(pool, self.tickets_block).await?;
+            self.tickets_block = next_block(self.tickets_block, sizes.tickets);
         }
         sweep_nodes(pool).await?;
         metrics::counter!("lockable_swept_locks_total").increment(removed);
@@ -130,9 +136,14 @@ async fn advance_gates(pool: &PgPool, block: i64) -> sqlx::Result<()> {
           SELECT l.namespace_id, l.name FROM locks l
            WHERE l.ctid >= format('(%s,0)', $1::bigint)::tid
              AND l.ctid < format('(%s,0)', $1::bigint + $2::bigint)::tid
-             AND l.gated AND (l.account_id = 0 OR l.end_reason <> 0
-                              OR l.expires_at < clock_timestamp() - interval '5 s')
-           LIMIT 200
+             AND l.gated AND CASE
+               WHEN l.end_reason <> 0 THEN true
+               WHEN l.account_id <> 0 THEN l.expires_at < clock_timestamp() - interval '5 s'
+               ELSE NOT EXISTS (
+                 SELECT FROM lock_members m
+                  WHERE m.namespace_id = l.namespace_id AND m.name = l.name
+                    AND m.end_reason = 0 AND m.expires_at > clock_timestamp()) END
+           LIMIT 200 FOR NO KEY UPDATE OF l SKIP LOCKED
         ), arrays AS (
           SELECT count(*)::integer AS length, array_agg(namespace_id) AS namespace_ids,
                  array_agg(name) AS names FROM keys
@@ -146,6 +157,26 @@ async fn advance_gates(pool: &PgPool, block: i64) -> sqlx::Result<()> {
         STRETCH_BLOCKS,
     )
     .fetch_one(pool)
+    .await?;
+    Ok(())
+}
+
+/// Deletes tickets whose time is over for good, also of locks that are held and so have no visit to
+/// their gates. It needs no lock of the gate: nothing is granted to such a ticket, and a request
+/// that attaches it again meanwhile keeps it, because the condition is tested under its row's lock.
+async fn sweep_tickets(pool: &PgPool, block: i64) -> sqlx::Result<()> {
+    sqlx::query!(
+        "/* sweeper.tickets */
+        DELETE FROM lock_tickets WHERE ctid = ANY (ARRAY(
+          SELECT t.ctid FROM lock_tickets t
+           WHERE t.ctid >= format('(%s,0)', $1::bigint)::tid
+             AND t.ctid < format('(%s,0)', $1::bigint + $2::bigint)::tid
+             AND t.claim_token IS NULL AND t.waits_until < clock_timestamp() - interval '30 s'
+             FOR UPDATE SKIP LOCKED))",
+        block,
+        STRETCH_BLOCKS,
+    )
+    .execute(pool)
     .await?;
     Ok(())
 }

@@ -150,7 +150,7 @@ async fn a_lock_in_the_public_namespace_is_broken() {
         browser.sees("Nobody holds a lock of this name").await;
         browser.fill("#break-name", "taken").await;
         browser.press("Break lock").await;
-        browser.sees("The lock taken is broken and free").await;
+        browser.sees("The lock taken is broken: free").await;
         assert!(!program.heartbeat("taken").await.verdict());
         browser.press("Audit log").await;
         browser.sees("lock:public/taken").await;

@@ -31,7 +31,7 @@ async fn from_signing_up_to_a_broken_lock() {
         browser.fill("#break-reason", "the machine is gone").await;
         browser.press("Break lock").await;
         browser.is_at("/account/locks").await;
-        browser.sees("nightly/report is broken and free").await;
+        browser.sees("nightly/report is broken: free").await;
         browser.sees("Nothing is held").await;
         assert!(!program.heartbeat("nightly%2Freport").await.verdict());
         assert!(program.acquire("nightly%2Freport").await.verdict());

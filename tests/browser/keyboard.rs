@@ -110,7 +110,7 @@ async fn breaking_a_lock_needs_no_mouse() {
         type_text(browser, "it hangs").await;
         tab_to(browser, "Break lock", 0).await;
         press(browser, Key::Enter).await;
-        browser.sees("job is broken and free").await;
+        browser.sees("job is broken: free").await;
     })
     .await;
 }

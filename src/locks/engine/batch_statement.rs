@@ -11,7 +11,7 @@ use crate::locks::{Acquire, Heartbeat, Release};
 /// A kind of statement: it executes requests of one kind together.
 pub(super) trait BatchStatement {
     type Request: LockRequest;
-    /// What it does beside the outcomes of its requests.
+    /// The effects of the statement beside the outcomes of its requests.
     type News: Default + Send;
     /// The name in logs and in the label `statement` of `lockable_database_seconds`.
     const NAME: &'static str;

@@ -183,7 +183,8 @@ pub(crate) async fn break_lock(
     .await;
     let flash = match result {
         Ok(()) => Flash::ok(format!(
-            "The lock {name} is broken and free. Its holder is told so at its next heartbeat."
+            "The lock {name} is broken: free, or held by who waited first. Its holder is told so \
+             at its next heartbeat."
         )),
         Err(BreakError::NotHeld) => Flash::warn(format!(
             "Nothing was broken: the lease of {name} that you saw has ended by itself."

@@ -67,7 +67,9 @@ pub(crate) async fn break_lock(
     };
     match locks::break_any(&web.app.db, &current.actor(), &name, &submitted.reason).await {
         Ok(()) => {
-            let flash = Flash::ok(format!("The lock {name} is broken and free."));
+            let flash = Flash::ok(format!(
+                "The lock {name} is broken: free, or held by who waited first."
+            ));
             current.redirect("/admin/locks", flash).await
         }
         Err(BreakError::NotHeld) => {

@@ -35,6 +35,9 @@ impl Drop for Waiter {
 /// sent any more.
 const TIME_UP_WITHIN: Duration = Duration::from_millis(25);
 
+/// The pause before a waiter asks again whose request found the queue full.
+const PAUSE_WHEN_OVERLOADED: Duration = Duration::from_millis(50);
+
 /// The next request of a waiter to the gate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
@@ -184,7 +187,7 @@ impl Waiter {
                     }
                 }
                 Err(EngineError::Overloaded) if step == Step::Confirm => {
-                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    tokio::time::sleep(PAUSE_WHEN_OVERLOADED).await;
                     if is_time_up {
                         Step::Leave
                     } else {

@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use super::waiting::{granted, is_gated, two_nodes, wait_behind, waiting};
 use crate::support::node::{ALICE, BOB, acquire};
+use crate::support::prelude::*;
 
 fn permit(account: i64, name: &str, wait_ms: i32) -> Acquire {
     Acquire {
@@ -127,4 +128,71 @@ async fn the_sweeper_clears_a_gate_that_nobody_asks_about() {
         db.value::<i64>("SELECT count(*) FROM lock_members").await,
         0
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_sweeper_reaches_an_abandoned_gate_behind_many_that_are_in_use_or_locked() {
+    let (db, _, _) = two_nodes().await;
+    db.execute(
+        "INSERT INTO locks (namespace_id, name, account_id, token_id, fencing_token, acquired_at,
+                            expires_at, lease_id, lease_ms, needs_proof, gated)
+         SELECT 1, 's' || n, 0, 0, n, now(), '9999-12-31', gen_random_uuid(), 1, false, true
+           FROM generate_series(1, 251) n;
+         INSERT INTO lock_members (namespace_id, name, slot, permits, account_id, token_id,
+                                   fencing_token, acquired_at, expires_at, lease_id, lease_ms,
+                                   needs_proof)
+         SELECT 1, 's' || n, 0, 2, 1, 1, n, now(),
+                now() + CASE WHEN n < 250 THEN interval '1 h' ELSE interval '-1 h' END,
+                gen_random_uuid(), 1, true
+           FROM generate_series(1, 251) n",
+    )
+    .await;
+    // One abandoned gate is locked elsewhere: the other one is cleared all the same.
+    let mut elsewhere = db.pool.begin().await.unwrap();
+    sqlx::query("SELECT FROM locks WHERE name = 's250' FOR UPDATE")
+        .execute(&mut *elsewhere)
+        .await
+        .unwrap();
+    Sweeper::default().step(&db.pool).await.unwrap();
+    let gated = "SELECT string_agg(name, ',') FROM locks WHERE gated AND name IN ('s250', 's251')";
+    assert_eq!(db.value::<String>(gated).await, "s250");
+    elsewhere.rollback().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tickets_whose_time_is_long_over_neither_count_nor_stay() {
+    let (db, node, _) = two_nodes().await;
+    node.grant("a", Uuid::new_v4(), 60_000).await;
+    db.execute(
+        "INSERT INTO lock_tickets (namespace_id, name, ticket, account_id, token_id, node_id,
+                                   attachment, waits_until, lease_id, lease_ms, permits,
+                                   needs_proof, is_detached)
+         SELECT 1, 'a', nextval('lock_ticket'), 2, 2, 99, n, now() - interval '5 min',
+                gen_random_uuid(), 60000, 1, true, true FROM generate_series(1, 10) n;
+         UPDATE locks SET gated = true",
+    )
+    .await;
+    let request = Acquire {
+        max_waiters_of_lock: 10,
+        ..waiting(BOB, "a", None, 60_000)
+    };
+    let bob = AccountId(BOB);
+    assert_eq!(store::count_live(&db.pool, bob).await.unwrap(), 0);
+    let key = request.key.clone();
+    let task = tokio::spawn(async move { node.engine.acquire(request).await });
+    let live = "SELECT count(*) FROM lock_tickets WHERE waits_until > now()";
+    eventually("it stands in the line", async || {
+        (db.value::<i64>(live).await == 1).then_some(())
+    })
+    .await;
+    let view = store::find(&db.pool, key.namespace_id, &key.name)
+        .await
+        .unwrap();
+    assert_eq!((view.queue_length, view.queue.len()), (1, 1));
+    Sweeper::default().step(&db.pool).await.unwrap();
+    assert_eq!(
+        db.value::<i64>("SELECT count(*) FROM lock_tickets").await,
+        1
+    );
+    task.abort();
 }

@@ -188,3 +188,20 @@ async fn a_lock_shows_who_holds_it_and_who_waits() {
         .unwrap();
     assert!(free.leases.is_empty() && free.queue_length == 0);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_that_lapsed_has_ended_for_all_of_them_and_stays_so() {
+    let (db, node, _) = two_nodes().await;
+    let id = Uuid::new_v4();
+    granted_together(&node, together(&["a", "b"], id)).await;
+    // Before the outage that the clock of a new database shows, which would protect it.
+    let lapse = "UPDATE locks SET expires_at = 'epoch' WHERE name = 'b'";
+    db.execute(lapse).await;
+    let again = || node.engine.acquire_all(together(&["a", "b"], id));
+    assert_eq!(again().await, Ok(AcquireAllOutcome::LeaseEnded));
+    let reason = "SELECT end_reason::integer FROM locks WHERE name = 'b'";
+    assert_eq!(db.value::<i32>(reason).await, 3);
+    // Somebody else has it now: it is not held for want of a moment, the id is used up.
+    granted(node.engine.acquire(acquire(BOB, "b", None)).await);
+    assert_eq!(again().await, Ok(AcquireAllOutcome::LeaseEnded));
+}

@@ -92,6 +92,15 @@ fn is_unknown(call: &Call) -> bool {
     matches!(call.outcome, Outcome::Unknown | Outcome::Unheard)
 }
 
+/// True if the call may have granted or renewed a lease of this length before it was told that there
+/// is none: the node was not answered, asked again, and by then the lease had lapsed.
+fn may_have_lapsed(call: &Call, length: Duration) -> bool {
+    call.request.operation != Operation::Release
+        && call.request.wait.is_zero()
+        && (call.outcome == Outcome::Lost || is_refused(call))
+        && call.began + length <= call.ended
+}
+
 fn token(call: &Call) -> Option<i64> {
     match call.outcome {
         Outcome::Held { fencing_token } => Some(fencing_token),
@@ -113,7 +122,7 @@ impl<'a> Evidence<'a> {
             in_doubt: others
                 .iter()
                 .filter(is_acquire)
-                .filter(|call| is_unknown(call))
+                .filter(|call| is_unknown(call) || may_have_lapsed(call, rules.length(call)))
                 .cloned()
                 .collect(),
             others,
@@ -156,17 +165,13 @@ impl<'a> Evidence<'a> {
             if is_unknown(call) {
                 all.push(evidence(name, vec![], vec![call.clone()]));
             } else if is_refused(call) {
-                let mut refused = evidence(name, vec![], vec![]);
+                let lapsed = Some(call).filter(|call| may_have_lapsed(call, rules.length(call)));
+                let mut refused = evidence(name, vec![], lapsed.cloned().into_iter().collect());
                 refused.others = vec![call.clone()];
                 all.push(refused);
             }
         }
         all
-    }
-
-    /// The length that a call grants or renews by.
-    fn length(&self, call: &Call) -> Duration {
-        call.request.length.unwrap_or(self.rules.lease)
     }
 
     /// The last instant at which a call can have had its effect.
@@ -188,13 +193,17 @@ impl<'a> Evidence<'a> {
             .filter(|call| self.effect_by(call) >= held.began);
         // A client that waited counts from the instant up to which it did.
         let waited = held.grant.map_or(Duration::ZERO, |grant| grant.waited);
-        let until = held.began + waited + self.length(held);
+        let until = held.began + waited + self.rules.length(held);
         later.fold(until, |until, call| {
             let effect = call.began.max(held.began);
             let ends = match (call.request.operation, call.outcome) {
-                (_, Outcome::Lost | Outcome::Refused | Outcome::Conflicting) => return until,
+                (_, Outcome::Lost | Outcome::Refused | Outcome::Conflicting)
+                    if !may_have_lapsed(call, self.rules.length(call)) =>
+                {
+                    return until;
+                }
                 (Operation::Release, _) => effect,
-                (Operation::Acquire | Operation::Heartbeat, _) => effect + self.length(call),
+                (Operation::Acquire | Operation::Heartbeat, _) => effect + self.rules.length(call),
             };
             until.min(ends)
         })
@@ -224,18 +233,22 @@ impl<'a> Evidence<'a> {
         let first = grants.first()?;
         let mut until = Duration::ZERO;
         for call in &grants {
-            let length = self.length(call) + self.rules.outage;
+            let length = self.rules.length(call) + self.rules.outage;
             // The service ends a grant without an id that it has not told anybody about.
             let length = match (self.id, call.outcome) {
                 (None, Outcome::Unknown) => length.min(self.rules.compensation),
                 _ => length,
             };
-            until = until.max(self.effect_by(call) + length);
+            until = until.max(if may_have_lapsed(call, length) {
+                call.ended
+            } else {
+                self.effect_by(call) + length
+            });
         }
         for call in &self.others {
             let renews = call.request.operation == Operation::Heartbeat && is_unknown(call);
             if renews && call.began <= until {
-                let length = self.length(call) + self.rules.outage;
+                let length = self.rules.length(call) + self.rules.outage;
                 until = until.max(self.effect_by(call) + length);
             }
         }

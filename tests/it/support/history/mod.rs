@@ -196,6 +196,11 @@ pub(crate) struct Rules {
 }
 
 impl Rules {
+    /// The length that a call grants or renews by.
+    fn length(&self, call: &Call) -> Duration {
+        call.request.length.unwrap_or(self.lease)
+    }
+
     /// Rules for a service whose clients hear every answer.
     pub(crate) fn new(lease: Duration, outage: Duration) -> Rules {
         Rules {

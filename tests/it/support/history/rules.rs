@@ -117,9 +117,9 @@ pub(super) fn refusals(lock: &str, leases: &[Lease], wrong: &mut Vec<String>) {
             let time = (call.began, call.ended);
             let (mode, conflicts) = (call.request.mode, call.outcome == Outcome::Conflicting);
             let others = || {
-                leases
-                    .iter()
-                    .filter(|other| other.id.is_none() || other.id != lease.id)
+                leases.iter().filter(|other| {
+                    !std::ptr::eq(*other, lease) && (other.id.is_none() || other.id != lease.id)
+                })
             };
             let mut holders = others().filter(|other| {
                 other

@@ -167,3 +167,44 @@ fn a_grant_that_is_nobodys() {
         (2, Acquire, 100, 500, 505, Refused),
     ]);
 }
+
+#[test]
+fn a_call_that_took_effect_and_was_told_later_that_its_lease_has_lapsed() {
+    // The heartbeat shortened the lease. Its node was not answered, and asked again.
+    right(&[
+        (1, Acquire, 900, 0, 5, held(1)),
+        (1, Heartbeat, 100, 10, 130, Lost),
+        (2, Acquire, 100, 115, 120, held(2)),
+    ]);
+    // Sooner than its length it cannot have lapsed.
+    wrong(
+        &[
+            (1, Acquire, 900, 0, 5, held(1)),
+            (1, Heartbeat, 100, 10, 105, Lost),
+        ],
+        "was lost before its time",
+    );
+    wrong(
+        &[
+            (1, Acquire, 900, 0, 5, held(1)),
+            (1, Heartbeat, 100, 10, 130, Lost),
+            (2, Acquire, 100, 90, 95, held(2)),
+        ],
+        "two leases at once",
+    );
+    // The same of an acquire: account 2 had the lock, and account 3 was refused for it.
+    right(&[
+        (1, Acquire, 100, 0, 5, held(1)),
+        (2, Acquire, 50, 100, 220, Refused),
+        (3, Acquire, 100, 120, 125, Refused),
+        (1, Acquire, 100, 160, 165, held(3)),
+    ]);
+    // Nobody's refusal is its own reason.
+    wrong(
+        &[
+            (1, Acquire, 100, 0, 5, held(1)),
+            (2, Acquire, 50, 110, 220, Refused),
+        ],
+        "refused while nobody can have held it",
+    );
+}

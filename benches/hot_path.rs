@@ -50,6 +50,8 @@ fn lease() -> Lease {
         slot: None,
         max_hold_ms: None,
         waited_ms: 0,
+        holder: None,
+        metadata: None,
     }
 }
 

@@ -172,10 +172,11 @@ RETURNS boolean LANGUAGE sql IMMUTABLE AS $$
 $$;
 
 -- True if the token may still be granted a lease: looked at again before each grant to a ticket.
-CREATE FUNCTION token_is_admitted(token bigint) RETURNS boolean LANGUAGE sql STABLE AS $$
-  SELECT EXISTS (
-    -- Lateral, one by one: joined freely, it would read tables whole.
-    SELECT FROM api_tokens t
+-- In PL/pgSQL: a function in SQL would be planned in each transaction.
+CREATE FUNCTION token_is_admitted(token bigint) RETURNS boolean LANGUAGE plpgsql STABLE AS $$
+BEGIN
+  PERFORM -- Lateral, one by one: joined freely, it would read tables whole.
+     FROM api_tokens t
       CROSS JOIN LATERAL (SELECT * FROM accounts a WHERE a.account_id = t.account_id LIMIT 1) a
       CROSS JOIN LATERAL (SELECT * FROM plans p WHERE p.plan_id = a.plan_id LIMIT 1) p
       CROSS JOIN LATERAL (
@@ -186,8 +187,9 @@ CREATE FUNCTION token_is_admitted(token bigint) RETURNS boolean LANGUAGE sql STA
        AND a.suspended_at IS NULL AND a.deleting_since IS NULL
        AND (n.account_id IS NULL OR p.max_private_namespaces >= (
              SELECT count(*) FROM namespaces o
-              WHERE o.account_id = n.account_id AND o.namespace_id <= n.namespace_id)))
-$$;
+              WHERE o.account_id = n.account_id AND o.namespace_id <= n.namespace_id));
+  RETURN FOUND;
+END $$;
 
 -- Every live or lapsed lease that nobody ended, exclusive or not: one row each, for statements that
 -- count and list. lease_is_live decides which of them live.
@@ -225,7 +227,9 @@ CREATE TYPE gate_result AS (
   max_hold_ms integer,
   acquired_at timestamptz,
   expires_at timestamptz,
-  expires_in_ms bigint
+  expires_in_ms bigint,
+  holder text,
+  metadata jsonb
 );
 
 -- The row of a lock that nobody holds: its last lease is not remembered in it.
@@ -288,6 +292,17 @@ BEGIN
   IF NOT FOUND THEN
     RAISE EXCEPTION 'slot % of the lock % is taken', new_slot, l.name;
   END IF;
+END $$;
+
+-- How many requests of an account wait for a lock, or did lately: at most `most`.
+CREATE FUNCTION gate_tickets_of(account bigint, ns bigint, lock_name text, most integer)
+RETURNS bigint LANGUAGE plpgsql AS $$
+BEGIN
+  RETURN (SELECT count(*) FROM (
+    SELECT FROM lock_tickets q
+     WHERE q.account_id = account AND q.namespace_id = ns AND q.name = lock_name
+       AND q.waits_until > clock_timestamp() - interval '20 s'
+     LIMIT most) x);
 END $$;
 
 -- Takes a claim back: as if it had not been granted. Its ticket is detached; a node that let it
@@ -355,6 +370,11 @@ DECLARE
   slots integer[];       -- the slots of live members, in order
   in_force integer;      -- their permits
   live_nodes bigint[];
+  admitted bigint[];     -- the tokens that were found to be admitted
+  token bigint;          -- the one that has to be, for this request
+  known_at timestamptz := '-infinity'; -- when live_nodes and admitted were read
+  is_node_noted boolean := false; -- true if the row of the node says that it lives
+  changed locks[] := '{}'; -- the rows to store: in one statement, the last of all
   first_live bigint;
   from_ticket bigint;    -- no ticket before it is live, or waits
   refused integer;       -- the tickets whose tokens were refused at this visit
@@ -448,7 +468,10 @@ BEGIN
       END LOOP;
       is_locked := true;
       is_late := clock_timestamp() > latest_at;
-      is_changed := false; slots := '{}'; in_force := NULL; live_nodes := NULL;
+      is_changed := false; slots := '{}'; in_force := NULL;
+      IF clock_timestamp() > known_at + interval '50 ms' THEN -- after a wait, at the latest
+        live_nodes := NULL; admitted := '{}'; known_at := clock_timestamp();
+      END IF;
       IF NOT is_late THEN
         SELECT * INTO c FROM lease_clock; -- after the wait for the row
         row_lives := coalesce(l.account_id <> 0 AND lease_is_live(l.expires_at, l.end_reason,
@@ -464,6 +487,7 @@ BEGIN
           ELSE -- It lapsed unconfirmed: the lease id has not been used.
             PERFORM gate_withdraw(l.namespace_id, l.name, l.account_id, l.lease_id,
                                   clock_timestamp(), true);
+            live_nodes := NULL;
             l := gate_blank(l, clock_timestamp());
             a.request := NULL; a.outcome := 'claim_lapsed';
             RETURN NEXT a;
@@ -500,6 +524,7 @@ BEGIN
             IF m.claim_token = m.fencing_token AND m.renewed_ms IS NULL THEN
               PERFORM gate_withdraw(m.namespace_id, m.name, m.account_id, m.lease_id,
                                     clock_timestamp(), true);
+              live_nodes := NULL;
               a.outcome := 'claim_lapsed';
             ELSE
               INSERT INTO lease_ends (account_id, lease_id, namespace_id, name, ended_at, reason)
@@ -542,12 +567,21 @@ BEGIN
          AND x.lease_id = r.lease_id AND x.account_id = r.account_id;
     END IF;
 
+    token := CASE WHEN is_own AND row_lives AND is_unconfirmed THEN l.token_id
+                  WHEN m.claim_token = m.fencing_token THEN m.token_id
+                  WHEN r.wait_ms > 0 THEN r.token_id END;
+    IF token IS NOT NULL AND token <> ALL (admitted) AND token_is_admitted(token) THEN
+      admitted := admitted || token;
+    END IF;
+
     IF r.operation = 'advance' THEN
       a.outcome := 'advanced';
 
     ELSIF r.operation = 'break' THEN
       a.outcome := 'not_held';
-      IF l.account_id <> 0 AND (row_lives OR l.end_reason = 2 AND r.fencing_token IS NOT NULL)
+      IF l.account_id <> 0
+         AND (row_lives OR l.end_reason = 2 AND coalesce(r.fencing_token::text,
+                                                         r.lease_id::text) IS NOT NULL)
          AND coalesce(l.account_id = r.account_id, true)
          AND coalesce(l.lease_id = r.lease_id, true)
          AND coalesce(l.fencing_token = r.fencing_token, true) THEN
@@ -610,14 +644,17 @@ BEGIN
 
     ELSIF is_own AND row_lives AND r.operation IN ('acquire', 'confirm', 'leave', 'heartbeat')
     THEN
-      PERFORM FROM lock_tickets q
-        WHERE is_unconfirmed AND q.lease_id = l.lease_id AND q.account_id = l.account_id
-          AND q.namespace_id = l.namespace_id AND q.name = l.name
-          AND (r.operation = 'acquire' OR q.node_id + 0 = me AND q.attachment = r.attachment);
-      IF is_unconfirmed AND NOT FOUND THEN
+      head := NULL; -- the ticket of the claim, if it is the request's
+      IF is_unconfirmed THEN
+        SELECT q.ticket INTO head FROM lock_tickets q
+         WHERE q.lease_id = l.lease_id AND q.account_id = l.account_id
+           AND q.namespace_id = l.namespace_id AND q.name = l.name
+           AND (r.operation = 'acquire' OR q.node_id + 0 = me AND q.attachment = r.attachment);
+      END IF;
+      IF is_unconfirmed AND head IS NULL THEN
         -- A claim is nobody's lease yet; a later request may have its place.
         a.outcome := CASE WHEN r.operation = 'heartbeat' THEN 'unknown' ELSE 'replaced' END;
-      ELSIF is_unconfirmed AND NOT token_is_admitted(l.token_id) THEN
+      ELSIF is_unconfirmed AND token <> ALL (admitted) THEN
         DELETE FROM lock_tickets q WHERE q.lease_id = l.lease_id
            AND q.account_id = l.account_id AND q.namespace_id = l.namespace_id
            AND q.name = l.name;
@@ -640,10 +677,8 @@ BEGIN
                           l.acquired_at + l.max_hold_ms * interval '1 ms'));
         IF is_unconfirmed THEN
           l.lease_ms := r.lease_ms; l.claim_token := NULL;
-          DELETE FROM lock_tickets q WHERE q.lease_id = l.lease_id
-             AND q.account_id = l.account_id AND q.namespace_id = l.namespace_id
-             AND q.name = l.name
-          RETURNING q.ticket INTO head;
+          DELETE FROM lock_tickets q
+           WHERE q.namespace_id = l.namespace_id AND q.name = l.name AND q.ticket = head;
           IF l.first_ticket = head THEN
             l.first_ticket := head + 1;
           END IF;
@@ -653,19 +688,23 @@ BEGIN
         is_changed := true;
         a.outcome := 'granted'; a.lease_id := l.lease_id; a.fencing_token := l.fencing_token;
         a.permits := 1; a.lease_ms := l.lease_ms; a.max_hold_ms := l.max_hold_ms;
+        a.holder := l.holder; a.metadata := l.metadata;
         a.acquired_at := l.acquired_at; a.expires_at := l.expires_at;
         a.expires_in_ms := floor(extract(epoch FROM l.expires_at - t) * 1000);
       END IF;
 
     ELSIF m.slot IS NOT NULL AND r.operation IN ('acquire', 'confirm', 'leave', 'heartbeat') THEN
       is_unconfirmed := coalesce(m.claim_token = m.fencing_token, false);
-      PERFORM FROM lock_tickets q
-        WHERE is_unconfirmed AND q.lease_id = m.lease_id AND q.account_id = m.account_id
-          AND q.namespace_id = m.namespace_id AND q.name = m.name
-          AND (r.operation = 'acquire' OR q.node_id + 0 = me AND q.attachment = r.attachment);
-      IF is_unconfirmed AND NOT FOUND THEN
+      head := NULL;
+      IF is_unconfirmed THEN
+        SELECT q.ticket INTO head FROM lock_tickets q
+         WHERE q.lease_id = m.lease_id AND q.account_id = m.account_id
+           AND q.namespace_id = m.namespace_id AND q.name = m.name
+           AND (r.operation = 'acquire' OR q.node_id + 0 = me AND q.attachment = r.attachment);
+      END IF;
+      IF is_unconfirmed AND head IS NULL THEN
         a.outcome := CASE WHEN r.operation = 'heartbeat' THEN 'unknown' ELSE 'replaced' END;
-      ELSIF is_unconfirmed AND NOT token_is_admitted(m.token_id) THEN
+      ELSIF is_unconfirmed AND token <> ALL (admitted) THEN
         UPDATE lock_members x SET end_reason = 1, expires_at = t
          WHERE x.namespace_id = m.namespace_id AND x.name = m.name AND x.slot = m.slot;
         DELETE FROM lock_tickets q WHERE q.lease_id = m.lease_id
@@ -702,16 +741,15 @@ BEGIN
          WHERE x.namespace_id = m.namespace_id AND x.name = m.name AND x.slot = m.slot
         RETURNING x.* INTO m;
         IF is_unconfirmed THEN
-          DELETE FROM lock_tickets q WHERE q.lease_id = m.lease_id
-             AND q.account_id = m.account_id AND q.namespace_id = m.namespace_id
-             AND q.name = m.name
-          RETURNING q.ticket INTO head;
+          DELETE FROM lock_tickets q
+           WHERE q.namespace_id = m.namespace_id AND q.name = m.name AND q.ticket = head;
           IF l.first_ticket = head THEN
             l.first_ticket := head + 1; is_changed := true;
           END IF;
         END IF;
         a.outcome := 'granted'; a.fencing_token := m.fencing_token; a.permits := m.permits;
         a.slot := m.slot; a.lease_ms := m.lease_ms; a.max_hold_ms := m.max_hold_ms;
+        a.holder := m.holder; a.metadata := m.metadata;
         a.acquired_at := m.acquired_at; a.expires_at := m.expires_at;
         a.expires_in_ms := floor(extract(epoch FROM m.expires_at - t) * 1000);
       END IF;
@@ -765,8 +803,11 @@ BEGIN
           AND NOT (is_claim AND r.lease_id IS NULL)
           AND NOT (r.operation = 'compensate' AND (is_unconfirmed OR l.renewed_ms IS NOT NULL))
     THEN
-      DELETE FROM lock_tickets q WHERE is_unconfirmed AND q.lease_id = l.lease_id
-         AND q.account_id = l.account_id AND q.namespace_id = l.namespace_id AND q.name = l.name;
+      IF is_unconfirmed THEN
+        DELETE FROM lock_tickets q WHERE q.lease_id = l.lease_id
+           AND q.account_id = l.account_id AND q.namespace_id = l.namespace_id
+           AND q.name = l.name;
+      END IF;
       l.needs_proof := l.needs_proof OR r.operation = 'release' AND r.lease_id IS NOT NULL;
       l.end_reason := 1; l.expires_at := t; l.claim_token := NULL;
       row_lives := false; is_changed := true;
@@ -862,9 +903,11 @@ BEGIN
         END IF;
 
       ELSE -- acquire
-        live_nodes := coalesce(live_nodes, ARRAY(
-          SELECT d.node_id FROM nodes d WHERE node_is_live(d.looked_at, c.recent_until,
-            c.open_start, c.outage_start, c.outage_end)) || me);
+        IF live_nodes IS NULL THEN
+          live_nodes := ARRAY(
+            SELECT d.node_id FROM nodes d WHERE node_is_live(d.looked_at, c.recent_until,
+              c.open_start, c.outage_start, c.outage_end)) || me;
+        END IF;
         first_live := NULL;
         a.permits := CASE WHEN cardinality(slots) > 0 THEN in_force WHEN row_lives THEN 1 END;
         IF l.gated THEN
@@ -903,24 +946,25 @@ BEGIN
           END IF;
           a.outcome := 'granted'; a.fencing_token := g.new_token; a.permits := r.permits;
           a.slot := g.new_slot; a.lease_ms := r.lease_ms; a.max_hold_ms := r.max_hold_ms;
+          a.holder := r.holder; a.metadata := r.metadata;
           a.acquired_at := t; a.expires_at := g.new_end;
           a.expires_in_ms := least(r.lease_ms, r.max_hold_ms);
         ELSIF r.wait_ms = 0 THEN
           a.outcome := 'held';
-        ELSIF NOT token_is_admitted(r.token_id) THEN
+        ELSIF token <> ALL (admitted) THEN
           a.outcome := 'refused';
-        ELSIF w.ticket IS NULL AND r.max_tickets < 2147483647 AND r.max_tickets <= (
-                SELECT count(*) FROM (
-                  SELECT FROM lock_tickets q WHERE q.account_id = r.account_id
-                     AND q.namespace_id = r.namespace_id AND q.name = r.name
-                     AND q.waits_until > t - interval '20 s'
-                   LIMIT r.max_tickets) x) THEN
+        ELSIF w.ticket IS NULL AND r.max_tickets < 2147483647
+              AND r.max_tickets <= gate_tickets_of(r.account_id, r.namespace_id, r.name,
+                                                   r.max_tickets) THEN
           a.outcome := 'too_many_waiters';
         ELSE -- The ticket is drawn under the row lock. A repeated request keeps its place.
-          INSERT INTO nodes AS d (node_id, looked_at) VALUES (me, clock_timestamp())
-          ON CONFLICT (node_id) DO UPDATE SET looked_at = excluded.looked_at
-           WHERE d.looked_at > '-infinity' -- a node without waiters does not look
-             AND d.looked_at < excluded.looked_at - interval '1 s';
+          IF NOT is_node_noted THEN
+            INSERT INTO nodes AS d (node_id, looked_at) VALUES (me, clock_timestamp())
+            ON CONFLICT (node_id) DO UPDATE SET looked_at = excluded.looked_at
+             WHERE d.looked_at > '-infinity' -- a node without waiters does not look
+               AND d.looked_at < excluded.looked_at - interval '1 s';
+            is_node_noted := true;
+          END IF;
           INSERT INTO lock_tickets AS q (namespace_id, name, ticket, account_id, token_id, node_id,
               attachment, waits_until, lease_id, lease_ms, permits, max_hold_ms, needs_proof,
               holder, metadata)
@@ -952,9 +996,11 @@ BEGIN
     first_live := NULL; from_ticket := coalesce(l.first_ticket, 0); refused := 0;
     WHILE l.gated AND NOT row_lives LOOP
       t := clock_timestamp();
-      live_nodes := coalesce(live_nodes, ARRAY(
-        SELECT d.node_id FROM nodes d WHERE node_is_live(d.looked_at, c.recent_until,
-          c.open_start, c.outage_start, c.outage_end)) || me);
+      IF live_nodes IS NULL THEN
+        live_nodes := ARRAY(
+          SELECT d.node_id FROM nodes d WHERE node_is_live(d.looked_at, c.recent_until,
+            c.open_start, c.outage_start, c.outage_end)) || me;
+      END IF;
       SELECT * INTO w FROM lock_tickets q
        WHERE (q.namespace_id, q.name, q.ticket) >= (l.namespace_id, l.name, from_ticket)
          AND (q.namespace_id, q.name, q.ticket) <= (l.namespace_id, l.name, last_ticket)
@@ -965,11 +1011,14 @@ BEGIN
       EXIT WHEN w.ticket IS NULL OR NOT permit_fits(w.permits, in_force, cardinality(slots))
         OR refused >= 100; -- the others at the next visit, which is asked for at once
       from_ticket := w.ticket + 1;
-      IF NOT token_is_admitted(w.token_id) THEN
-        DELETE FROM lock_tickets q WHERE q.namespace_id = w.namespace_id AND q.name = w.name
-           AND q.ticket = w.ticket;
-        refused := refused + 1;
-        CONTINUE;
+      IF w.token_id <> ALL (admitted) THEN
+        IF NOT token_is_admitted(w.token_id) THEN
+          DELETE FROM lock_tickets q WHERE q.namespace_id = w.namespace_id AND q.name = w.name
+             AND q.ticket = w.ticket;
+          refused := refused + 1;
+          CONTINUE;
+        END IF;
+        admitted := admitted || w.token_id;
       END IF;
       g := gate_grant(l, w, slots, t, true);
       l := g.l; is_changed := true;
@@ -995,15 +1044,15 @@ BEGIN
                >= (l.namespace_id, l.name, coalesce(l.first_ticket, 0))
          AND (q.namespace_id, q.name, q.ticket) <= (l.namespace_id, l.name, last_ticket)
        ORDER BY q.namespace_id, q.name, q.ticket LIMIT 1;
-      IF w.claim_token <> l.fencing_token
-         AND NOT EXISTS (SELECT FROM lock_members x WHERE x.namespace_id = l.namespace_id
-                            AND x.name = l.name AND x.end_reason = 0
-                            AND x.fencing_token = w.claim_token) THEN
-        -- Its claim was taken over by a statement that knows no claims.
-        UPDATE lock_tickets q
-           SET claim_token = NULL, is_detached = true, waits_until = least(q.waits_until, t)
-         WHERE q.namespace_id = w.namespace_id AND q.name = w.name AND q.ticket = w.ticket
-        RETURNING q.* INTO w;
+      IF w.claim_token <> l.fencing_token THEN
+        PERFORM FROM lock_members x WHERE x.namespace_id = l.namespace_id AND x.name = l.name
+            AND x.end_reason = 0 AND x.fencing_token = w.claim_token;
+        IF NOT FOUND THEN -- Its claim was taken over by a statement that knows no claims.
+          UPDATE lock_tickets q
+             SET claim_token = NULL, is_detached = true, waits_until = least(q.waits_until, t)
+           WHERE q.namespace_id = w.namespace_id AND q.name = w.name AND q.ticket = w.ticket
+          RETURNING q.* INTO w;
+        END IF;
       END IF;
       IF (first_live IS NOT NULL OR NOT row_lives) AND w.claim_token IS NULL
          AND w.ticket < coalesce(first_live, w.ticket + 1)
@@ -1040,14 +1089,7 @@ BEGIN
       END IF;
     END IF;
     IF is_changed THEN
-      UPDATE locks x
-         SET account_id = l.account_id, token_id = l.token_id, fencing_token = l.fencing_token,
-             mark_token = l.mark_token, acquired_at = l.acquired_at, expires_at = l.expires_at,
-             lease_id = l.lease_id, lease_ms = l.lease_ms, renewed_ms = l.renewed_ms,
-             end_reason = l.end_reason, needs_proof = l.needs_proof, holder = l.holder,
-             metadata = l.metadata, gated = l.gated, max_hold_ms = l.max_hold_ms,
-             claim_token = l.claim_token, first_ticket = l.first_ticket
-       WHERE x.namespace_id = l.namespace_id AND x.name = l.name;
+      changed := changed || l;
     END IF;
     IF l.gated AND w.ticket IS NOT NULL THEN -- When the next waiter may get its turn at the latest.
       a := NULL;
@@ -1069,6 +1111,20 @@ BEGIN
       END IF;
     END IF;
   END LOOP;
+
+  -- All rows are there, and locked: each is updated. One statement parses the table's constraints
+  -- once, and no statistics lead it away from the primary key.
+  INSERT INTO locks AS x SELECT * FROM unnest(changed)
+  ON CONFLICT (namespace_id, name) DO UPDATE
+     SET account_id = excluded.account_id, token_id = excluded.token_id,
+         fencing_token = excluded.fencing_token, mark_token = excluded.mark_token,
+         acquired_at = excluded.acquired_at, expires_at = excluded.expires_at,
+         lease_id = excluded.lease_id, lease_ms = excluded.lease_ms,
+         renewed_ms = excluded.renewed_ms, end_reason = excluded.end_reason,
+         needs_proof = excluded.needs_proof, holder = excluded.holder,
+         metadata = excluded.metadata, gated = excluded.gated,
+         max_hold_ms = excluded.max_hold_ms, claim_token = excluded.claim_token,
+         first_ticket = excluded.first_ticket;
 END $$;
 
 -- A scan of a line is in order by its key. Another index and a sort would read the whole line, and
@@ -1076,16 +1132,19 @@ END $$;
 ALTER FUNCTION lock_gate SET enable_sort = off;
 
 -- Grants several locks of a namespace to one lease id, or none: in key order, in one transaction,
--- and not in any line. A row for each lock: 'granted'; or 'held', 'ended', 'late' or, where the
--- account may not hold more locks, 'limit' for those because of which nothing was granted.
+-- and not in any line. A row for each lock: 'granted'; or 'held' or 'ended' for those because of
+-- which nothing was granted; or one row: 'late', or 'limit' where the account may not hold as many
+-- more locks. $12 `room`: how many it may.
 CREATE FUNCTION lock_acquire_all(latest_at timestamptz, ns bigint, names text[], account bigint,
     token bigint, lease uuid, length_ms integer, requested_ms integer, max_hold_ms integer,
-    holder text, metadata jsonb, may_grant boolean)
+    holder text, metadata jsonb, room integer)
 RETURNS SETOF gate_result LANGUAGE plpgsql AS $$
 DECLARE
   lock_name text;
   l locks;
   rows locks[] := '{}';
+  made text[] := '{}';       -- the locks whose rows were made for this
+  wanted integer := 0;       -- how many locks the account does not hold yet
   w lock_tickets;
   g record;
   c lease_clock;
@@ -1106,6 +1165,7 @@ BEGIN
       VALUES (ns, lock_name, 0, 0, 0, clock_timestamp(), clock_timestamp(),
               '00000000-0000-0000-0000-000000000000', 1, 1, false)
       ON CONFLICT (namespace_id, name) DO NOTHING;
+      made := made || lock_name;
     END LOOP;
     IF clock_timestamp() > latest_at THEN
       a.outcome := 'late';
@@ -1137,7 +1197,8 @@ BEGIN
       ELSE
         PERFORM FROM lock_tickets q WHERE l.gated AND q.namespace_id = ns AND q.name = lock_name
            AND NOT q.is_detached AND q.waits_until > clock_timestamp();
-        a.outcome := CASE WHEN FOUND THEN 'held' WHEN NOT may_grant THEN 'limit' END;
+        a.outcome := CASE WHEN FOUND THEN 'held' END;
+        wanted := wanted + 1;
       END IF;
     END IF;
     IF a.outcome IS NOT NULL THEN
@@ -1146,7 +1207,15 @@ BEGIN
     END IF;
     rows := rows || l;
   END LOOP;
+  IF NOT is_refused AND wanted > room THEN
+    is_refused := true;
+    a := NULL;
+    a.outcome := 'limit'; a.namespace_id := ns; a.name := names[1];
+    RETURN NEXT a;
+  END IF;
   IF is_refused THEN
+    DELETE FROM locks x WHERE x.namespace_id = ns AND x.name = ANY (made)
+       AND x.account_id = 0 AND x.fencing_token = 0 AND x.mark_token IS NULL AND NOT x.gated;
     RETURN;
   END IF;
   FOREACH l IN ARRAY rows LOOP
@@ -1175,7 +1244,7 @@ BEGIN
      WHERE x.namespace_id = l.namespace_id AND x.name = l.name;
     a.account_id := account; a.fencing_token := l.fencing_token; a.permits := 1;
     a.lease_ms := l.lease_ms; a.max_hold_ms := l.max_hold_ms; a.acquired_at := l.acquired_at;
-    a.expires_at := l.expires_at;
+    a.expires_at := l.expires_at; a.holder := l.holder; a.metadata := l.metadata;
     a.expires_in_ms := floor(extract(epoch FROM l.expires_at - t) * 1000);
     RETURN NEXT a;
   END LOOP;

@@ -9,6 +9,7 @@ mod signals;
 pub(crate) mod telemetry;
 mod tls;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -24,6 +25,7 @@ use crate::api::{self, Api};
 use crate::app::App;
 use crate::config::Settings;
 use crate::db::{Source, children, migrate};
+use crate::locks::MAX_WAIT_MS;
 use crate::mail::{MailSettings, Mailer};
 use crate::transport::{Edge, Front, GuardLayer, TrustedProxies, note_route};
 use crate::{jobs, outages, web};
@@ -49,6 +51,8 @@ const METRICS_CONNECTIONS: Limits = Limits {
 /// The longest time that a request takes. Longer than the deadline of the lock engine, whose error
 /// says more.
 pub const DEADLINE: Duration = Duration::from_secs(10);
+/// The longest wait of a request for a lock.
+const LONGEST_WAIT: Duration = Duration::from_millis(MAX_WAIT_MS as u64);
 
 /// Runs the service until a signal asks it to stop and the requests in flight are answered.
 ///
@@ -251,7 +255,7 @@ async fn answer_waiters_when_stopping(app: App) {
 /// 3. the guard of its side of the house: panics, the deadline, and errors as problem documents or
 ///    pages;
 /// 4. the layers that only one side has (sessions).
-pub fn front(app: &App) -> Front<Api> {
+pub fn front(app: &App) -> Front<Arc<Api>> {
     let edge = Edge::new(trusted_proxies(app), app.public_url.scheme() == "https");
     let problems = ProblemWriter::new(&app.public_url, app.settings.upgrade_url.clone());
     let api_guard = GuardLayer::new(DEADLINE, move |outcome, context| {
@@ -275,12 +279,20 @@ pub fn front(app: &App) -> Front<Api> {
             })
             .collect(),
     };
+    let api = Arc::new(Api::new(app.clone()));
+    let v2 = api::v2::routers(&api);
+    let problems = ProblemWriter::new(&app.public_url, app.settings.upgrade_url.clone());
+    let waiting_guard = GuardLayer::new(DEADLINE + LONGEST_WAIT, move |outcome, context| {
+        problems.finish(outcome, context)
+    });
     let router = Router::new()
         .merge(api::router().layer(api_guard.clone()))
+        .merge(v2.waiting.layer(waiting_guard))
+        .merge(v2.others.layer(api_guard.clone()))
         .merge(health)
         .merge(web::router(app, reference))
         .layer(MapRequestLayer::new(note_route));
-    Front::new(Api::new(app.clone()), edge, api_guard, router)
+    Front::new(api, edge, api_guard, router)
 }
 
 fn trusted_proxies(app: &App) -> TrustedProxies {

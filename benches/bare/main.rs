@@ -188,6 +188,8 @@ async fn acquire(api: &Api, head: &Parts, context: &RequestContext) -> Result<Re
         slot: None,
         max_hold_ms: None,
         waited_ms: 0,
+        holder: None,
+        metadata: None,
     }))
 }
 

@@ -55,6 +55,12 @@ pub enum CredentialsError {
          empty password (curl -u TOKEN: URL)."
     )]
     Scheme,
+    /// Another scheme than `Bearer` and `Basic`.
+    #[error(
+        "Send the API token as `Authorization: Bearer TOKEN`, or as the user name of HTTP basic \
+         authentication with an empty password."
+    )]
+    OtherScheme,
     /// The part behind `Basic` is not base64.
     #[error(
         "What follows `Basic` in the Authorization header is not base64: encode the token and a \
@@ -90,6 +96,7 @@ impl From<CredentialsError> for Problem {
             CredentialsError::Missing => Code::CredentialsMissing,
             CredentialsError::Several
             | CredentialsError::Scheme
+            | CredentialsError::OtherScheme
             | CredentialsError::Base64
             | CredentialsError::TooLong
             | CredentialsError::NotUtf8
@@ -99,6 +106,43 @@ impl From<CredentialsError> for Problem {
         };
         Self::new(code, error.to_string())
     }
+}
+
+/// The token of a request, as `Basic` or as `Bearer` (RFC 6750).
+///
+/// # Errors
+/// If there is no header, or it is malformed.
+pub fn bearer_or_basic(headers: &HeaderMap) -> Result<SentToken, CredentialsError> {
+    let mut values = headers.get_all(header::AUTHORIZATION).iter();
+    let value = values.next().ok_or(CredentialsError::Missing)?.as_bytes();
+    if values.next().is_some() {
+        return Err(CredentialsError::Several);
+    }
+    let Some((scheme, token)) = value.split_at_checked(6) else {
+        return Err(CredentialsError::OtherScheme);
+    };
+    if scheme.eq_ignore_ascii_case(b"basic ") {
+        return decode(token.trim_ascii());
+    }
+    if !scheme.eq_ignore_ascii_case(b"bearer") || token.first().is_some_and(|b| *b != b' ') {
+        return Err(CredentialsError::OtherScheme);
+    }
+    let token = token.trim_ascii();
+    if token.is_empty() {
+        return Err(CredentialsError::NoToken);
+    }
+    let mut bytes = [0; MAX_LEN];
+    let place = bytes
+        .get_mut(..token.len())
+        .ok_or(CredentialsError::TooLong)?;
+    place.copy_from_slice(token);
+    if std::str::from_utf8(token).is_err() {
+        return Err(CredentialsError::NotUtf8);
+    }
+    Ok(SentToken {
+        len: token.len(),
+        bytes,
+    })
 }
 
 /// The token of a request.

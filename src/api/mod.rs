@@ -1,8 +1,10 @@
 //! The HTTP API: adapters over the nouns, nothing else. [`calls`] is the table of version 1's
-//! calls, [`v1`] its contract, [`auth`] verifies credentials and counts requests, [`pressure`]
-//! holds rejections back, [`problem`] turns errors into documents.
+//! calls, [`v1`] its contract, [`v2`] the API with leases as objects. [`auth`] verifies credentials
+//! and counts requests, [`pressure`] holds rejections back, [`problem`] turns errors into
+//! documents.
 
 pub mod auth;
+mod bystanders;
 pub mod calls;
 pub mod credentials;
 pub mod parameters;
@@ -10,6 +12,7 @@ pub mod pressure;
 pub mod problem;
 pub mod rates;
 pub mod v1;
+pub mod v2;
 
 use axum::Router;
 use axum::http::Uri;

@@ -61,6 +61,20 @@ impl RequestRates {
     /// # Errors
     /// If it is one too many: 429 with the headers by which a client slows down.
     pub fn check(&self, account_id: AccountId, per_second: i32) -> Result<(), Problem> {
+        self.check_many(account_id, per_second, NonZeroU32::MIN)
+    }
+
+    /// Counts a request that does the work of several. One that does more than the plan ever allows
+    /// at once takes all that it does.
+    ///
+    /// # Errors
+    /// As [`Self::check`].
+    pub fn check_many(
+        &self,
+        account_id: AccountId,
+        per_second: i32,
+        requests: NonZeroU32,
+    ) -> Result<(), Problem> {
         // The database refuses plans with less than one.
         let per_second = u32::try_from(per_second)
             .ok()
@@ -78,9 +92,14 @@ impl RequestRates {
                 .accounts
                 .get_with(account_id, || Bucket::new(per_second)),
         };
-        bucket
-            .limiter
-            .check()
+        let requests = requests.min(per_second.saturating_mul(TWICE));
+        let counted = if requests == NonZeroU32::MIN {
+            bucket.limiter.check()
+        } else {
+            // Never more than the burst.
+            bucket.limiter.check_n(requests).unwrap_or(Ok(()))
+        };
+        counted
             .map_err(|not_until| exceeded(per_second, not_until.wait_time_from(self.clock.now())))
     }
 }

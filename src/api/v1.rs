@@ -6,17 +6,17 @@ use std::time::Duration;
 
 use axum::body::{Body, HttpBody};
 use axum::extract::Request;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use axum::http::{HeaderName, HeaderValue, Method, header};
 use axum::response::{IntoResponse, Response};
 use futures_util::StreamExt;
 use tokio::time::timeout;
 use uuid::Uuid;
 
-use super::Api;
 use super::auth::authenticate;
 use super::calls::{Call, Operation};
 use super::parameters::Parameters;
 use super::problem::{Code, Problem};
+use super::{Api, bystanders};
 use crate::locks::{
     Acquire, AcquireOutcome, Heartbeat, HeartbeatOutcome, Lease, LockKey, LockName, Mode, Release,
     ReleaseOutcome,
@@ -42,10 +42,6 @@ const BODY_PATIENCE: Duration = Duration::from_secs(2);
 /// rather than growing twice.
 const HEADERS: usize = 12;
 
-const SEC_PURPOSE: HeaderName = HeaderName::from_static("sec-purpose");
-const PURPOSE: HeaderName = HeaderName::from_static("purpose");
-const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
-
 /// A call that a path names.
 #[derive(Clone, Copy, Debug)]
 pub struct NamedCall {
@@ -58,7 +54,7 @@ pub struct NamedCall {
 /// the time that the request waits for the lock), the wait for a body. The method is no part of
 /// finding a call: the answer to a wrong one lists the right ones, and a HEAD must never take a
 /// lock.
-impl DirectCalls for Api {
+impl DirectCalls for Arc<Api> {
     type Call = NamedCall;
 
     fn find(&self, path: &str) -> Option<(NamedCall, &'static str)> {
@@ -118,7 +114,7 @@ async fn read(
 ) -> Result<(Arc<Caller>, LockName, Parameters), Problem> {
     let (head, body) = request.into_parts();
     check_method(call, &head.method)?;
-    refuse_bystanders(&head.headers)?;
+    bystanders::refuse(&head.headers)?;
     api.app.locks.check_room()?;
     let caller = authenticate(api, context, &head.headers).await?;
     // The path as it was sent: the name is decoded here, and strictly.
@@ -131,13 +127,7 @@ async fn read(
 /// Not async, as the others are: what it is given would stay in the future of a request that waits.
 fn acquire(caller: &Caller, key: LockKey, parameters: &Parameters) -> Result<Acquire, Problem> {
     if !caller.namespace_in_plan {
-        let detail = format!(
-            "Your plan no longer covers the private namespace {:?}: locks in it can be renewed and \
-             released, but no new ones taken. Use a token of the public namespace, or a plan with \
-             more namespaces.",
-            caller.namespace
-        );
-        return Err(Problem::new(Code::PlanDoesNotAllow, detail));
+        return Err(Problem::namespace_not_in_plan(&caller.namespace));
     }
     let lease_ms = caller.lease_ms(parameters.lease_ms)?;
     Ok(Acquire {
@@ -212,33 +202,6 @@ fn check_method(call: &Call, method: &Method) -> Result<(), Problem> {
     );
     let allowed = HeaderValue::from_str(&allowed.join(", ")).expect("methods are visible ASCII");
     Err(Problem::new(Code::MethodNotAllowed, detail).with_header(header::ALLOW, allowed))
-}
-
-/// Refuses requests that no program sent on purpose: a browser's prefetch, and a page of another
-/// site that uses the browser's stored credentials.
-fn refuse_bystanders(headers: &HeaderMap) -> Result<(), Problem> {
-    let contains = |name: &HeaderName, words: &[&str]| {
-        headers.get_all(name).iter().any(|value| {
-            let value = value.as_bytes().to_ascii_lowercase();
-            words.iter().any(|word| {
-                value
-                    .windows(word.len())
-                    .any(|part| part == word.as_bytes())
-            })
-        })
-    };
-    let ahead_of_time = ["prefetch", "prerender", "preview"];
-    if contains(&SEC_PURPOSE, &ahead_of_time) || contains(&PURPOSE, &ahead_of_time) {
-        let detail = "This was announced as a prefetch, which must not take, keep or give back a \
-                      lock; nothing was done.";
-        return Err(Problem::new(Code::PrefetchRefused, detail));
-    }
-    if contains(&SEC_FETCH_SITE, &["cross-site"]) {
-        let detail = "A page of another site sent this through a browser; nothing was done. Call \
-                      the API from a program.";
-        return Err(Problem::new(Code::CrossSiteRefused, detail));
-    }
-    Ok(())
 }
 
 /// Refuses a body that is not empty, whatever the headers say of it, after its first bytes.

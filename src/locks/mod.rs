@@ -1,5 +1,6 @@
 //! Locks: taking, keeping and releasing them. Knows nothing of HTTP.
 //!
+//! * [`fields`]: the rules for what a client says of a lease;
 //! * [`names`]: the rules for names of locks;
 //! * [`engine`]: one request, one outcome; behind it lanes that send requests in batches;
 //! * [`store`]: the queries that are not the engine's;
@@ -7,6 +8,7 @@
 //! * [`usage`]: how many locks each account holds, against its plan's limit.
 
 pub mod engine;
+pub mod fields;
 pub mod names;
 pub mod store;
 pub mod sweeper;
@@ -250,6 +252,10 @@ pub struct Lease {
     /// before the statement was sent that granted or confirmed the lease. Counts toward the
     /// client's deadline as `expires_in_ms` does.
     pub waited_ms: i32,
+    /// The client's label for people, as it was granted.
+    pub holder: Option<String>,
+    /// The client's JSON for programs, as it was granted.
+    pub metadata: Option<Value>,
 }
 
 /// Why there is no lease to renew or release.

@@ -65,6 +65,15 @@ impl Usage {
         }
     }
 
+    /// How many locks an account may take beside those that it held at the last count.
+    pub(super) fn room(&self, account_id: AccountId, max: i32) -> i32 {
+        let entries = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let live = entries
+            .get(&account_id)
+            .map_or(0, |entry| entry.live.load(Ordering::Relaxed));
+        i32::try_from(i64::from(max) - live).unwrap_or(0).max(0)
+    }
+
     /// Notes a grant to an account whose plan allows `max` locks at once.
     pub(super) fn note_grant(&self, account_id: AccountId, max: i32) {
         let note = |entry: &Entry| {

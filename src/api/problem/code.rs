@@ -54,6 +54,10 @@ codes! {
     InvalidIdempotencyKey = ("invalid-idempotency-key", BAD_REQUEST, "Invalid Idempotency-Key");
     /// The request has a body. Version 1 takes its parameters in the query, with POST too.
     UnexpectedBody = ("unexpected-body", BAD_REQUEST, "A body was not expected");
+    /// The JSON body of a request to version 2 is malformed: no JSON, an unknown field, a key that
+    /// stands twice, a value of another type or out of bounds. `pointer` is the JSON pointer to the
+    /// place.
+    InvalidBody = ("invalid-body", BAD_REQUEST, "Invalid body");
     /// There is no `Authorization` header. Send the API token as the user name of HTTP basic
     /// authentication.
     CredentialsMissing = ("credentials-missing", UNAUTHORIZED, "No API token");
@@ -76,10 +80,28 @@ codes! {
     PrefetchRefused = ("prefetch-refused", FORBIDDEN, "Prefetch refused");
     /// A browser sent this request on behalf of a page of another site (`Sec-Fetch-Site`).
     CrossSiteRefused = ("cross-site-refused", FORBIDDEN, "Cross-site request refused");
-    /// There is no such address in the API.
+    /// The call needs an API token of the scope `manage`.
+    ScopeRequired = ("scope-required", FORBIDDEN, "Another scope is needed");
+    /// There is no such address in the API, or your API token has no such thing.
     NotFound = ("not-found", NOT_FOUND, "No such address");
     /// The address exists, the method does not; `Allow` names those that do.
     MethodNotAllowed = ("method-not-allowed", METHOD_NOT_ALLOWED, "Method not allowed");
+    /// The lock is held, or others wait for it; of a request that waited: it was not granted in
+    /// that time. `retry_after_ms` says when to ask again. In a namespace of your own, `leases` are
+    /// those that hold it, and `queue_length` is the number of requests that wait.
+    LockHeld = ("lock-held", CONFLICT, "The lock is held");
+    /// There is no lease to renew, release or break. `reason` is `expired`, `released`, `broken`,
+    /// `superseded` (it expired, and the lock was granted again), `hold-limit` or `unknown`.
+    LeaseLost = ("lease-lost", CONFLICT, "The lease is lost");
+    /// The lease of this `lease_id` has ended: an id serves one lease of a lock. Draw a new one.
+    LeaseIdUsed = ("lease-id-used", CONFLICT, "The lease id is used up");
+    /// The lock is in use in another `mode`, or with another `limit`, which the document names.
+    LimitConflict = ("limit-conflict", CONFLICT, "Another mode or limit is in force");
+    /// The body is larger than the call takes: 64 KiB, or 1 MiB for many leases at once.
+    BodyTooLarge = ("body-too-large", PAYLOAD_TOO_LARGE, "The body is too large");
+    /// The body of a request to version 2 has to be JSON: `Content-Type: application/json`.
+    UnsupportedMediaType =
+        ("unsupported-media-type", UNSUPPORTED_MEDIA_TYPE, "Unsupported media type");
     /// More requests a second than the account's plan allows, on this node. Nothing was done; ask
     /// again after `Retry-After`.
     TooManyRequests = ("too-many-requests", TOO_MANY_REQUESTS, "Too many requests");

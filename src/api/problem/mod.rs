@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use axum::http::{HeaderName, HeaderValue};
 use axum::response::{IntoResponse, Response};
+use serde_json::{Map, Value};
 
 pub use code::Code;
 pub use writer::ProblemWriter;
@@ -30,6 +31,7 @@ struct Parts {
     headers: Vec<(HeaderName, HeaderValue)>,
     retry_after_s: u32,
     cause: Option<String>,
+    fields: Map<String, Value>,
 }
 
 impl Problem {
@@ -41,6 +43,7 @@ impl Problem {
             headers: Vec::new(),
             retry_after_s: RETRY_AFTER_S,
             cause: None,
+            fields: Map::new(),
         }))
     }
 
@@ -68,6 +71,23 @@ impl Problem {
     #[must_use]
     pub fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.0.headers.push((name, value));
+        self
+    }
+
+    /// The refusal of a new lease in a private namespace that the plan no longer covers.
+    pub fn namespace_not_in_plan(namespace: &str) -> Self {
+        let detail = format!(
+            "Your plan no longer covers the private namespace {namespace:?}: locks in it can be \
+             renewed and released, but no new ones taken. Use a token of the public namespace, or \
+             a plan with more namespaces."
+        );
+        Self::new(Code::PlanDoesNotAllow, detail)
+    }
+
+    /// Adds a field to the document (RFC 9457 calls it an extension member).
+    #[must_use]
+    pub fn with_field(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.0.fields.insert(name.to_owned(), value.into());
         self
     }
 

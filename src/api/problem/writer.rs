@@ -63,6 +63,8 @@ struct Document<'a> {
     request_id: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     upgrade_url: Option<&'a str>,
+    #[serde(flatten)]
+    fields: &'a serde_json::Map<String, serde_json::Value>,
 }
 
 impl ProblemWriter {
@@ -105,6 +107,7 @@ impl ProblemWriter {
             headers,
             retry_after_s,
             cause,
+            fields,
         } = &*problem.0;
         metrics::counter!(PROBLEMS, "code" => code.as_str()).increment(1);
         let request_id = context.id().as_str();
@@ -142,6 +145,7 @@ impl ProblemWriter {
             code: code.as_str(),
             request_id,
             upgrade_url,
+            fields,
         };
         let body = serde_json::to_vec(&document).expect("text and numbers are always JSON");
         let mut response = Response::new(Body::from(body));

@@ -245,12 +245,12 @@ impl LaneConnection {
         &mut self,
         database: &PgConnectOptions,
         request: &AcquireAll,
-        may_grant: bool,
+        room: i32,
         deadline: Instant,
     ) -> Result<Option<AcquireAllOutcome>, SendError> {
         let mut sending = self.begin(database, "acquire_all", 1, deadline).await?;
         let connection = &mut sending.session.connection;
-        let send = together::acquire_all(connection, request, may_grant, sending.latest_at);
+        let send = together::acquire_all(connection, request, room, sending.latest_at);
         let result = tokio::time::timeout(STATEMENT_TIMEOUT, send).await;
         let (outcome, mut session) = self.finish(sending, result).await?;
         session.is_clock_doubted |= outcome.is_none();

@@ -295,7 +295,10 @@ impl Engine {
                 lease_id: request.lease_id,
             },
         };
-        if let FastOutcome::Decided(outcome) = self.submit(request).await? {
+        // Where requests of this node wait for the lock, its gate decides anyway.
+        if !self.waiting.has_waiters(&at_gate.key)
+            && let FastOutcome::Decided(outcome) = self.submit(request).await?
+        {
             return Ok(outcome);
         }
         Box::pin(async {
@@ -353,9 +356,9 @@ impl Engine {
     /// [`EngineError`]: its variants say whether the request may have been executed.
     pub async fn acquire_all(&self, request: AcquireAll) -> Result<AcquireAllOutcome, EngineError> {
         let max = request.max_live_locks;
-        let may_grant = !self.usage.is_at_limit(request.account_id, max);
+        let room = self.usage.room(request.account_id, max);
         let deadline = Instant::now() + self.deadline;
-        let asked = self.together.acquire_all(&request, may_grant, deadline);
+        let asked = self.together.acquire_all(&request, room, deadline);
         // Late, it may have been executed.
         let outcome = tokio::time::timeout_at(deadline.into(), asked)
             .await

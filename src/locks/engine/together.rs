@@ -33,20 +33,20 @@ impl Together {
         }
     }
 
-    /// Acquires all locks of the request, or none; `may_grant` is false for an account at its
-    /// limit.
+    /// Acquires all locks of the request, or none; `room` is the number of locks that the account
+    /// may take beside those that it holds.
     ///
     /// # Errors
     /// [`EngineError`]: whether it was executed is unknown, or the database refused it.
     pub(super) async fn acquire_all(
         &self,
         request: &AcquireAll,
-        may_grant: bool,
+        room: i32,
         deadline: Instant,
     ) -> Result<AcquireAllOutcome, EngineError> {
         loop {
             let mut connection = self.connection.lock().await;
-            let sent = connection.acquire_all(&self.database, request, may_grant, deadline);
+            let sent = connection.acquire_all(&self.database, request, room, deadline);
             let result = sent.await;
             drop(connection);
             match result {

@@ -50,7 +50,7 @@ pub(crate) struct TestApp {
     pub(crate) address: SocketAddr,
     /// Mail without a mail server lands in `outbox` in here.
     pub(crate) data_dir: Arc<TempDir>,
-    pub(super) front: Front<Api>,
+    pub(super) front: Front<Arc<Api>>,
     settings: Settings,
     server: JoinHandle<()>,
     connections: Handle<listener::Peer>,

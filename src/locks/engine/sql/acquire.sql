@@ -85,7 +85,12 @@ WITH clock AS MATERIALIZED (
                                >= l.acquired_at + l.max_hold_ms * interval '1 ms'
                       THEN 5 ELSE 0 END,
     account_id = excluded.account_id, token_id = excluded.token_id, lease_id = excluded.lease_id,
-    needs_proof = excluded.needs_proof, holder = excluded.holder, metadata = excluded.metadata,
+    needs_proof = excluded.needs_proof,
+    -- A repetition leaves both as they were granted.
+    holder = CASE WHEN l.lease_id = excluded.lease_id AND l.account_id = excluded.account_id
+                  THEN l.holder ELSE excluded.holder END,
+    metadata = CASE WHEN l.lease_id = excluded.lease_id AND l.account_id = excluded.account_id
+                    THEN l.metadata ELSE excluded.metadata END,
     fencing_token = CASE WHEN l.lease_id = excluded.lease_id AND l.account_id = excluded.account_id
                          THEN l.fencing_token ELSE nextval('lock_fence') END,
     acquired_at = CASE WHEN l.lease_id = excluded.lease_id AND l.account_id = excluded.account_id
@@ -111,7 +116,8 @@ WITH clock AS MATERIALIZED (
                         (SELECT outage_start FROM clock), (SELECT outage_end FROM clock),
                         (SELECT grace_ms FROM clock)) END
   RETURNING l.namespace_id, l.name, l.lease_id, l.fencing_token, l.acquired_at, l.expires_at,
-            l.lease_ms, l.max_hold_ms, l.end_reason, clock_timestamp() AS written_at
+            l.lease_ms, l.max_hold_ms, l.end_reason, clock_timestamp() AS written_at, l.holder,
+            l.metadata
 ), ended_leases AS (
   -- The row forgets the lease before: its id is remembered here.
   INSERT INTO lease_ends (account_id, lease_id, namespace_id, name, ended_at, reason)
@@ -127,12 +133,13 @@ WITH clock AS MATERIALIZED (
 )
 SELECT namespace_id AS "namespace_id!", name AS "name!",
        CASE WHEN end_reason = 0 THEN 'granted' ELSE 'ended' END AS "verdict!", lease_id,
-       fencing_token, acquired_at, expires_at, lease_ms, max_hold_ms, written_at
+       fencing_token, acquired_at, expires_at, lease_ms, max_hold_ms, written_at, holder,
+       metadata
   FROM written_rows
 UNION ALL
-SELECT namespace_id, name, verdict, NULL, NULL, NULL, NULL, NULL, NULL, NULL
+SELECT namespace_id, name, verdict, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
   FROM verdicts WHERE verdict <> 'try'
 UNION ALL
 -- No verdict, only counted: a lapsed lease, of a lock that may be taken over.
-SELECT namespace_id, name, 'lapsed', NULL, NULL, NULL, NULL, NULL, NULL, NULL
+SELECT namespace_id, name, 'lapsed', NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
   FROM verdicts WHERE verdict = 'try' AND seen_end_reason IN (0, 3, 5) AND NOT is_own

@@ -66,16 +66,16 @@ WITH clock AS MATERIALIZED (
     AND (excluded.needs_proof OR NOT l.needs_proof)
     AND clock_timestamp() <= $6::timestamptz
   RETURNING l.namespace_id, l.name, l.lease_id, l.fencing_token, l.acquired_at, l.expires_at,
-            l.lease_ms, l.max_hold_ms, l.end_reason
+            l.lease_ms, l.max_hold_ms, l.end_reason, l.holder, l.metadata
 )
 SELECT namespace_id AS "namespace_id!", name AS "name!",
        CASE end_reason WHEN 0 THEN 'renewed' WHEN 5 THEN 'hold_limit' ELSE 'expired' END
          AS "verdict!", lease_id, fencing_token, acquired_at, expires_at, lease_ms, max_hold_ms,
-       (SELECT started_at FROM clock) AS written_at
+       (SELECT started_at FROM clock) AS written_at, holder, metadata
   FROM written_rows
 UNION ALL
 -- An id that the row does not have may be a shared lease's or permit's.
 SELECT namespace_id, name,
        CASE WHEN verdict = 'unknown' AND gated AND proof IS NOT NULL THEN 'gated' ELSE verdict END,
-       NULL, NULL, NULL, NULL, NULL, NULL, NULL
+       NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
   FROM verdicts WHERE verdict <> 'try'

@@ -41,12 +41,13 @@ WITH clock AS MATERIALIZED (
     AND (clock_timestamp() >= m.acquired_at + m.max_hold_ms * interval '1 ms') IS NOT TRUE
     AND clock_timestamp() <= $6::timestamptz
   RETURNING m.namespace_id, m.name, m.lease_id, m.fencing_token, m.slot, m.permits, m.acquired_at,
-            m.expires_at, m.lease_ms, m.max_hold_ms, m.end_reason
+            m.expires_at, m.lease_ms, m.max_hold_ms, m.end_reason, m.holder, m.metadata
 )
 SELECT namespace_id AS "namespace_id!", name AS "name!", lease_id AS "lease_id!",
        'renewed' AS "verdict!", fencing_token, slot, permits, acquired_at, expires_at, lease_ms,
-       max_hold_ms, (SELECT started_at FROM clock) AS written_at
+       max_hold_ms, (SELECT started_at FROM clock) AS written_at, holder, metadata
   FROM written_rows WHERE end_reason = 0
 UNION ALL
-SELECT namespace_id, name, lease_id, 'gated', NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
+SELECT namespace_id, name, lease_id, 'gated', NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+       NULL, NULL
   FROM observed WHERE may_be_renewed IS NOT TRUE

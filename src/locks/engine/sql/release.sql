@@ -57,11 +57,12 @@ SELECT namespace_id AS "namespace_id!", name AS "name!",
        CASE end_reason WHEN 1 THEN 'done' WHEN 5 THEN 'hold_limit' ELSE 'expired' END
          AS "verdict!", lease_id, NULL::bigint AS fencing_token,
        NULL::timestamptz AS acquired_at, expires_at, NULL::integer AS lease_ms,
-       NULL::integer AS max_hold_ms, NULL::timestamptz AS written_at
+       NULL::integer AS max_hold_ms, NULL::timestamptz AS written_at, NULL::text AS holder,
+       NULL::jsonb AS metadata
   FROM written_rows
 UNION ALL
 -- Only under the gate is the lock handed over to its first waiter.
 SELECT namespace_id, name,
        CASE WHEN gated AND (verdict = 'try' OR verdict = 'unknown' AND proof IS NOT NULL)
-            THEN 'gated' ELSE verdict END, NULL, NULL, NULL, NULL, NULL, NULL, NULL
+            THEN 'gated' ELSE verdict END, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
   FROM verdicts WHERE verdict <> 'try' OR gated

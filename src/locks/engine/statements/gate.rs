@@ -29,6 +29,8 @@ struct GateRow {
     acquired_at: Option<DateTime<Utc>>,
     expires_at: Option<DateTime<Utc>>,
     expires_in_ms: Option<i64>,
+    holder: Option<String>,
+    metadata: Option<serde_json::Value>,
 }
 
 impl GateRow {
@@ -43,7 +45,7 @@ impl GateRow {
         Mode::from_permits(self.permits.unwrap_or(1))
     }
 
-    fn lease(&self) -> Option<Lease> {
+    fn lease(self) -> Option<Lease> {
         let mode = self.mode();
         Some(Lease {
             lease_id: self.lease_id?,
@@ -56,11 +58,13 @@ impl GateRow {
             slot: self.slot.filter(|_| matches!(mode, Mode::Semaphore { .. })),
             max_hold_ms: self.max_hold_ms,
             waited_ms: 0,
+            holder: self.holder,
+            metadata: self.metadata,
         })
     }
 
     /// The outcome of a request; `None` if it was too late and is to be retried.
-    fn outcome(&self, request: &GateRequest) -> Option<GateOutcome> {
+    fn outcome(self, request: &GateRequest) -> Option<GateOutcome> {
         let is_release = matches!(request.operation, GateOperation::Release { .. });
         Some(match self.outcome.as_str() {
             "granted" => GateOutcome::Granted(self.lease()?),

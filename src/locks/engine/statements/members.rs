@@ -22,10 +22,12 @@ struct MemberRow {
     lease_ms: Option<i32>,
     max_hold_ms: Option<i32>,
     written_at: Option<DateTime<Utc>>,
+    holder: Option<String>,
+    metadata: Option<serde_json::Value>,
 }
 
 impl MemberRow {
-    fn renewed(&self, request: &MemberHeartbeat) -> Option<Lease> {
+    fn renewed(self, request: &MemberHeartbeat) -> Option<Lease> {
         let (acquired_at, expires_at) = (self.acquired_at?, self.expires_at?);
         let (written_at, lease_ms) = (self.written_at?, self.lease_ms?);
         let length_ms = request.lease_ms.unwrap_or(lease_ms);
@@ -46,6 +48,8 @@ impl MemberRow {
             slot: self.slot.filter(|_| matches!(mode, Mode::Semaphore { .. })),
             max_hold_ms: self.max_hold_ms,
             waited_ms: 0,
+            holder: self.holder,
+            metadata: self.metadata,
         })
     }
 }

@@ -98,6 +98,8 @@ struct LeaseRow {
     max_hold_ms: Option<i32>,
     /// When the row was written, or an instant before.
     written_at: Option<DateTime<Utc>>,
+    holder: Option<String>,
+    metadata: Option<Value>,
 }
 
 impl LeaseRow {
@@ -106,7 +108,7 @@ impl LeaseRow {
     }
 
     /// The lease, if it now lasts for as long as was requested, or to its hold limit (P11).
-    fn lease(&self, requested_ms: i32) -> Option<Lease> {
+    fn lease(self, requested_ms: i32) -> Option<Lease> {
         let (acquired_at, expires_at) = (self.acquired_at?, self.expires_at?);
         let written_at = self.written_at?;
         let expires_in_ms = match ms_to_hold_limit(acquired_at, self.max_hold_ms, expires_at) {
@@ -125,6 +127,8 @@ impl LeaseRow {
             slot: None,
             max_hold_ms: self.max_hold_ms,
             waited_ms: 0,
+            holder: self.holder,
+            metadata: self.metadata,
         })
     }
 }
@@ -257,7 +261,8 @@ pub async fn acquire(
             "granted" => {
                 // A grant is as long as was requested; a repetition renews by the length granted,
                 // unless the request names a length of its own.
-                let lease = row.lease(request.requested_ms.or(row.lease_ms)?)?;
+                let length_ms = request.requested_ms.or(row.lease_ms)?;
+                let lease = row.lease(length_ms)?;
                 Some(FastOutcome::Decided(AcquireOutcome::Granted(lease)))
             }
             "held" => Some(FastOutcome::Decided(AcquireOutcome::Held)),
@@ -319,6 +324,8 @@ pub async fn insert_if_absent(
                 slot: None,
                 max_hold_ms: request.max_hold_ms,
                 waited_ms: 0,
+                holder: request.holder.clone(),
+                metadata: request.metadata.clone(),
             };
             is_full_length(row.expires_at, row.written_at, length_ms)
                 .then_some(FastOutcome::Decided(AcquireOutcome::Granted(lease)))
@@ -357,7 +364,8 @@ pub async fn heartbeat(
         LeaseRow::key,
         |request, row| match row.verdict.as_str() {
             "renewed" => {
-                let lease = row.lease(request.lease_ms.or(row.lease_ms)?)?;
+                let length_ms = request.lease_ms.or(row.lease_ms)?;
+                let lease = row.lease(length_ms)?;
                 Some(FastOutcome::Decided(HeartbeatOutcome::Renewed(lease)))
             }
             "gated" => Some(FastOutcome::Gated),

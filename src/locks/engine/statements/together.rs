@@ -5,8 +5,8 @@ use sqlx::PgConnection;
 
 use crate::locks::{AcquireAll, AcquireAllOutcome, Lease, LockName, Mode};
 
-/// Grants all locks of the request, or none; `may_grant` is false for an account at its limit,
-/// which may only repeat. `None`: it came too late, retry it.
+/// Grants all locks of the request, or none; `room` is the number of locks that the account may
+/// take beside those that it holds. `None`: it came too late, retry it.
 ///
 /// # Errors
 /// If the database is unavailable or its answer is lost: then nothing is known, and a retry is
@@ -14,14 +14,14 @@ use crate::locks::{AcquireAll, AcquireAllOutcome, Lease, LockName, Mode};
 pub(in crate::locks::engine) async fn acquire_all(
     connection: &mut PgConnection,
     request: &AcquireAll,
-    may_grant: bool,
+    room: i32,
     latest_at: DateTime<Utc>,
 ) -> sqlx::Result<Option<AcquireAllOutcome>> {
     let names: Vec<&str> = request.names.iter().map(LockName::as_str).collect();
     let rows = sqlx::query!(
         r#"/* together.acquire_all */
         SELECT outcome AS "outcome!", name AS "name!", fencing_token, lease_ms, max_hold_ms,
-               acquired_at, expires_at, expires_in_ms
+               acquired_at, expires_at, expires_in_ms, holder, metadata
           FROM lock_acquire_all($1, $2, $3::text[], $4, $5, $6, $7, $8, $9, $10, $11, $12)"#,
         latest_at,
         request.namespace_id.0,
@@ -34,7 +34,7 @@ pub(in crate::locks::engine) async fn acquire_all(
         request.max_hold_ms as Option<i32>,
         request.holder.as_deref() as Option<&str>,
         request.metadata.as_ref() as Option<&serde_json::Value>,
-        may_grant,
+        room,
     )
     .fetch_all(connection)
     .await?;
@@ -66,6 +66,8 @@ pub(in crate::locks::engine) async fn acquire_all(
             slot: None,
             max_hold_ms: row.max_hold_ms,
             waited_ms: 0,
+            holder: row.holder.clone(),
+            metadata: row.metadata.clone(),
         })
     };
     let leases: Option<Vec<Lease>> = request.names.iter().map(lease).collect();

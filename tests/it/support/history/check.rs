@@ -92,8 +92,8 @@ fn is_unknown(call: &Call) -> bool {
     matches!(call.outcome, Outcome::Unknown | Outcome::Unheard)
 }
 
-/// True if the call may have granted or renewed a lease of this length before it was told that there
-/// is none: the node was not answered, asked again, and by then the lease had lapsed.
+/// True if the call may have granted or renewed a lease of this length before it was told that
+/// there is none: the node was not answered, asked again, and by then the lease had lapsed.
 fn may_have_lapsed(call: &Call, length: Duration) -> bool {
     call.request.operation != Operation::Release
         && call.request.wait.is_zero()

@@ -1,5 +1,7 @@
 //! The queries about locks that are not the engine's.
 
+mod listing;
+
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use serde_json::json;
@@ -9,6 +11,8 @@ use uuid::Uuid;
 use super::{BreakError, LockName};
 use crate::audit::{self, Act, Actor};
 use crate::id::{AccountId, NamespaceId};
+
+pub use listing::{LocksAfter, list_of_namespace};
 
 /// A lock that is held, as its account or its namespace's owner sees it.
 #[derive(Clone, Debug, Serialize)]
@@ -110,6 +114,8 @@ pub struct HeldLease {
     pub acquired_at: DateTime<Utc>,
     /// When it ends unless it is renewed.
     pub expires_at: DateTime<Utc>,
+    /// The time until then, milliseconds; 0 in the grace after an outage.
+    pub remaining_ms: i64,
     /// The client's label for people.
     pub holder: Option<String>,
     /// The client's JSON for programs.
@@ -148,7 +154,9 @@ pub async fn find(
         SELECT l.account_id AS "account_id!", l.lease_id AS "lease_id!",
                l.fencing_token AS "fencing_token!", l.permits AS "permits!", l.slot,
                l.lease_ms AS "lease_ms!", l.max_hold_ms, l.acquired_at AS "acquired_at!",
-               l.expires_at AS "expires_at!", l.holder, l.metadata
+               l.expires_at AS "expires_at!", l.holder, l.metadata,
+               greatest(0, (extract(epoch FROM l.expires_at - clock_timestamp()) * 1000)::bigint)
+                 AS "remaining_ms!"
           FROM unended_leases l CROSS JOIN lease_clock c
          WHERE l.namespace_id = $1 AND l.name = $2
            AND lease_is_live(l.expires_at, l.end_reason, l.length_ms, c.recent_until,

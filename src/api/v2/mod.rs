@@ -1,0 +1,90 @@
+//! Version 2: leases as objects, JSON in and JSON out. Adapters over the same engine and nouns as
+//! version 1: a lock that was taken through one is seen, renewed and released through the other.
+//!
+//! [`access`] finds the caller and the lock, [`body`] and [`query`] read requests strictly,
+//! [`lease`] has the JSON of answers. The handlers are in [`locks`] and [`many`]; [`routers`]
+//! collects them with their descriptions (OpenAPI 3.1).
+
+pub mod access;
+pub mod body;
+pub mod lease;
+pub mod locks;
+pub mod many;
+pub mod query;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::http::{HeaderMap, HeaderValue, Method, header};
+use utoipa::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::Api;
+use super::problem::{Code, Problem};
+
+/// What the document says beside the calls.
+#[derive(OpenApi)]
+#[openapi(info(
+    title = "Lockable",
+    description = "A distributed lock service: take a named lock, keep it with heartbeats, give \
+                   it back. A lease that is not renewed ends by itself.",
+))]
+struct Document;
+
+/// The calls whose answer may take as long as a request waits.
+fn waiting_calls() -> OpenApiRouter<Arc<Api>> {
+    OpenApiRouter::with_openapi(Document::openapi()).routes(routes!(locks::acquire))
+}
+
+/// All other calls.
+fn other_calls() -> OpenApiRouter<Arc<Api>> {
+    OpenApiRouter::new()
+        .routes(routes!(locks::heartbeat))
+        .routes(routes!(locks::release))
+        .routes(routes!(locks::get))
+        .routes(routes!(locks::list))
+        .routes(routes!(many::acquire_all))
+        .routes(routes!(many::heartbeats))
+        .routes(routes!(many::releases))
+}
+
+/// The routes of version 2.
+#[derive(Debug)]
+pub struct Routers {
+    /// The calls that may wait: they keep to a deadline by themselves.
+    pub waiting: Router,
+    /// All other calls.
+    pub others: Router,
+    /// The description of them all.
+    pub document: utoipa::openapi::OpenApi,
+}
+
+/// Puts the routes together, over the API's state.
+pub fn routers(api: &Arc<Api>) -> Routers {
+    let (waiting, mut document) = waiting_calls().split_for_parts();
+    let (others, others_document) = other_calls().split_for_parts();
+    document.merge(others_document);
+    Routers {
+        waiting: waiting
+            .method_not_allowed_fallback(method_not_allowed)
+            .with_state(Arc::clone(api)),
+        others: others
+            .method_not_allowed_fallback(method_not_allowed)
+            .with_state(Arc::clone(api)),
+        document,
+    }
+}
+
+/// Answers a method that a call does not have. axum adds `Allow`.
+async fn method_not_allowed(method: Method, headers: HeaderMap) -> Problem {
+    let detail = format!(
+        "This address does not take {method}: the Allow header has those that it takes. Nothing \
+         was done."
+    );
+    let problem = Problem::new(Code::MethodNotAllowed, detail);
+    match headers.get(header::ALLOW).map(HeaderValue::clone) {
+        Some(allow) => problem.with_header(header::ALLOW, allow),
+        None => problem,
+    }
+}

@@ -15,4 +15,5 @@ mod python_client;
 mod support;
 mod support_self_test;
 mod v1;
+mod v2;
 mod web;

@@ -90,9 +90,10 @@ impl Answer {
         );
         match self.status {
             StatusCode::UNAUTHORIZED => {
-                assert_eq!(
-                    self.required("www-authenticate"),
-                    "Basic realm=\"lockable\""
+                let challenge = self.required("www-authenticate");
+                assert!(
+                    challenge.ends_with("Basic realm=\"lockable\""),
+                    "{challenge}"
                 );
             }
             StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {

@@ -1,0 +1,8 @@
+//! Version 2 of the API.
+
+mod input;
+mod kit;
+mod locks;
+mod many;
+mod modes;
+mod repeats;

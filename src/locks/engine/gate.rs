@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 use crate::id::AccountId;
-use crate::locks::{Acquire, BrokenLease, Lease, LockKey, Lost, Mode};
+use crate::locks::{Acquire, BrokenLease, Lease, LockKey, Lost, Mode, Release};
 
 /// A request that the gate of its lock decides.
 #[derive(Clone, Debug)]
@@ -113,6 +113,16 @@ impl GateRequest {
             key,
             account_id,
             operation: GateOperation::Unattended(abandoned),
+        }
+    }
+
+    pub(super) fn release(request: Release) -> Self {
+        Self {
+            key: request.key,
+            account_id: request.account_id,
+            operation: GateOperation::Release {
+                lease_id: request.lease_id,
+            },
         }
     }
 

@@ -14,6 +14,7 @@
 //! * [`statements`]: the statements that decide, each about many locks at once;
 //! * `gate`: requests to the gate of a lock, which decides about its line and its members;
 //! * `waiting`: this node's waiters, their timers, and what wakes them;
+//! * `many`: many heartbeats or releases at once, each by itself;
 //! * `together`: requests for several locks or none;
 //! * [`metric`]: the metrics of waiting;
 //! * `delivery`: outcome to reply, counters, retry.
@@ -23,6 +24,7 @@ mod connection;
 mod delivery;
 mod gate;
 mod lane;
+mod many;
 pub mod metric;
 mod prediction;
 mod queue;
@@ -34,7 +36,6 @@ mod waiting;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures_util::future::join_all;
 use sqlx::postgres::PgConnectOptions;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, oneshot};
@@ -244,16 +245,10 @@ impl Engine {
     /// # Errors
     /// [`EngineError`]: its variants say whether the request may have been executed.
     pub async fn heartbeat(&self, request: Heartbeat) -> Result<HeartbeatOutcome, EngineError> {
-        let Some(lease_id) = request.lease_id else {
+        let Some(of_member) = MemberHeartbeat::of(request.clone()) else {
             // Without an id, no shared lease or permit is meant.
             let outcome = self.submit(request).await?.decided();
             return Ok(outcome.unwrap_or(HeartbeatOutcome::Lost(Lost::Unknown)));
-        };
-        let of_member = MemberHeartbeat {
-            key: request.key.clone(),
-            account_id: request.account_id,
-            lease_id,
-            lease_ms: request.lease_ms,
         };
         if let FastOutcome::Decided(outcome) = self.submit(request).await? {
             return Ok(outcome);
@@ -288,27 +283,22 @@ impl Engine {
     /// # Errors
     /// [`EngineError`]: its variants say whether the request may have been executed.
     pub async fn release(&self, request: Release) -> Result<ReleaseOutcome, EngineError> {
-        let at_gate = GateRequest {
-            key: request.key.clone(),
-            account_id: request.account_id,
-            operation: GateOperation::Release {
-                lease_id: request.lease_id,
-            },
-        };
+        let at_gate = GateRequest::release(request.clone());
         // Where requests of this node wait for the lock, its gate decides anyway.
         if !self.waiting.has_waiters(&at_gate.key)
             && let FastOutcome::Decided(outcome) = self.submit(request).await?
         {
             return Ok(outcome);
         }
-        Box::pin(async {
-            match self.submit(at_gate).await? {
-                GateOutcome::Released => Ok(ReleaseOutcome::Released),
-                GateOutcome::Lost(lost) => Ok(ReleaseOutcome::Lost(lost)),
-                _ => Err(EngineError::Refused),
-            }
-        })
-        .await
+        Box::pin(self.release_at_gate(at_gate)).await
+    }
+
+    async fn release_at_gate(&self, request: GateRequest) -> Result<ReleaseOutcome, EngineError> {
+        match self.submit(request).await? {
+            GateOutcome::Released => Ok(ReleaseOutcome::Released),
+            GateOutcome::Lost(lost) => Ok(ReleaseOutcome::Lost(lost)),
+            _ => Err(EngineError::Refused),
+        }
     }
 
     /// Ends leases of a lock by force, and hands the lock over. Returns those that were ended;
@@ -375,24 +365,6 @@ impl Engine {
         }
     }
 
-    /// Renews many leases, each by itself: together in the lane's next batches. Outcomes are in the
-    /// order of the requests.
-    pub async fn heartbeats(
-        &self,
-        requests: Vec<Heartbeat>,
-    ) -> Vec<Result<HeartbeatOutcome, EngineError>> {
-        join_all(requests.into_iter().map(|request| self.heartbeat(request))).await
-    }
-
-    /// Ends many leases, each by itself: together in the lane's next batches. Outcomes are in the
-    /// order of the requests.
-    pub async fn releases(
-        &self,
-        requests: Vec<Release>,
-    ) -> Vec<Result<ReleaseOutcome, EngineError>> {
-        join_all(requests.into_iter().map(|request| self.release(request))).await
-    }
-
     /// The counts of accounts' live locks.
     pub fn usage(&self) -> &Usage {
         &self.usage
@@ -449,10 +421,18 @@ impl Engine {
         let (reply, outcome) = oneshot::channel();
         let queue = self.queues.for_key(request.key());
         queue.push(R::into_any(Pending::new(request, Some(reply), deadline)));
-        match tokio::time::timeout_at(deadline.into(), outcome).await {
-            Ok(Ok(outcome)) => outcome,
-            // Late, or the lane is gone with its runtime: it may have been executed.
-            Ok(Err(_)) | Err(_) => Err(EngineError::Unknown),
-        }
+        wait_until(deadline, outcome).await
+    }
+}
+
+/// The outcome of a request, once it is there.
+async fn wait_until<T>(
+    deadline: Instant,
+    outcome: oneshot::Receiver<Result<T, EngineError>>,
+) -> Result<T, EngineError> {
+    match tokio::time::timeout_at(deadline.into(), outcome).await {
+        Ok(Ok(outcome)) => outcome,
+        // Late, or the lane is gone with its runtime: it may have been executed.
+        Ok(Err(_)) | Err(_) => Err(EngineError::Unknown),
     }
 }

@@ -114,6 +114,18 @@ pub(super) struct MemberHeartbeat {
     pub(super) lease_ms: Option<i32>,
 }
 
+impl MemberHeartbeat {
+    /// The same heartbeat; `None` without a lease id, which no shared lease or permit goes without.
+    pub(super) fn of(request: Heartbeat) -> Option<Self> {
+        Some(Self {
+            lease_id: request.lease_id?,
+            key: request.key,
+            account_id: request.account_id,
+            lease_ms: request.lease_ms,
+        })
+    }
+}
+
 impl LockRequest for MemberHeartbeat {
     type Outcome = FastOutcome<HeartbeatOutcome>;
 

@@ -142,25 +142,33 @@ impl Queue {
     /// Accepts a request, or rejects it at once: in a full queue it would wait longer than a client
     /// that retries. No account may fill more than a quarter of the queue.
     pub(super) fn push(&self, request: AnyRequest) {
-        let rejected = {
+        self.push_all([request]);
+    }
+
+    /// As [`Self::push`], of several requests: no batch is taken between them.
+    pub(super) fn push_all(&self, requests: impl IntoIterator<Item = AnyRequest>) {
+        let mut rejected = Vec::new();
+        {
             let mut state = self.state();
-            let of_account = state
-                .waiting_by_account
-                .get(&request.account_id())
-                .copied()
-                .unwrap_or(0);
-            if state.is_closed {
-                Some((request, EngineError::ShuttingDown))
-            } else if state.waiting >= self.capacity || of_account >= self.capacity.div_ceil(4) {
-                Some((request, EngineError::Overloaded))
-            } else {
-                state.add(request);
-                None
+            for request in requests {
+                let of_account = state
+                    .waiting_by_account
+                    .get(&request.account_id())
+                    .copied()
+                    .unwrap_or(0);
+                if state.is_closed {
+                    rejected.push((request, EngineError::ShuttingDown));
+                } else if state.waiting >= self.capacity || of_account >= self.capacity.div_ceil(4)
+                {
+                    rejected.push((request, EngineError::Overloaded));
+                } else {
+                    state.add(request);
+                }
             }
-        };
-        match rejected {
-            Some((request, error)) => request.reject(error),
-            None => self.changed.notify_one(),
+        }
+        self.changed.notify_one();
+        for (request, error) in rejected {
+            request.reject(error);
         }
     }
 

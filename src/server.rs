@@ -287,6 +287,7 @@ pub fn front(app: &App) -> Front<Arc<Api>> {
     });
     let router = Router::new()
         .merge(api::router().layer(api_guard.clone()))
+        .merge(api::description(&v2.document))
         .merge(v2.waiting.layer(waiting_guard))
         .merge(v2.others.layer(api_guard.clone()))
         .merge(health)

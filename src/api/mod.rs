@@ -14,9 +14,12 @@ pub mod rates;
 pub mod v1;
 pub mod v2;
 
+use std::sync::Arc;
+
 use axum::Router;
-use axum::http::Uri;
-use axum::routing::any;
+use axum::http::{Uri, header};
+use axum::routing::{any, get};
+use utoipa::openapi::OpenApi;
 
 use crate::app::App;
 use calls::CALLS;
@@ -58,6 +61,22 @@ pub fn router() -> Router {
         .route("/v2", any(no_such_call))
         .route("/v2/", any(no_such_call))
         .route("/v2/{*rest}", any(no_such_call))
+}
+
+/// `GET /openapi.json`: the description of the API, for programs.
+///
+/// # Panics
+/// If the description is no JSON, which it always is.
+pub fn description(document: &OpenApi) -> Router {
+    let text = document.to_json().expect("the description is JSON");
+    let text: Arc<str> = text.into();
+    let get_text = async move || {
+        (
+            [(header::CONTENT_TYPE, "application/json")],
+            text.to_string(),
+        )
+    };
+    Router::new().route("/openapi.json", get(get_text))
 }
 
 /// Answers a URL under the API's that is no call, with a hint if it nearly is one.

@@ -10,31 +10,23 @@ pub mod body;
 pub mod lease;
 pub mod locks;
 pub mod many;
+pub mod openapi;
 pub mod query;
 
 use std::sync::Arc;
 
 use axum::Router;
 use axum::http::{HeaderMap, HeaderValue, Method, header};
-use utoipa::OpenApi;
+use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::Api;
 use super::problem::{Code, Problem};
 
-/// What the document says beside the calls.
-#[derive(OpenApi)]
-#[openapi(info(
-    title = "Lockable",
-    description = "A distributed lock service: take a named lock, keep it with heartbeats, give \
-                   it back. A lease that is not renewed ends by itself.",
-))]
-struct Document;
-
 /// The calls whose answer may take as long as a request waits.
 fn waiting_calls() -> OpenApiRouter<Arc<Api>> {
-    OpenApiRouter::with_openapi(Document::openapi()).routes(routes!(locks::acquire))
+    OpenApiRouter::new().routes(routes!(locks::acquire))
 }
 
 /// All other calls.
@@ -56,8 +48,8 @@ pub struct Routers {
     pub waiting: Router,
     /// All other calls.
     pub others: Router,
-    /// The description of them all.
-    pub document: utoipa::openapi::OpenApi,
+    /// The description of the whole API.
+    pub document: OpenApi,
 }
 
 /// Puts the routes together, over the API's state.
@@ -65,6 +57,7 @@ pub fn routers(api: &Arc<Api>) -> Routers {
     let (waiting, mut document) = waiting_calls().split_for_parts();
     let (others, others_document) = other_calls().split_for_parts();
     document.merge(others_document);
+    let document = openapi::document(document, api.app.public_url.as_str());
     Routers {
         waiting: waiting
             .method_not_allowed_fallback(method_not_allowed)

@@ -4,5 +4,7 @@ mod input;
 mod kit;
 mod locks;
 mod many;
+mod matrix;
 mod modes;
+mod openapi;
 mod repeats;

@@ -130,6 +130,18 @@ codes! {
 }
 
 impl Code {
+    /// Those that version 1 never sends.
+    pub const OF_VERSION_2: &'static [Self] = &[
+        Self::InvalidBody,
+        Self::ScopeRequired,
+        Self::LockHeld,
+        Self::LeaseLost,
+        Self::LeaseIdUsed,
+        Self::LimitConflict,
+        Self::BodyTooLarge,
+        Self::UnsupportedMediaType,
+    ];
+
     /// True if a larger plan would have allowed the request.
     pub(super) fn is_about_the_plan(self) -> bool {
         matches!(self, Self::PlanDoesNotAllow | Self::LiveLocksLimit)

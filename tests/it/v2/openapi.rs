@@ -52,6 +52,23 @@ async fn the_description_is_whole() {
     }
 }
 
+/// The reference for people has each call of version 2.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_reference_has_every_call() {
+    let reference = include_str!("../../../docs/api-v2.md");
+    let app = TestApp::start().await;
+    let document = document(&app).await;
+    for (path, item) in document["paths"].as_object().unwrap() {
+        for method in item.as_object().unwrap().keys() {
+            let call = format!("`{} {path}`", method.to_uppercase());
+            assert!(
+                path.starts_with("/v1/") || reference.contains(&call),
+                "docs/api-v2.md lacks {call}"
+            );
+        }
+    }
+}
+
 fn collect(value: &Value, references: &mut Vec<String>) {
     match value {
         Value::Object(fields) => {

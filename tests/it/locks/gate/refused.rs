@@ -88,3 +88,40 @@ async fn a_claim_of_a_token_that_was_revoked_is_not_confirmed() {
     let said = setting.second.ask(&ask.then("confirm")).await;
     assert_eq!((said.outcome(), said.claims()), ("refused", vec![behind]));
 }
+
+/// Revoked while a batch waits for a row: what it knew before the wait does not count after it.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_admission_that_is_remembered_over_a_wait_for_a_row_is_caught() {
+    let kept = async |setting: &mut Setting| {
+        let name = "z";
+        let bob = |name| Ask {
+            account: BOB,
+            name,
+            ..Ask::waiting(Uuid::new_v4(), 1)
+        };
+        let held = Ask {
+            name,
+            ..Ask::of("acquire", Uuid::new_v4())
+        };
+        setting.hold().await;
+        assert_eq!(setting.first.outcome(&held).await, "granted");
+        let locker = locker_of(&setting.db, name).await;
+        let asks = [bob(LOCK), bob(name)];
+        let Setting { first, db, .. } = setting;
+        let (said, ()) = tokio::join!(first.ask_all(&asks), async {
+            until_waiting(db, 1).await;
+            let revoke = "UPDATE api_tokens SET revoked_at = clock_timestamp() WHERE token_id = 2";
+            db.execute(revoke).await;
+            // At least as long as an admission is remembered.
+            db.execute("SELECT pg_sleep(0.1)").await;
+            unlock(locker).await;
+        });
+        said.outcomes() == ["waiting", "refused"]
+    };
+    let remembered: Mutant = &[(
+        GATE,
+        "known_at + interval '50 ms'",
+        "known_at + interval '1 h'",
+    )];
+    assert_needed(kept, &[remembered]).await;
+}

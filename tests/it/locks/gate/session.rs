@@ -96,6 +96,13 @@ impl Said {
         &self.first().outcome
     }
 
+    /// The outcomes of the requests, in their order.
+    pub(super) fn outcomes(&self) -> Vec<&str> {
+        let mut rows: Vec<&Row> = self.0.iter().filter(|row| row.request.is_some()).collect();
+        rows.sort_by_key(|row| row.request);
+        rows.into_iter().map(|row| &*row.outcome).collect()
+    }
+
     pub(super) fn fencing_token(&self) -> Option<i64> {
         self.first().fencing_token
     }

@@ -8,7 +8,7 @@
 //!   of HTTP that they share; [`jobs`]: the regular work of a node;
 //! * [`app`]: the state that handlers and jobs share;
 //! * the nouns, with their types, rules and queries: [`accounts`], [`tokens`], [`plans`],
-//!   [`namespaces`], [`locks`], [`audit`]; and [`mail`];
+//!   [`namespaces`], [`locks`], [`activity`], [`audit`]; and [`mail`];
 //! * [`db`]: pools, migrations, notices, the embedded cluster; [`outages`]: the record of outages;
 //!   [`config`]: settings; [`signals`]: signals that the process ignores;
 //!   [`text`]: words for people.
@@ -17,6 +17,7 @@
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod accounts;
+pub mod activity;
 pub mod api;
 pub mod app;
 pub mod audit;

@@ -63,6 +63,15 @@ pub struct NewAccount<'a> {
     pub email_verified: bool,
 }
 
+/// The way to a new password.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PasswordAct {
+    /// Its owner knew the old one.
+    Change,
+    /// Its owner used a link in mail.
+    Reset,
+}
+
 /// An error of managing accounts.
 #[derive(Debug, thiserror::Error)]
 pub enum AccountError {

@@ -8,9 +8,31 @@ use std::net::IpAddr;
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 
-use crate::id::AccountId;
+use crate::id::{AccountId, TokenId};
 
 pub use store::{list, record};
+
+/// The means by which an actor acts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Means {
+    /// The pages, in a browser.
+    Browser,
+    /// The API, with this token.
+    Token(TokenId),
+    /// `lockable admin`.
+    Command,
+}
+
+impl Means {
+    /// Its text in the database and in the API.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Browser => "browser",
+            Self::Token(_) => "token",
+            Self::Command => "command",
+        }
+    }
+}
 
 /// The author of an act.
 #[derive(Clone, Debug)]
@@ -23,6 +45,8 @@ pub struct Actor {
     pub client_ip: Option<IpAddr>,
     /// The id of the request, as in its answer and its log line.
     pub request_id: Option<String>,
+    /// The means of the act.
+    pub means: Means,
 }
 
 impl Actor {
@@ -33,6 +57,7 @@ impl Actor {
             name: format!("command:{os_user}"),
             client_ip: None,
             request_id: None,
+            means: Means::Command,
         }
     }
 }

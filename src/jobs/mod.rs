@@ -9,7 +9,7 @@ use tokio_util::task::TaskTracker;
 use crate::app::App;
 use crate::db::changes::Subscriber;
 use crate::locks::sweeper::Sweeper;
-use crate::{accounts, db, outages, tokens};
+use crate::{accounts, activity, db, outages, tokens};
 
 /// Starts the jobs of a node. They end when the app is drained; wait for `tasks` after that.
 pub fn spawn(app: &App, tasks: &TaskTracker) {
@@ -58,6 +58,13 @@ pub fn spawn(app: &App, tasks: &TaskTracker) {
         "sweep revoked tokens",
         Duration::from_secs(3600),
         |app| async move { tokens::sweep(&app.db).await.map(drop) },
+    );
+    every(
+        app,
+        tasks,
+        "sweep account activity",
+        Duration::from_secs(3600),
+        |app| async move { activity::sweep(&app.db).await.map(drop) },
     );
     every(
         app,

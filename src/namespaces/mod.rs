@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::id::NamespaceId;
 use crate::plans::{LeaseRefused, Limits, is_slug};
 
-pub use store::{create, delete, find, list, set_lease_default};
+pub use store::{create, delete, find, list, list_page, set_lease_default};
 
 /// The name of the namespace that all share.
 pub const PUBLIC: &str = NamespaceId::PUBLIC_NAME;

@@ -1,9 +1,12 @@
 //! The namespaces' queries.
 
+use serde_json::json;
 use sqlx::{PgConnection, PgPool};
 
 use super::{Namespace, NamespaceError, check_name};
 use crate::accounts::Account;
+use crate::activity::{self, Action};
+use crate::audit::Actor;
 use crate::db::violated_constraint;
 use crate::id::{AccountId, NamespaceId};
 use crate::locks;
@@ -34,6 +37,41 @@ pub async fn list(pool: &PgPool, account_id: AccountId) -> sqlx::Result<Vec<Name
     .await
 }
 
+/// The account's private namespaces by name, at most `limit`; with `after` only those behind the
+/// one of that name, the last of the page before.
+///
+/// # Errors
+/// If the database query fails.
+pub async fn list_page(
+    pool: &PgPool,
+    account_id: AccountId,
+    after: Option<&str>,
+    limit: i64,
+) -> sqlx::Result<Vec<Namespace>> {
+    sqlx::query_as!(
+        Namespace,
+        r#"/* namespaces.list_page */
+        SELECT n.namespace_id AS "namespace_id: NamespaceId", n.name, n.lease_default_ms,
+               n.created_at,
+               (SELECT count(*) FROM api_tokens t
+                 WHERE t.namespace_id = n.namespace_id AND t.account_id = $1
+                   AND t.revoked_at IS NULL
+                   AND (t.expires_at IS NULL OR t.expires_at > clock_timestamp())) AS "tokens!",
+               (SELECT count(*) FROM namespaces o
+                 WHERE o.account_id = n.account_id AND o.namespace_id <= n.namespace_id
+               ) AS "age_rank!"
+          FROM namespaces n
+         WHERE n.account_id = $1 AND n.name > coalesce($2, '')
+         ORDER BY n.name
+         LIMIT $3"#,
+        account_id.0,
+        after,
+        limit,
+    )
+    .fetch_all(pool)
+    .await
+}
+
 /// The namespace of this name: `public`, or one of the account's own.
 ///
 /// # Errors
@@ -50,20 +88,26 @@ pub async fn find(
         .ok_or(NamespaceError::Unknown)
 }
 
-/// Makes a private namespace. Of two calls at once with room for one, one succeeds.
+/// Makes a private namespace with this default lease; `None` for the account's. Of two calls at
+/// once with room for one, one succeeds.
 ///
 /// # Errors
-/// If the name or the plan does not allow it, or the database query fails.
+/// If the name, the lease or the plan does not allow it, or the database query fails.
 pub async fn create(
     pool: &PgPool,
+    actor: &Actor,
     account: &Account,
     name: &str,
-) -> Result<NamespaceId, NamespaceError> {
+    lease_ms: Option<i64>,
+) -> Result<Namespace, NamespaceError> {
     let max = account.limits.max_private_namespaces;
     if max == 0 {
         return Err(NamespaceError::NotInPlan);
     }
     check_name(name)?;
+    let lease_ms = lease_ms
+        .map(|lease_ms| account.limits.check_lease_ms(lease_ms))
+        .transpose()?;
     let mut transaction = pool.begin().await?;
     lock_account(&mut transaction, account.account_id).await?;
     let existing = sqlx::query_scalar!(
@@ -76,12 +120,13 @@ pub async fn create(
     if existing >= i64::from(max) {
         return Err(NamespaceError::TooMany { max });
     }
-    let namespace_id = sqlx::query_scalar!(
+    let created = sqlx::query!(
         r#"/* namespaces.create */
-        INSERT INTO namespaces (account_id, name) VALUES ($1, $2)
-        RETURNING namespace_id AS "namespace_id: NamespaceId""#,
+        INSERT INTO namespaces (account_id, name, lease_default_ms) VALUES ($1, $2, $3)
+        RETURNING namespace_id AS "namespace_id: NamespaceId", created_at"#,
         account.account_id.0,
-        name
+        name,
+        lease_ms
     )
     .fetch_one(&mut *transaction)
     .await
@@ -89,8 +134,26 @@ pub async fn create(
         Some("namespaces_name_unique") => NamespaceError::Taken,
         _ => error.into(),
     })?;
+    let act = activity::Act {
+        action: Action::CreateNamespace,
+        subject: Some(&subject(name)),
+        details: Some(json!({"lease_ms": lease_ms})),
+    };
+    activity::record(&mut transaction, account.account_id, actor, act).await?;
     transaction.commit().await?;
-    Ok(namespace_id)
+    Ok(Namespace {
+        namespace_id: created.namespace_id,
+        name: name.to_owned(),
+        lease_default_ms: lease_ms,
+        created_at: created.created_at,
+        tokens: 0,
+        age_rank: existing + 1,
+    })
+}
+
+/// A namespace as the activity names it.
+fn subject(name: &str) -> String {
+    format!("namespace:{name}")
 }
 
 /// Locks the account's row: everything that is counted against a limit is counted under this lock.
@@ -116,6 +179,7 @@ async fn lock_account(
 /// [`NamespaceError::Lease`], [`NamespaceError::Unknown`], or if the database query fails.
 pub async fn set_lease_default(
     pool: &PgPool,
+    actor: &Actor,
     account: &Account,
     name: &str,
     lease_ms: Option<i64>,
@@ -123,20 +187,33 @@ pub async fn set_lease_default(
     let lease_ms = lease_ms
         .map(|lease_ms| account.limits.check_lease_ms(lease_ms))
         .transpose()?;
-    let changed = sqlx::query!(
-        "/* namespaces.set_lease_default */
-        UPDATE namespaces SET lease_default_ms = $3 WHERE account_id = $1 AND name = $2",
+    let mut transaction = pool.begin().await?;
+    lock_account(&mut transaction, account.account_id).await?;
+    let before = sqlx::query!(
+        r#"/* namespaces.set_lease_default */
+        UPDATE namespaces n SET lease_default_ms = $3
+          FROM (SELECT namespace_id, lease_default_ms FROM namespaces
+                 WHERE account_id = $1 AND name = $2 FOR NO KEY UPDATE) o
+         WHERE n.namespace_id = o.namespace_id
+        RETURNING o.lease_default_ms AS "lease_ms?""#,
         account.account_id.0,
         name,
         lease_ms
     )
-    .execute(pool)
-    .await?;
-    if changed.rows_affected() == 1 {
-        Ok(())
-    } else {
-        Err(NamespaceError::Unknown)
+    .fetch_optional(&mut *transaction)
+    .await?
+    .ok_or(NamespaceError::Unknown)?;
+    // A repeated request changes nothing.
+    if before.lease_ms != lease_ms {
+        let act = activity::Act {
+            action: Action::SetNamespaceLease,
+            subject: Some(&subject(name)),
+            details: Some(json!({"before": before.lease_ms, "after": lease_ms})),
+        };
+        activity::record(&mut transaction, account.account_id, actor, act).await?;
     }
+    transaction.commit().await?;
+    Ok(())
 }
 
 /// Deletes a private namespace without held locks, and its tokens with it.
@@ -148,6 +225,7 @@ pub async fn set_lease_default(
 /// [`NamespaceError::InUse`], [`NamespaceError::Unknown`], or if the database query fails.
 pub async fn delete(
     pool: &PgPool,
+    actor: &Actor,
     account_id: AccountId,
     name: &str,
 ) -> Result<(), NamespaceError> {
@@ -167,6 +245,21 @@ pub async fn delete(
     if locks::store::any_live(&mut transaction, namespace_id).await? {
         return Err(NamespaceError::InUse);
     }
+    let tokens = sqlx::query_scalar!(
+        r#"/* namespaces.count_tokens */
+        SELECT count(*) AS "count!" FROM api_tokens
+         WHERE namespace_id = $1 AND revoked_at IS NULL"#,
+        namespace_id.0
+    )
+    .fetch_one(&mut *transaction)
+    .await?;
+    // Before the deletion: the token by which the account acts may be one of those that it deletes.
+    let act = activity::Act {
+        action: Action::DeleteNamespace,
+        subject: Some(&subject(name)),
+        details: Some(json!({"tokens": tokens})),
+    };
+    activity::record(&mut transaction, account_id, actor, act).await?;
     sqlx::query!(
         "/* namespaces.delete */ DELETE FROM namespaces WHERE namespace_id = $1",
         namespace_id.0

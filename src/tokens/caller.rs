@@ -1,10 +1,12 @@
 //! The holder of a token, as requests act for it.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use super::Scope;
+use crate::audit::{Actor, Means};
 use crate::id::{AccountId, NamespaceId, TokenId};
 use crate::locks::MAX_WAITERS_OF_PUBLIC_LOCK;
 use crate::plans::{LeaseRefused, Limits};
@@ -44,6 +46,17 @@ pub struct Caller {
 }
 
 impl Caller {
+    /// The caller as the author of an act, in a request from `client_ip`.
+    pub fn actor(&self, client_ip: IpAddr, request_id: String) -> Actor {
+        Actor {
+            account_id: Some(self.account_id),
+            name: self.email.clone(),
+            client_ip: Some(client_ip),
+            request_id: Some(request_id),
+            means: Means::Token(self.token_id),
+        }
+    }
+
     /// The most requests of the account that may wait for one lock of the token's namespace.
     pub fn max_waiters_of_lock(&self) -> i32 {
         if self.is_namespace_public {

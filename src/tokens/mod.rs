@@ -6,6 +6,7 @@ pub mod verifier;
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
@@ -14,8 +15,11 @@ use crate::accounts::Account;
 use crate::id::{NamespaceId, TokenId};
 
 pub use caller::Caller;
-pub use store::{create, create_for, list, revoke, revoke_all, rotate, sweep};
+pub use store::{create, create_for, find, list, list_page, revoke, revoke_all, rotate, sweep};
 pub use verifier::{Verifier, VerifyError};
+
+/// The longest time for which a token stays valid beside its successor: seven days.
+pub const MAX_OVERLAP: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
 /// The rights of a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -112,6 +116,18 @@ pub fn check_email_confirmed(
     Ok(())
 }
 
+/// The time for which a rotated token stays valid beside its successor, from milliseconds.
+///
+/// # Errors
+/// [`TokenError::InvalidOverlap`].
+pub fn overlap_from_ms(overlap_ms: i64) -> Result<Duration, TokenError> {
+    u64::try_from(overlap_ms)
+        .map(Duration::from_millis)
+        .ok()
+        .filter(|overlap| *overlap <= MAX_OVERLAP)
+        .ok_or(TokenError::InvalidOverlap)
+}
+
 /// An error of managing tokens.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
@@ -130,6 +146,11 @@ pub enum TokenError {
     /// The token would have expired already.
     #[error("choose a time in the future for the token to expire")]
     ExpiryInThePast,
+    /// The old token would stay valid beside its successor for longer than [`MAX_OVERLAP`].
+    #[error(
+        "the old token stays valid beside the new one for 0 to 604800000 ms, which is seven days"
+    )]
+    InvalidOverlap,
     /// The account has as many as its plan allows.
     #[error("this plan allows {max} tokens: revoke one first")]
     TooMany {

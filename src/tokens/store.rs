@@ -3,13 +3,16 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::json;
 use sqlx::{PgConnection, PgPool};
 
 use super::caller::Caller;
-use super::{EmailConfirmation, NewToken, Scope, Token, TokenError, check_email_confirmed};
+use super::{
+    EmailConfirmation, MAX_OVERLAP, NewToken, Scope, Token, TokenError, check_email_confirmed,
+};
 use crate::accounts::Account;
+use crate::activity::{self, Action};
 use crate::audit::{self, Act, Actor};
 use crate::id::{AccountId, NamespaceId, TokenId};
 use crate::namespaces;
@@ -22,6 +25,20 @@ use crate::secret::{Secret, Sha256Digest};
 /// # Errors
 /// If the database query fails.
 pub async fn list(pool: &PgPool, account_id: AccountId) -> sqlx::Result<Vec<Token>> {
+    list_page(pool, account_id, None, i64::MAX).await
+}
+
+/// As [`list`], at most `limit`; with `before_id` only those older than that one, the last of the
+/// page before.
+///
+/// # Errors
+/// If the database query fails.
+pub async fn list_page(
+    pool: &PgPool,
+    account_id: AccountId,
+    before_id: Option<TokenId>,
+    limit: i64,
+) -> sqlx::Result<Vec<Token>> {
     sqlx::query_as!(
         Token,
         r#"/* tokens.list */
@@ -31,11 +48,32 @@ pub async fn list(pool: &PgPool, account_id: AccountId) -> sqlx::Result<Vec<Toke
                coalesce(t.expires_at <= clock_timestamp(), false) AS "expired!"
           FROM api_tokens t JOIN namespaces n USING (namespace_id)
          WHERE t.account_id = $1 AND t.revoked_at IS NULL
-         ORDER BY t.token_id DESC"#,
-        account_id.0
+           AND t.token_id < coalesce($2, 9223372036854775807)
+         ORDER BY t.token_id DESC
+         LIMIT $3"#,
+        account_id.0,
+        before_id.map(|id| id.0),
+        limit,
     )
     .fetch_all(pool)
     .await
+}
+
+/// A token of the account that was not revoked; it may have expired.
+///
+/// # Errors
+/// [`TokenError::Unknown`], or if the database query fails.
+pub async fn find(
+    pool: &PgPool,
+    account_id: AccountId,
+    token_id: TokenId,
+) -> Result<Token, TokenError> {
+    // The newest of those older than its successor.
+    let next = TokenId(token_id.0.saturating_add(1));
+    let newest = list_page(pool, account_id, Some(next), 1).await?.pop();
+    newest
+        .filter(|token| token.token_id == token_id)
+        .ok_or(TokenError::Unknown)
 }
 
 /// Makes a token. The secret is returned this once; only its digest is stored. Of two calls at once
@@ -45,12 +83,13 @@ pub async fn list(pool: &PgPool, account_id: AccountId) -> sqlx::Result<Vec<Toke
 /// If a rule or the plan does not allow it, or the database query fails.
 pub async fn create(
     pool: &PgPool,
+    actor: &Actor,
     account: &Account,
     confirmation: EmailConfirmation,
     new: &NewToken<'_>,
 ) -> Result<(TokenId, Secret), TokenError> {
     check_email_confirmed(account, confirmation)?;
-    insert_within_limits(pool, None, account, new).await
+    insert_within_limits(pool, actor, account, new, false).await
 }
 
 /// As [`create`], by an administrator for any account, whose e-mail address need not be confirmed:
@@ -64,14 +103,15 @@ pub async fn create_for(
     account: &Account,
     new: &NewToken<'_>,
 ) -> Result<(TokenId, Secret), TokenError> {
-    insert_within_limits(pool, Some(actor), account, new).await
+    insert_within_limits(pool, actor, account, new, true).await
 }
 
 async fn insert_within_limits(
     pool: &PgPool,
-    actor: Option<&Actor>,
+    actor: &Actor,
     account: &Account,
     new: &NewToken<'_>,
+    is_audited: bool,
 ) -> Result<(TokenId, Secret), TokenError> {
     let label = new.label.trim();
     if !(1..=100).contains(&label.chars().count()) || label.chars().any(char::is_control) {
@@ -105,7 +145,17 @@ async fn insert_within_limits(
         new.expires_at,
     )
     .await?;
-    if let Some(actor) = actor {
+    let act = activity::Act {
+        action: Action::CreateToken,
+        subject: Some(&subject(label)),
+        details: Some(
+            json!({"token_id": token.0.to_string(), "hint": hint(&token.1),
+                   "namespace": new.namespace, "scope": new.scope,
+                   "expires_at": new.expires_at.map(instant)}),
+        ),
+    };
+    activity::record(&mut transaction, account.account_id, actor, act).await?;
+    if is_audited {
         let act = Act {
             action: "token.create",
             subject_account_id: Some(account.account_id),
@@ -123,18 +173,39 @@ async fn insert_within_limits(
     Ok(token)
 }
 
+/// A token as the activity names it.
+fn subject(label: &str) -> String {
+    format!("token:{label}")
+}
+
+/// The end of a token, by which its owner recognises it.
+fn hint(token: &Secret) -> &str {
+    let text = token.expose();
+    &text[text.len() - 4..]
+}
+
+/// An instant as the API writes it.
+fn instant(at: DateTime<Utc>) -> String {
+    at.to_rfc3339_opts(SecondsFormat::Millis, true)
+}
+
 /// Replaces a token by a new one of the same label, namespace, scope and expiry. The old one stays
 /// valid for `overlap`, so that its users can be moved over one by one; with zero it is revoked at
 /// once. Meanwhile the account may have one token more than its plan allows.
 ///
 /// # Errors
-/// [`TokenError::Unknown`], [`TokenError::TooMany`], or if the database query fails.
+/// [`TokenError::Unknown`], [`TokenError::InvalidOverlap`], [`TokenError::TooMany`], or if the
+/// database query fails.
 pub async fn rotate(
     pool: &PgPool,
+    actor: &Actor,
     account: &Account,
     token_id: TokenId,
     overlap: Duration,
 ) -> Result<(TokenId, Secret), TokenError> {
+    if overlap > MAX_OVERLAP {
+        return Err(TokenError::InvalidOverlap);
+    }
     let account_id = account.account_id;
     let mut transaction = pool.begin().await?;
     lock_account(&mut transaction, account_id).await?;
@@ -173,6 +244,16 @@ pub async fn rotate(
         old.expires_at,
     )
     .await?;
+    let overlap_ms = u64::try_from(overlap.as_millis()).unwrap_or(u64::MAX);
+    let act = activity::Act {
+        action: Action::RotateToken,
+        subject: Some(&subject(&old.label)),
+        details: Some(
+            json!({"token_id": token_id.0.to_string(), "successor_id": token.0.to_string(),
+                   "successor_hint": hint(&token.1), "overlap_ms": overlap_ms}),
+        ),
+    };
+    activity::record(&mut transaction, account_id, actor, act).await?;
     transaction.commit().await?;
     Ok(token)
 }
@@ -186,8 +267,6 @@ async fn insert(
     expires_at: Option<DateTime<Utc>>,
 ) -> Result<(TokenId, Secret), TokenError> {
     let secret = Secret::random();
-    let text = secret.expose();
-    let hint = &text[text.len() - 4..];
     let digest = secret.sha256();
     let token_id = sqlx::query_scalar!(
         r#"/* tokens.insert */
@@ -200,7 +279,7 @@ async fn insert(
         label,
         scope,
         digest.as_bytes(),
-        hint,
+        hint(&secret),
         expires_at,
     )
     .fetch_optional(connection)
@@ -244,39 +323,63 @@ async fn count_live(connection: &mut PgConnection, account_id: AccountId) -> sql
 /// [`TokenError::Unknown`], or if the database query fails.
 pub async fn revoke(
     pool: &PgPool,
+    actor: &Actor,
     account_id: AccountId,
     token_id: TokenId,
 ) -> Result<(), TokenError> {
-    let changed = sqlx::query!(
+    let mut transaction = pool.begin().await?;
+    // The account before its tokens, as everywhere: in another order, transactions would wait for
+    // each other.
+    lock_account(&mut transaction, account_id).await?;
+    let revoked = sqlx::query!(
         "/* tokens.revoke */
         UPDATE api_tokens SET revoked_at = clock_timestamp()
-         WHERE token_id = $2 AND account_id = $1 AND revoked_at IS NULL",
+         WHERE token_id = $2 AND account_id = $1 AND revoked_at IS NULL
+        RETURNING label, hint",
         account_id.0,
         token_id.0
     )
-    .execute(pool)
-    .await?;
-    if changed.rows_affected() == 1 {
-        Ok(())
-    } else {
-        Err(TokenError::Unknown)
-    }
+    .fetch_optional(&mut *transaction)
+    .await?
+    .ok_or(TokenError::Unknown)?;
+    let act = activity::Act {
+        action: Action::RevokeToken,
+        subject: Some(&subject(&revoked.label)),
+        details: Some(json!({"token_id": token_id.0.to_string(), "hint": revoked.hint})),
+    };
+    activity::record(&mut transaction, account_id, actor, act).await?;
+    transaction.commit().await?;
+    Ok(())
 }
 
-/// Revokes all tokens of an account: somebody else may have made them.
+/// Revokes all tokens of an account: somebody else may have made them. Takes a connection, because
+/// it belongs to the transaction of a new password.
 ///
 /// # Errors
 /// If the database query fails.
-pub async fn revoke_all(connection: &mut PgConnection, account_id: AccountId) -> sqlx::Result<u64> {
-    let changed = sqlx::query!(
+pub async fn revoke_all(
+    connection: &mut PgConnection,
+    actor: &Actor,
+    account_id: AccountId,
+) -> sqlx::Result<u64> {
+    let revoked = sqlx::query!(
         "/* tokens.revoke_all */
         UPDATE api_tokens SET revoked_at = clock_timestamp()
          WHERE account_id = $1 AND revoked_at IS NULL",
         account_id.0
     )
-    .execute(connection)
-    .await?;
-    Ok(changed.rows_affected())
+    .execute(&mut *connection)
+    .await?
+    .rows_affected();
+    if revoked > 0 {
+        let act = activity::Act {
+            action: Action::RevokeAllTokens,
+            subject: None,
+            details: Some(json!({"tokens": revoked})),
+        };
+        activity::record(connection, account_id, actor, act).await?;
+    }
+    Ok(revoked)
 }
 
 /// Deletes the tokens that were revoked more than 90 days ago, and returns their number. For a job.

@@ -115,6 +115,7 @@ impl From<TokenError> for WebError {
             | TokenError::EmailNotConfirmed
             | TokenError::UnknownScope
             | TokenError::ExpiryInThePast
+            | TokenError::InvalidOverlap
             | TokenError::TooMany { .. } => {
                 Self::Bug(anyhow::Error::new(error).context("a form's error reached no form"))
             }

@@ -20,7 +20,7 @@ use super::state::Web;
 use super::ui::page::{Flash, Page, Tab, Viewer};
 use crate::accounts::sessions::{self, NewSession, SessionHash};
 use crate::accounts::{self, Account, AccountError};
-use crate::audit::Actor;
+use crate::audit::{Actor, Means};
 use crate::id::AccountId;
 use crate::transport::RequestContext;
 
@@ -258,12 +258,7 @@ impl CurrentAccount {
 
     /// The account as the audit log names it.
     pub(crate) fn actor(&self) -> Actor {
-        Actor {
-            account_id: Some(self.account.account_id),
-            name: self.account.email.clone(),
-            client_ip: Some(self.context.client_ip()),
-            request_id: Some(self.context.id().to_string()),
-        }
+        owner(&self.context, &self.account)
     }
 
     /// Keeps this session while the account's password changes.
@@ -343,6 +338,17 @@ impl CurrentAccount {
             session,
             context,
         })
+    }
+}
+
+/// The owner of an account as the author of an act in this request.
+pub(super) fn owner(context: &RequestContext, account: &Account) -> Actor {
+    Actor {
+        account_id: Some(account.account_id),
+        name: account.email.clone(),
+        client_ip: Some(context.client_ip()),
+        request_id: Some(context.id().to_string()),
+        means: Means::Browser,
     }
 }
 

@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use lockable::accounts::{self, Email, NewAccount};
-use lockable::audit::Actor;
+use lockable::audit::{Actor, Means};
 use lockable::secret::Secret;
 use lockable::tokens::{self, EmailConfirmation, NewToken, Scope};
 use lockable::{namespaces, plans};
@@ -43,7 +43,9 @@ async fn token(app: &TestApp, account: &accounts::Account, label: &str, namespac
         scope: Scope::Locks,
         expires_at: None,
     };
-    tokens::create(&app.app.db, account, EmailConfirmation::NotRequired, &new)
+    let actor = Actor::command("tour");
+    let confirmation = EmailConfirmation::NotRequired;
+    tokens::create(&app.app.db, &actor, account, confirmation, &new)
         .await
         .unwrap()
         .1
@@ -58,8 +60,8 @@ async fn busy(app: &TestApp) {
         ("reports", None),
         ("deploys", Some(3_600_000)),
     ] {
-        namespaces::create(db, &owner, name).await.unwrap();
-        namespaces::set_lease_default(db, &owner, name, lease_ms)
+        let actor = Actor::command("tour");
+        namespaces::create(db, &actor, &owner, name, lease_ms)
             .await
             .unwrap();
     }
@@ -125,6 +127,7 @@ async fn administered(app: &TestApp) {
         name: ADMIN.to_owned(),
         client_ip: Some("192.0.2.44".parse().unwrap()),
         request_id: Some("0198c0de-52a1-7c3e-9b5e-5d0f3f6f2b11".to_owned()),
+        means: Means::Browser,
     };
     let mut ids = Vec::new();
     for (email, plan) in [

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{TimeDelta, Utc};
+use lockable::accounts;
 use lockable::api::calls::CALLS;
 use lockable::audit::Actor;
 use lockable::tokens::Scope;
-use lockable::{accounts, tokens};
 use reqwest::{Method, RequestBuilder};
 use uuid::Uuid;
 
@@ -68,9 +68,7 @@ async fn a_request_without_the_right_changes_nothing() {
     );
 
     let (revoked_id, revoked) = holder.token_with("public", Scope::Locks, None).await;
-    tokens::revoke(&app.app.db, holder.id, revoked_id)
-        .await
-        .unwrap();
+    holder.revoke(revoked_id).await;
     let expires_at = Some(Utc::now() + TimeDelta::milliseconds(700));
     let (_, expired) = holder.token_with("public", Scope::Locks, expires_at).await;
     let suspended_account = app.account("hobbyist").await;
@@ -218,9 +216,7 @@ async fn every_change_reaches_all_nodes() {
     }
 
     until_status(&nodes, &token, 200, "the token works").await;
-    tokens::revoke(&app.app.db, account.id, token_id)
-        .await
-        .unwrap();
+    account.revoke(token_id).await;
     until_status(&nodes, &token, 401, "a revoked token is refused").await;
     until_status(&nodes, &lasting, 200, "the other works").await;
     accounts::suspend(&app.app.db, &actor, account.id, "test")
@@ -298,9 +294,7 @@ async fn without_notices_a_node_looks_every_token_up() {
             proxy.answers(Flow::Drop);
             proxy.cut();
         }
-        tokens::revoke(&node.app.db, account.id, token_id)
-            .await
-            .unwrap();
+        account.revoke(token_id).await;
         until_status(&[&node], &token, 401, "the revoked token is refused").await;
         // And not because the news came. A sign of life from just before counts for a second from
         // when it was asked for, and a busy machine may deliver it late.
@@ -362,9 +356,7 @@ async fn a_slow_look_at_a_token_does_not_outlive_its_revocation() {
         node.db.value::<bool>(waits).await.then_some(())
     })
     .await;
-    tokens::revoke(&node.app.db, account.id, token_id)
-        .await
-        .unwrap();
+    account.revoke(token_id).await;
     // Time for the notice to arrive. If it takes longer, the entry is there and the notice drops
     // it.
     tokio::time::sleep(Duration::from_millis(200)).await;

@@ -5,6 +5,7 @@
 )]
 
 mod accounts;
+mod activity;
 mod architecture;
 mod authorization;
 mod locks;

@@ -1,15 +1,19 @@
 //! The sessions' queries.
 
+use serde_json::json;
 use sqlx::{PgExecutor, PgPool};
 
 use super::{ABSOLUTE, IDLE, NewSession, SessionHash, SessionInfo};
+use crate::activity::{self, Action, Author};
+use crate::audit::Means;
 use crate::id::AccountId;
 
-/// Begins a session. Returns `false` if there is one of that id already.
+/// Begins a session, which is a sign-in. Returns `false` if there is one of that id already.
 ///
 /// # Errors
 /// If the database query fails, or the account is deleted.
 pub async fn create(db: &PgPool, session: NewSession<'_>) -> Result<bool, sqlx::Error> {
+    let mut transaction = db.begin().await?;
     let user_agent = session.user_agent.map(|text| cut(text, 512));
     let client_ip = session.client_ip.map(|ip| ip.to_canonical().to_string());
     let done = sqlx::query!(
@@ -24,9 +28,24 @@ pub async fn create(db: &PgPool, session: NewSession<'_>) -> Result<bool, sqlx::
         user_agent,
         IDLE.num_seconds() as f64,
     )
-    .execute(db)
+    .execute(&mut *transaction)
     .await?;
-    Ok(done.rows_affected() == 1)
+    if done.rows_affected() == 0 {
+        return Ok(false);
+    }
+    let author = Author {
+        account_id: Some(session.account_id),
+        means: Means::Browser,
+        client_ip: session.client_ip,
+    };
+    let act = activity::Act {
+        action: Action::SignIn,
+        subject: None,
+        details: user_agent.map(|user_agent| json!({"user_agent": user_agent})),
+    };
+    activity::record(&mut transaction, session.account_id, author, act).await?;
+    transaction.commit().await?;
+    Ok(true)
 }
 
 /// The data of a session that has not ended, else `None`. Sets the time at which it was last seen,

@@ -3,7 +3,8 @@
 use serde_json::json;
 use sqlx::{PgConnection, PgPool};
 
-use crate::accounts::{Account, AccountError, Email, NewAccount, PasswordHash};
+use crate::accounts::{Account, AccountError, Email, NewAccount, PasswordAct, PasswordHash};
+use crate::activity::{self, Action};
 use crate::audit::{self, Act, Actor};
 use crate::db::violated_constraint;
 use crate::id::AccountId;
@@ -131,8 +132,10 @@ pub async fn set_lease_default(
 /// [`AccountError::Unknown`], or if the database query fails.
 pub async fn set_password(
     connection: &mut PgConnection,
+    actor: &Actor,
     account_id: AccountId,
     password: &PasswordHash,
+    act: PasswordAct,
 ) -> Result<(), AccountError> {
     let changed = sqlx::query!(
         "/* accounts.set_password */
@@ -140,9 +143,19 @@ pub async fn set_password(
         account_id.0,
         password.as_str()
     )
-    .execute(connection)
+    .execute(&mut *connection)
     .await?;
-    known(&changed)
+    known(&changed)?;
+    let act = activity::Act {
+        action: match act {
+            PasswordAct::Change => Action::ChangePassword,
+            PasswordAct::Reset => Action::ResetPassword,
+        },
+        subject: None,
+        details: None,
+    };
+    activity::record(connection, account_id, actor, act).await?;
+    Ok(())
 }
 
 /// Marks the e-mail address as confirmed, if it still is this one. Returns true if it was not
@@ -175,21 +188,33 @@ pub async fn verify_email(
 /// [`AccountError::EmailTaken`], [`AccountError::Unknown`], or if the database query fails.
 pub async fn change_email(
     connection: &mut PgConnection,
+    actor: &Actor,
     account_id: AccountId,
     email: &Email,
 ) -> Result<(), AccountError> {
-    let changed = sqlx::query!(
+    let before = sqlx::query!(
         "/* accounts.change_email */
-        UPDATE accounts SET email = $2, email_key = $3, email_verified_at = clock_timestamp()
-         WHERE account_id = $1 AND deleting_since IS NULL",
+        UPDATE accounts a
+           SET email = $2, email_key = $3, email_verified_at = clock_timestamp()
+          FROM (SELECT account_id, email FROM accounts
+                 WHERE account_id = $1 AND deleting_since IS NULL FOR UPDATE) o
+         WHERE a.account_id = o.account_id
+        RETURNING o.email",
         account_id.0,
         email.as_str(),
         email.key()
     )
-    .execute(connection)
+    .fetch_optional(&mut *connection)
     .await
-    .map_err(email_taken)?;
-    known(&changed)
+    .map_err(email_taken)?
+    .ok_or(AccountError::Unknown)?;
+    let act = activity::Act {
+        action: Action::ChangeEmail,
+        subject: None,
+        details: Some(json!({"before": before.email, "after": email.as_str()})),
+    };
+    activity::record(connection, account_id, actor, act).await?;
+    Ok(())
 }
 
 fn known(changed: &sqlx::postgres::PgQueryResult) -> Result<(), AccountError> {

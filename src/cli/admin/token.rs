@@ -25,9 +25,8 @@ pub(super) enum TokenCommand {
         /// The namespace whose locks it takes: public, or a private one of the account
         #[arg(long, value_name = "NAME", default_value = PUBLIC)]
         namespace: String,
-        /// Its rights: locks, or manage (also the account's tokens, namespaces and settings,
-        /// through API v2, which is not built yet: until then such a token does what the other
-        /// does)
+        /// Its rights: locks, or manage (also the account's tokens and namespaces, and breaking
+        /// locks, through API v2)
         #[arg(long, default_value = "locks")]
         scope: Scope,
         /// When it stops working, such as 2030-01-31T00:00:00Z [default: never]

@@ -9,6 +9,7 @@ use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
 use super::{BreakError, LockName};
+use crate::activity::{self, Action};
 use crate::audit::{self, Act, Actor};
 use crate::id::{AccountId, NamespaceId};
 
@@ -328,19 +329,45 @@ async fn break_lease(
     }
     let subject = format!("lock:{}/{}", lease.namespace, lease.name);
     for broken in broken {
-        let act = Act {
-            action: "lock.break",
-            subject_account_id: Some(AccountId(broken.account_id)),
-            subject: &subject,
-            before: Some(json!({"held": true, "fencing_token": broken.fencing_token})),
-            after: Some(json!({"held": false})),
-            reason: Some(reason),
-        };
-        audit::record(&mut transaction, actor, act).await?;
+        let account_id = AccountId(broken.account_id);
+        record_break(
+            &mut transaction,
+            actor,
+            (account_id, broken.fencing_token),
+            &subject,
+            reason,
+        )
+        .await?;
     }
     transaction.commit().await?;
     tell_nodes(pool).await;
     Ok(())
+}
+
+/// Writes the break of a lease, by its account and fencing token, into the audit log and into the
+/// activity of that account.
+async fn record_break(
+    connection: &mut PgConnection,
+    actor: &Actor,
+    (account_id, fencing_token): (AccountId, i64),
+    subject: &str,
+    reason: &str,
+) -> sqlx::Result<()> {
+    let act = Act {
+        action: "lock.break",
+        subject_account_id: Some(account_id),
+        subject,
+        before: Some(json!({"held": true, "fencing_token": fencing_token})),
+        after: Some(json!({"held": false})),
+        reason: Some(reason),
+    };
+    audit::record(connection, actor, act).await?;
+    let act = activity::Act {
+        action: Action::BreakLock,
+        subject: Some(subject),
+        details: Some(json!({"fencing_token": fencing_token, "reason": reason})),
+    };
+    activity::record(connection, account_id, actor, act).await
 }
 
 /// Asks all nodes to look at what their waiters wait for. If that fails, they do so half a second

@@ -167,7 +167,7 @@ pub(crate) async fn create(
     if form.is_rejected() {
         return show_list(&web, &current, form).await;
     }
-    match namespaces::create(&web.app.db, account, name).await {
+    match namespaces::create(&web.app.db, &current.actor(), account, name, lease_ms).await {
         Ok(_) => {}
         Err(NamespaceError::NotInPlan) => return Err(web.not_in_plan(FEATURE)),
         Err(
@@ -177,9 +177,6 @@ pub(crate) async fn create(
             | NamespaceError::TooMany { .. }),
         ) => return show_list(&web, &current, form.rejected("name", error)).await,
         Err(error) => return Err(error.into()),
-    }
-    if lease_ms.is_some() {
-        namespaces::set_lease_default(&web.app.db, account, name, lease_ms).await?;
     }
     let flash = Flash::ok(format!(
         "The namespace {name} is there. Create a token for it to take locks in it."
@@ -265,7 +262,8 @@ pub(crate) async fn set_lease(
     if form.is_rejected() {
         return show_form(&current, namespace, form).await;
     }
-    namespaces::set_lease_default(&web.app.db, account, &name, lease_ms).await?;
+    let actor = current.actor();
+    namespaces::set_lease_default(&web.app.db, &actor, account, &name, lease_ms).await?;
     let flash = Flash::ok("Saved. New leases in this namespace have this length.");
     let path = format!("/account/namespaces/{name}");
     current.redirect(&path, flash).await
@@ -277,7 +275,8 @@ pub(crate) async fn delete(
     Path(name): Path<String>,
 ) -> Result<Response, WebError> {
     let namespace = find(&web, &current, &name).await?;
-    match namespaces::delete(&web.app.db, current.account.account_id, &name).await {
+    let (actor, account_id) = (current.actor(), current.account.account_id);
+    match namespaces::delete(&web.app.db, &actor, account_id, &name).await {
         Ok(()) => {
             let flash = Flash::ok(format!("The namespace {name} and its tokens are gone."));
             current.redirect("/account/namespaces", flash).await

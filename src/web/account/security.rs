@@ -10,7 +10,7 @@ use serde::Deserialize;
 use super::browser_name::browser_name;
 use crate::accounts::links::{self, Purpose};
 use crate::accounts::sessions::{self, SessionHash, SessionInfo};
-use crate::accounts::{self, AccountError, Email};
+use crate::accounts::{self, AccountError, Email, PasswordAct};
 use crate::secret::Secret;
 use crate::transport::RequestContext;
 use crate::web::emails;
@@ -142,7 +142,8 @@ pub(crate) async fn change_password(
         }
     };
     let mut transaction = app.db.begin().await?;
-    accounts::set_password(&mut transaction, account_id, &hash).await?;
+    let (actor, change) = (current.actor(), PasswordAct::Change);
+    accounts::set_password(&mut transaction, &actor, account_id, &hash, change).await?;
     sessions::end_all_but(&mut *transaction, account_id, Some(current.session_hash)).await?;
     links::void_all(&mut *transaction, account_id).await?;
     transaction.commit().await?;

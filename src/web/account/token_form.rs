@@ -108,7 +108,8 @@ impl NewTokenForm {
             scope: scope.as_str(),
             days,
         };
-        let create = tokens::create(&app.db, account, confirmation, &new);
+        let actor = current.actor();
+        let create = tokens::create(&app.db, &actor, account, confirmation, &new);
         let issued = web
             .form_dedup
             .issue_once(&app.db, account.account_id, &self.form_id, intent, create)
@@ -130,7 +131,9 @@ fn reject<T>(form: FormState, error: TokenError) -> Submission<T> {
         TokenError::UnknownScope => form.rejected("scope", error),
         TokenError::UnknownNamespace => form.rejected("namespace", "choose one of your namespaces"),
         TokenError::ExpiryInThePast => form.rejected("expires", error),
-        TokenError::Unknown | TokenError::Database(_) => return Err(error.into()),
+        TokenError::Unknown | TokenError::InvalidOverlap | TokenError::Database(_) => {
+            return Err(error.into());
+        }
     }))
 }
 
@@ -155,8 +158,7 @@ impl NewTokenFields {
             Choice::new("locks", "Locks")
                 .hint("Takes, keeps and gives back locks in its namespace. What programs need."),
             Choice::new("manage", "Manage").hint(
-                "Also for managing the account by API v2, which is not built yet: until then it \
-                 does no more than Locks.",
+                "Also manages the account's tokens and namespaces, and breaks locks, by API v2.",
             ),
         ];
         let label = Field::text("label", "Label")

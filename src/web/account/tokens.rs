@@ -127,11 +127,7 @@ fn rotation_form(keep_old: &str) -> FormState {
 
 /// A token of this account. The pages of any other token do not exist.
 async fn find(web: &Web, current: &CurrentAccount, token_id: TokenId) -> Result<Token, WebError> {
-    let tokens = tokens::list(&web.app.db, current.account.account_id).await?;
-    tokens
-        .into_iter()
-        .find(|token| token.token_id == token_id)
-        .ok_or(WebError::NotFound)
+    Ok(tokens::find(&web.app.db, current.account.account_id, token_id).await?)
 }
 
 fn parse_id(token_id: &str) -> Result<TokenId, WebError> {
@@ -199,7 +195,8 @@ pub(crate) async fn rotate(
         if token.is_none() {
             return Err(TokenError::Unknown);
         }
-        tokens::rotate(db, account, token_id, Duration::from_secs(overlap_s)).await
+        let overlap = Duration::from_secs(overlap_s);
+        tokens::rotate(db, &current.actor(), account, token_id, overlap).await
     };
     let intent = FormIntent::Rotate {
         token_id,
@@ -227,7 +224,8 @@ pub(crate) async fn revoke(
     Path(token_id): Path<String>,
 ) -> Result<Response, WebError> {
     let account_id = current.account.account_id;
-    tokens::revoke(&web.app.db, account_id, parse_id(&token_id)?).await?;
+    let actor = current.actor();
+    tokens::revoke(&web.app.db, &actor, account_id, parse_id(&token_id)?).await?;
     let flash = Flash::ok("The token is revoked. Programs that use it are refused from now on.");
     current.redirect("/account", flash).await
 }

@@ -36,7 +36,9 @@ async fn show_form(current: &CurrentAccount, form: FormState) -> Result<Response
     let page = LocksPage {
         page: current.page(form.title("Locks"), Tab::AdminLocks).await?,
         name: form.field(name),
-        reason: form.field(Field::reason("Stands in the audit log.")),
+        reason: form.field(Field::reason(
+            "Stands in the audit log, and in the activity of the account that held the lock.",
+        )),
         form,
     };
     render_as(page.form.status(), &page)

@@ -1,17 +1,18 @@
 //! `/verify` and `/change-email`: confirming the e-mail address of an account, and another one in
 //! its place.
 
-use axum::Form;
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Redirect, Response};
+use axum::{Extension, Form};
 
 use super::link::{ConfirmPage, LinkQuery, find_usable, show_notice, show_unusable};
 use crate::accounts::links::{self, Purpose};
 use crate::accounts::{self, AccountError, Email};
+use crate::transport::RequestContext;
 use crate::web::emails;
 use crate::web::error::WebError;
-use crate::web::session::CurrentAccount;
+use crate::web::session::{CurrentAccount, owner};
 use crate::web::state::Web;
 use crate::web::ui::page::{Flash, Page, render};
 
@@ -82,6 +83,7 @@ pub(crate) async fn show_change_email(
 
 pub(crate) async fn change_email(
     State(web): State<Web>,
+    Extension(context): Extension<RequestContext>,
     current: Option<CurrentAccount>,
     Form(submitted): Form<LinkQuery>,
 ) -> Result<Response, WebError> {
@@ -89,7 +91,7 @@ pub(crate) async fn change_email(
     let Some(link) = find_usable(&web, &submitted.link, Purpose::ChangeEmail).await? else {
         return show_unusable(Purpose::ChangeEmail);
     };
-    let old_email = accounts::find(&app.db, link.account_id).await?.email;
+    let account = accounts::find(&app.db, link.account_id).await?;
     let new_email: Email = link
         .email
         .parse()
@@ -100,7 +102,8 @@ pub(crate) async fn change_email(
     if taken.is_none() {
         return show_unusable(Purpose::ChangeEmail);
     }
-    match accounts::change_email(&mut transaction, link.account_id, &new_email).await {
+    let owner = owner(&context, &account);
+    match accounts::change_email(&mut transaction, &owner, link.account_id, &new_email).await {
         Ok(()) => {}
         Err(AccountError::EmailTaken) => {
             return show_notice(
@@ -115,7 +118,7 @@ pub(crate) async fn change_email(
     }
     links::void_all(&mut *transaction, link.account_id).await?;
     transaction.commit().await?;
-    emails::send_email_changed(app, &old_email, new_email.as_str());
+    emails::send_email_changed(app, &account.email, new_email.as_str());
     match current {
         Some(current) if current.account.account_id == link.account_id => {
             let flash = Flash::ok(format!("Your address is {new_email} now."));

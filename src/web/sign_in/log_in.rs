@@ -14,7 +14,7 @@ use super::password_check::{Verified, try_password};
 use crate::accounts::Email;
 use crate::transport::RequestContext;
 use crate::web::error::WebError;
-use crate::web::session::{self, CurrentAccount, sign_in, suspended};
+use crate::web::session::{self, CurrentAccount, sign_in};
 use crate::web::state::Web;
 use crate::web::ui::field::Field;
 use crate::web::ui::form::FormState;
@@ -127,9 +127,6 @@ pub(crate) async fn submit(
             );
         return show_form(form, next, None);
     };
-    if let Some(reason) = &verified.account.suspended_reason {
-        return Err(suspended(reason));
-    }
     let Verified {
         account,
         password_hash,

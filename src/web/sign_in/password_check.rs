@@ -4,11 +4,12 @@ use axum::http::HeaderMap;
 
 use super::known_browser::{BrowserCookie, KnownBrowser};
 use crate::accounts::{self, Account, AccountError, Email};
+use crate::activity::{self, Author, SignInFailure};
 use crate::id::AccountId;
 use crate::secret::Secret;
 use crate::transport::RequestContext;
 use crate::web::error::WebError;
-use crate::web::session::CurrentAccount;
+use crate::web::session::{CurrentAccount, suspended};
 use crate::web::state::Web;
 
 /// An account whose password was right, with the hash of the password.
@@ -20,7 +21,11 @@ pub(super) struct Verified {
 }
 
 /// One try to sign in: the account with this e-mail address, if `password` is its password. Takes
-/// as long where there is no such account. Throttled, apart for a browser that is known.
+/// as long where there is no such account. Throttled, apart for a browser that is known. A failure
+/// stands in the account's activity.
+///
+/// # Errors
+/// If the account is suspended, or there were too many tries.
 pub(super) async fn try_password(
     web: &Web,
     context: &RequestContext,
@@ -57,12 +62,39 @@ pub(super) async fn try_password(
         None => {}
     }
     let is_right = app.passwords.verify(password, hash.as_deref()).await;
-    let verified = account.zip(hash).map(|(account, password_hash)| Verified {
+    let Some(account) = account else {
+        return Ok(None);
+    };
+    let Some(password_hash) = hash.filter(|_| is_right) else {
+        record_failure(web, context, account_id, SignInFailure::WrongPassword);
+        return Ok(None);
+    };
+    if let Some(reason) = &account.suspended_reason {
+        record_failure(web, context, account_id, SignInFailure::Suspended);
+        return Err(suspended(reason));
+    }
+    Ok(Some(Verified {
         account,
         password_hash,
         browser,
+    }))
+}
+
+/// Writes a failed sign-in into the account's activity, in a task of its own: the response comes as
+/// fast as where there is no account.
+fn record_failure(
+    web: &Web,
+    context: &RequestContext,
+    account_id: AccountId,
+    failure: SignInFailure,
+) {
+    let (db, visitor) = (web.app.db.clone(), Author::visitor(context.client_ip()));
+    tokio::spawn(async move {
+        let recorded = activity::record_failed_sign_in(&db, account_id, visitor, failure).await;
+        if let Err(error) = recorded {
+            tracing::warn!(%error, %account_id, "a failed sign-in was not recorded");
+        }
     });
-    Ok(verified.filter(|_| is_right))
 }
 
 /// Whether this is the password of the signed-in account. Throttled, since a session must not be

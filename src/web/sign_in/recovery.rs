@@ -10,13 +10,14 @@ use super::credentials::{INVALID_EMAIL, email_field, new_password_field, no_secr
 use super::known_browser::remember;
 use super::link::{LinkQuery, find_usable, show_unusable};
 use crate::accounts::links::{self, Purpose};
-use crate::accounts::{self, AccountError, Email, sessions};
+use crate::accounts::{self, AccountError, Email, PasswordAct, sessions};
 use crate::id::AccountId;
 use crate::secret::Secret;
 use crate::tokens;
 use crate::transport::RequestContext;
 use crate::web::emails;
 use crate::web::error::WebError;
+use crate::web::session::owner;
 use crate::web::state::Web;
 use crate::web::ui::field::Field;
 use crate::web::ui::form::FormState;
@@ -164,12 +165,14 @@ pub(crate) async fn reset(
     let Some(link) = taken else {
         return show_unusable(Purpose::ResetPassword);
     };
-    accounts::set_password(&mut transaction, link.account_id, &hash).await?;
+    let owner = owner(&context, &account);
+    let reset = PasswordAct::Reset;
+    accounts::set_password(&mut transaction, &owner, link.account_id, &hash, reset).await?;
     let is_first_proof =
         accounts::verify_email(&mut transaction, link.account_id, &link.email).await?;
     if is_first_proof {
         // Until now anybody may have signed up with this e-mail address: no token of theirs stays.
-        tokens::revoke_all(&mut transaction, link.account_id).await?;
+        tokens::revoke_all(&mut transaction, &owner, link.account_id).await?;
     }
     sessions::end_all_but(&mut *transaction, link.account_id, None).await?;
     links::void_all(&mut *transaction, link.account_id).await?;

@@ -16,7 +16,7 @@ use crate::plans::DEFAULT_PLAN;
 use crate::transport::RequestContext;
 use crate::web::emails;
 use crate::web::error::WebError;
-use crate::web::session::{CurrentAccount, sign_in, suspended};
+use crate::web::session::{CurrentAccount, sign_in};
 use crate::web::state::Web;
 use crate::web::ui::field::Field;
 use crate::web::ui::form::FormState;
@@ -88,9 +88,6 @@ pub(crate) async fn submit(
                     "There is an account with this address. Sign in, or ask for a new password.",
                 ));
             };
-            if let Some(reason) = &verified.account.suspended_reason {
-                return Err(suspended(reason));
-            }
             let account_id = verified.account.account_id;
             (account_id, verified.password_hash, verified.browser)
         }

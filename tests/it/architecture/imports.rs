@@ -13,6 +13,7 @@ const STOREYS: &[&[&str]] = &[
     &["db", "outages"],
     &[
         "accounts",
+        "activity",
         "audit",
         "locks",
         "namespaces",

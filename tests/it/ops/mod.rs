@@ -1,6 +1,7 @@
 //! The service in operation: the binary on its embedded default and on a database of the
 //! operator's, its commands, TLS, stops.
 
+mod admin_tokens;
 mod backup;
 mod client_answers;
 mod client_commands;

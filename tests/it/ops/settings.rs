@@ -110,7 +110,7 @@ fn a_public_url_that_would_break_links_is_refused() {
 }
 
 #[test]
-fn the_help_says_that_a_scope_has_no_use_yet() {
+fn the_help_says_what_the_scopes_of_a_token_allow() {
     let help = succeeded(
         &lockable()
             .args(["admin", "token", "create", "--help"])
@@ -119,9 +119,9 @@ fn the_help_says_that_a_scope_has_no_use_yet() {
     );
     let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
     assert!(
-        help.contains("API v2, which is not built yet") && help.contains("[default: locks]"),
+        help.contains("breaking locks, through API v2") && help.contains("[default: locks]"),
         "{help}"
     );
     let manual = include_str!("../../../docs/operations.md");
-    assert!(manual.contains("`--scope manage`") && manual.contains("not built yet"));
+    assert!(manual.contains("`--scope manage`") && !manual.contains("not built yet"));
 }

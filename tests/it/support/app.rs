@@ -11,6 +11,7 @@ use chrono::{DateTime, Utc};
 use lockable::accounts::{self, Account, Email, NewAccount};
 use lockable::api::Api;
 use lockable::app::App;
+use lockable::audit::Actor;
 use lockable::config::Settings;
 use lockable::id::{AccountId, TokenId};
 use lockable::mail::{MailSettings, Mailer};
@@ -269,6 +270,7 @@ impl TestAccount {
         };
         tokens::create(
             &self.app.db,
+            &Actor::command("test"),
             &self.row().await,
             EmailConfirmation::NotRequired,
             &new,
@@ -277,9 +279,17 @@ impl TestAccount {
         .unwrap()
     }
 
+    /// Revokes one of its tokens.
+    pub(crate) async fn revoke(&self, token_id: TokenId) {
+        tokens::revoke(&self.app.db, &Actor::command("test"), self.id, token_id)
+            .await
+            .unwrap();
+    }
+
     /// A new private namespace.
     pub(crate) async fn namespace(&self, name: &str) {
-        namespaces::create(&self.app.db, &self.row().await, name)
+        let (actor, row) = (Actor::command("test"), self.row().await);
+        namespaces::create(&self.app.db, &actor, &row, name, None)
             .await
             .unwrap();
     }

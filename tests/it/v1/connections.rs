@@ -7,6 +7,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use lockable::accounts::{self, NewAccount};
+use lockable::audit::Actor;
 use lockable::secret::Secret;
 use lockable::tokens::{self, EmailConfirmation, NewToken, Scope};
 
@@ -38,7 +39,8 @@ impl Wire {
             scope: Scope::Locks,
             expires_at: None,
         };
-        let (_, token) = tokens::create(&db.pool, &account, EmailConfirmation::NotRequired, &new)
+        let (actor, confirmation) = (Actor::command("test"), EmailConfirmation::NotRequired);
+        let (_, token) = tokens::create(&db.pool, &actor, &account, confirmation, &new)
             .await
             .unwrap();
         let url = db.url();

@@ -271,7 +271,8 @@ async fn the_nearest_setting_decides_the_lease() {
     accounts::set_lease_default(&node.db.pool, &ada.row().await, Some(20_000))
         .await
         .unwrap();
-    namespaces::set_lease_default(&node.db.pool, &ada.row().await, "builds", Some(30_000))
+    let (actor, row) = (administrator(), ada.row().await);
+    namespaces::set_lease_default(&node.db.pool, &actor, &row, "builds", Some(30_000))
         .await
         .unwrap();
     eventually("the account's", async || {

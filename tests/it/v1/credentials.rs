@@ -1,10 +1,10 @@
 //! Credentials: every call with every kind of them.
 
 use axum::http::{HeaderValue, Method, header};
+use lockable::accounts;
 use lockable::api::calls::CALLS;
 use lockable::secret::Secret;
 use lockable::tokens::Scope;
-use lockable::{accounts, tokens};
 
 use super::node::*;
 use crate::support::prelude::*;
@@ -107,9 +107,7 @@ async fn tokens_that_do_not_work_get_one_answer() {
 
     let (token_id, revoked) = account.token_with("public", Scope::Locks, None).await;
     assert!(works(&revoked).await);
-    tokens::revoke(&node.db.pool, account.id, token_id)
-        .await
-        .unwrap();
+    account.revoke(token_id).await;
     until_refused(&revoked).await;
 
     let (token_id, expiring) = account.token_with("public", Scope::Locks, None).await;

@@ -9,7 +9,7 @@ use axum_server::tls_rustls::RustlsConfig;
 use lockable::secret::Secret;
 use lockable::server::connections::{Connections, Limits};
 use lockable::server::{self, listener};
-use lockable::tokens::{self, Scope};
+use lockable::tokens::Scope;
 use lockable::transport::TrustedProxies;
 use lockable::{accounts, plans};
 use reqwest::Version;
@@ -185,9 +185,7 @@ async fn a_token_that_is_refused_meanwhile_is_not_granted() {
     let waiters = [&revoked, &suspended]
         .map(|token| in_background(&node, token, "/v1/acquire/job?wait_ms=60000"));
     in_line(&node, 2).await;
-    tokens::revoke(&node.db.pool, ada.id, token_id)
-        .await
-        .unwrap();
+    ada.revoke(token_id).await;
     accounts::suspend(&node.db.pool, &administrator(), bob.id, "a test")
         .await
         .unwrap();

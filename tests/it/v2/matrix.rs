@@ -1,8 +1,8 @@
 //! Every call of the description, with every kind of credentials that must be refused.
 
+use lockable::accounts;
 use lockable::audit::Actor;
 use lockable::tokens::Scope;
-use lockable::{accounts, tokens};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -72,11 +72,8 @@ async fn no_call_is_answered_without_the_right_credentials() {
     let actor = Actor::command("test");
     let owner = app.account("business").await;
     owner.namespace("jobs").await;
-    let row = owner.row().await;
     let (id, revoked) = owner.token_with("jobs", Scope::Manage, None).await;
-    tokens::revoke(&app.app.db, row.account_id, id)
-        .await
-        .unwrap();
+    owner.revoke(id).await;
     let (id, expired) = owner.token_with("jobs", Scope::Manage, None).await;
     app.db
         .execute(&format!(

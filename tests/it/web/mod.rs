@@ -1,5 +1,6 @@
 //! The pages, over HTTP: every flow of visitors, owners and administrators, and bad input.
 
+mod activity;
 mod admin;
 mod docs;
 mod limits;

@@ -1,5 +1,7 @@
 //! Password, sessions, and the end of an account.
 
+use lockable::accounts::PasswordAct;
+use lockable::audit::Actor;
 use reqwest::Method;
 
 use super::*;
@@ -67,7 +69,8 @@ async fn a_session_that_began_with_the_old_password_ends_by_itself() {
         .await
         .unwrap();
     let mut connection = app.db.connect().await;
-    lockable::accounts::set_password(&mut connection, account.id, &hash)
+    let (owner, change) = (Actor::command("test"), PasswordAct::Change);
+    lockable::accounts::set_password(&mut connection, &owner, account.id, &hash, change)
         .await
         .unwrap();
     assert!(!is_signed_in(&browser).await);

@@ -155,12 +155,13 @@ async fn a_form_sent_again_never_shows_a_token_of_other_values_or_a_revoked_one(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_scope_for_a_later_api_says_so() {
+async fn pages_say_what_the_scope_manage_allows() {
     let app = TestApp::start().await;
     let browser = sign_up(&app, "ada@example.com").await;
     for page in [browser.get("/account").await, browser.get("/docs").await] {
         let words = page.text.split_whitespace().collect::<Vec<_>>().join(" ");
-        assert!(words.contains("API v2, which is not built yet"), "{words}");
+        let allows = "tokens and namespaces, and breaks locks, by API v2";
+        assert!(words.contains(allows), "{words}");
     }
     shown(&create(&browser, &[("label", "x")]).await);
     assert_eq!(

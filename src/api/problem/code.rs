@@ -82,6 +82,9 @@ codes! {
     CrossSiteRefused = ("cross-site-refused", FORBIDDEN, "Cross-site request refused");
     /// The call needs an API token of the scope `manage`.
     ScopeRequired = ("scope-required", FORBIDDEN, "Another scope is needed");
+    /// New API tokens need a confirmed e-mail address: press the button in the mail from the
+    /// service.
+    EmailNotConfirmed = ("email-not-confirmed", FORBIDDEN, "E-mail address not confirmed");
     /// There is no such address in the API, or your API token has no such thing.
     NotFound = ("not-found", NOT_FOUND, "No such address");
     /// The address exists, the method does not; `Allow` names those that do.
@@ -97,6 +100,11 @@ codes! {
     LeaseIdUsed = ("lease-id-used", CONFLICT, "The lease id is used up");
     /// The lock is in use in another `mode`, or with another `limit`, which the document names.
     LimitConflict = ("limit-conflict", CONFLICT, "Another mode or limit is in force");
+    /// The account has a private namespace of this name already.
+    NamespaceTaken = ("namespace-taken", CONFLICT, "The name is taken");
+    /// Locks are held in the private namespace, or requests wait for them: release or break them
+    /// before you delete it.
+    NamespaceInUse = ("namespace-in-use", CONFLICT, "The namespace is in use");
     /// The body is larger than the call takes: 64 KiB, or 1 MiB for many leases at once.
     BodyTooLarge = ("body-too-large", PAYLOAD_TOO_LARGE, "The body is too large");
     /// The body of a request to version 2 has to be JSON: `Content-Type: application/json`.

@@ -1,6 +1,8 @@
 //! Problems: everything that goes wrong in the API, as RFC 9457 problem documents. `code` lists
-//! all codes, `errors` turns the nouns' errors into problems, `writer` writes the documents.
+//! all codes, `errors` and `accounts` turn the nouns' errors into problems, `writer` writes the
+//! documents.
 
+mod accounts;
 mod code;
 mod errors;
 mod writer;

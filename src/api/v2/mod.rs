@@ -1,17 +1,22 @@
 //! Version 2: leases as objects, JSON in and JSON out. Adapters over the same engine and nouns as
 //! version 1: a lock that was taken through one is seen, renewed and released through the other.
 //!
-//! [`access`] finds the caller and the lock, [`body`] and [`query`] read requests strictly,
-//! [`lease`] has the JSON of answers. The handlers are in [`locks`] and [`many`]; [`routers`]
-//! collects them with their descriptions (OpenAPI 3.1).
+//! [`access`] finds the caller and the lock, [`manager`] a caller who manages the account, [`body`]
+//! and [`query`] read requests strictly, [`lease`] has the JSON of answers. The handlers are in
+//! [`locks`] and [`many`], and in [`tokens`], [`namespaces`] and [`account`]; [`routers`] collects
+//! them with their descriptions (OpenAPI 3.1).
 
 pub mod access;
+pub mod account;
 pub mod body;
 pub mod lease;
 pub mod locks;
+pub mod manager;
 pub mod many;
+pub mod namespaces;
 pub mod openapi;
 pub mod query;
+pub mod tokens;
 
 use std::sync::Arc;
 
@@ -39,6 +44,13 @@ fn other_calls() -> OpenApiRouter<Arc<Api>> {
         .routes(routes!(many::acquire_all))
         .routes(routes!(many::heartbeats))
         .routes(routes!(many::releases))
+        .routes(routes!(account::get))
+        .routes(routes!(account::list_activity))
+        .routes(routes!(tokens::list, tokens::create))
+        .routes(routes!(tokens::rotate))
+        .routes(routes!(tokens::revoke))
+        .routes(routes!(namespaces::list, namespaces::create))
+        .routes(routes!(namespaces::change, namespaces::delete))
 }
 
 /// The routes of version 2.

@@ -33,6 +33,8 @@ use super::super::problem::Code;
     tags(
         (name = "locks", description = "Taking, keeping, giving back and seeing locks"),
         (name = "leases", description = "Many leases in one request"),
+        (name = "account", description = "Managing tokens, namespaces and the account: with a \
+                                          token of scope manage"),
         (name = "version 1", description = "The plain API: three calls, two answers"),
     ),
     components(schemas(ProblemBody)),
@@ -230,11 +232,10 @@ fn codes_of(path: &str, operation: &Operation) -> Vec<Code> {
         "acquire_all" => codes.extend([Code::LockHeld, Code::LeaseIdUsed, Code::LiveLocksLimit]),
         "heartbeat" | "release" => codes.push(Code::LeaseLost),
         "break" => codes.extend([Code::LeaseLost, Code::ScopeRequired]),
+        "create_token" => codes.push(Code::EmailNotConfirmed),
+        "create_namespace" => codes.push(Code::NamespaceTaken),
+        "delete_namespace" => codes.push(Code::NamespaceInUse),
         _ => {}
-    }
-    let tags = operation.tags.as_deref().unwrap_or_default();
-    if tags.iter().any(|tag| tag == "account") {
-        codes.push(Code::ScopeRequired);
     }
     codes.sort_by_key(|code| Code::ALL.iter().position(|other| other == code));
     codes.dedup();

@@ -1,10 +1,14 @@
 //! Version 2 of the API.
 
+mod account;
 mod input;
 mod kit;
 mod locks;
+mod manager;
 mod many;
 mod matrix;
 mod modes;
+mod namespaces;
 mod openapi;
 mod repeats;
+mod tokens;

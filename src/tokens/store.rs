@@ -68,11 +68,10 @@ pub async fn find(
     account_id: AccountId,
     token_id: TokenId,
 ) -> Result<Token, TokenError> {
-    // The newest of those older than its successor.
-    let next = TokenId(token_id.0.saturating_add(1));
-    let newest = list_page(pool, account_id, Some(next), 1).await?.pop();
-    newest
-        .filter(|token| token.token_id == token_id)
+    list(pool, account_id)
+        .await?
+        .into_iter()
+        .find(|token| token.token_id == token_id)
         .ok_or(TokenError::Unknown)
 }
 

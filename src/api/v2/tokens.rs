@@ -211,7 +211,8 @@ fn token_id(path: Result<Path<String>, PathRejection>) -> Result<TokenId, Proble
 
 /// Replaces a token by a new one of the same label, namespace, scope and expiry.
 ///
-/// The old one still works for `overlap_ms`, so that its users can be moved over one by one.
+/// The old one still works for `overlap_ms`, so that its users can be moved over one by one. A
+/// request that is repeated within that time makes another successor.
 #[utoipa::path(
     post, path = "/v2/tokens/{id}/rotate", operation_id = "rotate_token", tag = "account",
     params(("id" = String, Path, description = "The id of the old token")),

@@ -11,4 +11,5 @@ mod modes;
 mod namespaces;
 mod openapi;
 mod repeats;
+mod token_refusals;
 mod tokens;

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::id::{AccountId, TokenId};
 
-pub use store::{list, record};
+pub use store::{list, of_the_last_hour, record};
 
 /// The means by which an actor acts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

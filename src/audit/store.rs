@@ -71,3 +71,29 @@ pub async fn list(pool: &PgPool, filter: &Filter, limit: i64) -> sqlx::Result<Ve
     .fetch_all(pool)
     .await
 }
+
+/// The accounts and former values of the acts of one kind on one subject within the last hour,
+/// oldest first.
+///
+/// # Errors
+/// If the database query fails.
+pub async fn of_the_last_hour(
+    pool: &PgPool,
+    action: &str,
+    subject: &str,
+) -> sqlx::Result<Vec<(Option<AccountId>, Option<serde_json::Value>)>> {
+    let rows = sqlx::query!(
+        r#"/* audit.of_the_last_hour */
+        SELECT subject_account_id, before FROM audit_log
+         WHERE at > clock_timestamp() - interval '1 hour' AND action = $1 AND subject = $2
+         ORDER BY at, audit_id"#,
+        action,
+        subject,
+    )
+    .fetch_all(pool)
+    .await?;
+    let entries = rows.into_iter();
+    Ok(entries
+        .map(|row| (row.subject_account_id.map(AccountId), row.before))
+        .collect())
+}

@@ -9,6 +9,7 @@
 pub mod access;
 pub mod account;
 pub mod body;
+pub mod breaking;
 pub mod lease;
 pub mod locks;
 pub mod manager;
@@ -21,7 +22,7 @@ pub mod tokens;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::http::{HeaderMap, HeaderValue, Method, header};
+use axum::http::{HeaderMap, Method, header};
 use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -39,6 +40,7 @@ fn other_calls() -> OpenApiRouter<Arc<Api>> {
     OpenApiRouter::new()
         .routes(routes!(locks::heartbeat))
         .routes(routes!(locks::release))
+        .routes(routes!(breaking::break_lock))
         .routes(routes!(locks::get))
         .routes(routes!(locks::list))
         .routes(routes!(many::acquire_all))
@@ -88,7 +90,7 @@ async fn method_not_allowed(method: Method, headers: HeaderMap) -> Problem {
          was done."
     );
     let problem = Problem::new(Code::MethodNotAllowed, detail);
-    match headers.get(header::ALLOW).map(HeaderValue::clone) {
+    match headers.get(header::ALLOW).cloned() {
         Some(allow) => problem.with_header(header::ALLOW, allow),
         None => problem,
     }

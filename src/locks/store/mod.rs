@@ -1,18 +1,17 @@
 //! The queries about locks that are not the engine's.
 
+mod breaking;
 mod listing;
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
-use serde_json::json;
 use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
-use super::{BreakError, LockName};
-use crate::activity::{self, Action};
-use crate::audit::{self, Act, Actor};
+use super::LockName;
 use crate::id::{AccountId, NamespaceId};
 
+pub use breaking::{break_any, break_leases, break_own};
 pub use listing::{LocksAfter, list_of_namespace};
 
 /// A lock that is held, as its account or its namespace's owner sees it.
@@ -243,131 +242,6 @@ pub async fn any_live(
     )
     .fetch_one(connection)
     .await
-}
-
-/// Ends a lease of the account's own, in one of its private namespaces or in the public one:
-/// exactly the lease with this fencing token, never one that was granted since. Writes an entry of
-/// the audit log.
-///
-/// # Errors
-/// [`BreakError::NotHeld`] where the account does not hold that lease.
-pub async fn break_own(
-    pool: &PgPool,
-    actor: &Actor,
-    account_id: AccountId,
-    (namespace_id, namespace): (NamespaceId, &str),
-    name: &LockName,
-    fencing_token: i64,
-    reason: &str,
-) -> Result<(), BreakError> {
-    let lease = LeaseToBreak {
-        namespace_id,
-        namespace,
-        name,
-        fencing_token: Some(fencing_token),
-        account_id: Some(account_id),
-    };
-    break_lease(pool, actor, lease, reason).await
-}
-
-/// Ends the lease of a lock in the public namespace, any account's: for administrators. Writes an
-/// entry of the audit log.
-///
-/// # Errors
-/// [`BreakError::NotHeld`] where nobody holds the lock.
-pub async fn break_any(
-    pool: &PgPool,
-    actor: &Actor,
-    name: &LockName,
-    reason: &str,
-) -> Result<(), BreakError> {
-    let lease = LeaseToBreak {
-        namespace_id: NamespaceId::PUBLIC,
-        namespace: NamespaceId::PUBLIC_NAME,
-        name,
-        fencing_token: None,
-        account_id: None,
-    };
-    break_lease(pool, actor, lease, reason).await
-}
-
-struct LeaseToBreak<'a> {
-    namespace_id: NamespaceId,
-    namespace: &'a str,
-    name: &'a LockName,
-    /// `None` for the lease that holds the lock.
-    fencing_token: Option<i64>,
-    /// `None` for any account.
-    account_id: Option<AccountId>,
-}
-
-async fn break_lease(
-    pool: &PgPool,
-    actor: &Actor,
-    lease: LeaseToBreak<'_>,
-    reason: &str,
-) -> Result<(), BreakError> {
-    let reason = audit::check_reason(reason)?;
-    let mut transaction = pool.begin().await?;
-    // Through the gate: it ends shared leases and permits as well, and hands the lock over.
-    let broken = sqlx::query!(
-        r#"/* locks.break */
-        SELECT account_id AS "account_id!", fencing_token AS "fencing_token!"
-          FROM lock_gate(0, 'infinity', ARRAY['break'], ARRAY[$1::bigint], ARRAY[$2::text],
-                         ARRAY[$3::bigint], '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}',
-                         '{}', '{}', ARRAY[$4::bigint], '{}')
-         WHERE outcome = 'broken_now'"#,
-        lease.namespace_id.0,
-        lease.name.as_str(),
-        lease.account_id.map(|id| id.0) as Option<i64>,
-        lease.fencing_token as Option<i64>,
-    )
-    .fetch_all(&mut *transaction)
-    .await?;
-    if broken.is_empty() {
-        return Err(BreakError::NotHeld);
-    }
-    let subject = format!("lock:{}/{}", lease.namespace, lease.name);
-    for broken in broken {
-        let account_id = AccountId(broken.account_id);
-        record_break(
-            &mut transaction,
-            actor,
-            (account_id, broken.fencing_token),
-            &subject,
-            reason,
-        )
-        .await?;
-    }
-    transaction.commit().await?;
-    tell_nodes(pool).await;
-    Ok(())
-}
-
-/// Writes the break of a lease, by its account and fencing token, into the audit log and into the
-/// activity of that account.
-async fn record_break(
-    connection: &mut PgConnection,
-    actor: &Actor,
-    (account_id, fencing_token): (AccountId, i64),
-    subject: &str,
-    reason: &str,
-) -> sqlx::Result<()> {
-    let act = Act {
-        action: "lock.break",
-        subject_account_id: Some(account_id),
-        subject,
-        before: Some(json!({"held": true, "fencing_token": fencing_token})),
-        after: Some(json!({"held": false})),
-        reason: Some(reason),
-    };
-    audit::record(connection, actor, act).await?;
-    let act = activity::Act {
-        action: Action::BreakLock,
-        subject: Some(subject),
-        details: Some(json!({"fencing_token": fencing_token, "reason": reason})),
-    };
-    activity::record(connection, account_id, actor, act).await
 }
 
 /// Asks all nodes to look at what their waiters wait for. If that fails, they do so half a second

@@ -23,6 +23,7 @@ fn body(operation: &str) -> Value {
     match operation {
         "acquire" => json!({}),
         "heartbeat" | "release" => json!({"lease_id": new_id()}),
+        "break" => json!({"reason": "a test", "all": true}),
         "heartbeats" | "releases" => json!({"leases": [lease]}),
         "acquire_all" => json!({"names": ["job"]}),
         "create_token" => json!({"label": "x"}),

@@ -1,6 +1,7 @@
 //! Version 2 of the API.
 
 mod account;
+mod breaking;
 mod input;
 mod kit;
 mod locks;

@@ -142,10 +142,13 @@ impl Code {
     pub const OF_VERSION_2: &'static [Self] = &[
         Self::InvalidBody,
         Self::ScopeRequired,
+        Self::EmailNotConfirmed,
         Self::LockHeld,
         Self::LeaseLost,
         Self::LeaseIdUsed,
         Self::LimitConflict,
+        Self::NamespaceTaken,
+        Self::NamespaceInUse,
         Self::BodyTooLarge,
         Self::UnsupportedMediaType,
     ];

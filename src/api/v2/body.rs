@@ -16,6 +16,7 @@ use serde_path_to_error::Segment;
 use super::super::Api;
 use super::super::problem::{Code, Problem};
 use crate::locks::fields::FieldError;
+use crate::plans::LeaseRefused;
 
 /// A body that is read strictly.
 pub trait Body: DeserializeOwned {
@@ -120,6 +121,17 @@ pub fn invalid_field(parent: &str, error: &FieldError) -> Problem {
         format!("{parent}/{}", error.field),
         format_args!("{} {}", error.field, error.problem),
     )
+}
+
+/// The problem of a lease at `pointer` that the plan does not allow.
+pub fn lease_refused(pointer: &str, error: LeaseRefused) -> Problem {
+    match error {
+        LeaseRefused::Fixed { .. } => error.into(),
+        LeaseRefused::OutOfBounds { min_ms, max_ms } => invalid(
+            pointer,
+            format_args!("lease_ms has to be from {min_ms} to {max_ms} on your plan"),
+        ),
+    }
 }
 
 /// Reads a body: first its form alone, then as what it has to be.

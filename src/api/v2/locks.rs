@@ -14,7 +14,7 @@ use uuid::Uuid;
 use super::super::Api;
 use super::super::problem::{Code, Problem};
 use super::access::{InNamespace, OfLock};
-use super::body::{Body, Json, invalid, invalid_field};
+use super::body::{Body, Json, invalid, invalid_field, lease_refused};
 use super::lease::{LeaseBody, LockBody, ModeName, limit_of, reason};
 use super::query::Query;
 use crate::locks::store::{self, LocksAfter};
@@ -139,7 +139,9 @@ fn acquire_request(lock: &OfLock, body: AcquireBody) -> Result<Acquire, Problem>
     let (caller, namespace) = (&lock.access.caller, &lock.namespace);
     namespace.check_in_plan()?;
     let refused = |error| invalid_field("", &error);
-    let lease_ms = namespace.lease_ms(caller, body.lease_ms)?;
+    let lease_ms = namespace
+        .lease_ms(caller, body.lease_ms)
+        .map_err(|error| lease_refused("/lease_ms", error))?;
     let chosen_id = body
         .lease_id
         .map(|id| lease_id("/lease_id", id))
@@ -270,7 +272,8 @@ pub async fn heartbeat(
         lease_ms: body
             .lease_ms
             .map(|lease_ms| limits.check_lease_ms(lease_ms))
-            .transpose()?,
+            .transpose()
+            .map_err(|error| lease_refused("/lease_ms", error))?,
     };
     match api.app.locks.heartbeat(request).await? {
         HeartbeatOutcome::Renewed(lease) => {

@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::super::Api;
 use super::super::problem::{Code, Problem};
 use super::access::{Access, InNamespace};
-use super::body::{Body, Json, Object, invalid, invalid_field};
+use super::body::{Body, Json, Object, invalid, invalid_field, lease_refused};
 use super::lease::{LeaseBody, reason};
 use super::locks::{json, lease_id, lease_id_used};
 use crate::id::NamespaceId;
@@ -254,7 +254,7 @@ pub async fn heartbeats(
             .lease_ms
             .map(|lease_ms| limits.check_lease_ms(lease_ms))
             .transpose()
-            .map_err(|error| Problem::from(error).with_field("pointer", format!("/leases/{at}")))?;
+            .map_err(|error| lease_refused(&format!("/leases/{at}/lease_ms"), error))?;
         requests.extend(key.clone().map(|key| Heartbeat {
             key,
             account_id: access.account_id(),
@@ -382,7 +382,9 @@ pub async fn acquire_all(
     namespace.check_in_plan()?;
     let names = check_names(&body.names)?;
     let caller = &access.caller;
-    let lease_ms = namespace.lease_ms(caller, body.lease_ms)?;
+    let lease_ms = namespace
+        .lease_ms(caller, body.lease_ms)
+        .map_err(|error| lease_refused("/lease_ms", error))?;
     let refused = |error| invalid_field("", &error);
     let chosen_id = body
         .lease_id

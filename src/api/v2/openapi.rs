@@ -63,6 +63,9 @@ struct ProblemBody {
     request_id: String,
 }
 
+/// The calls whose body may be left out: all of its fields are optional.
+const BODY_IS_OPTIONAL: [&str; 2] = ["acquire", "rotate_token"];
+
 /// The document of the calls of version 2, with everything else.
 pub fn document(calls: OpenApi, public_url: &str) -> OpenApi {
     let mut document = Document::openapi();
@@ -86,6 +89,14 @@ pub fn document(calls: OpenApi, public_url: &str) -> OpenApi {
     for (path, item) in &mut document.paths.paths {
         for operation in operations(item) {
             describe_problems(path, operation);
+            if let Some(RefOr::T(body)) = &mut operation.request_body
+                && operation
+                    .operation_id
+                    .as_deref()
+                    .is_some_and(|name| BODY_IS_OPTIONAL.contains(&name))
+            {
+                body.required = Some(Required::False);
+            }
         }
     }
     add_credentials(&mut document);

@@ -53,7 +53,9 @@ async fn fields_are_checked_and_named_by_a_pointer() {
         "{document}"
     );
     let out_of_plan = locks.call("job", "acquire", &json!({"lease_ms": 1})).await;
-    assert_eq!(out_of_plan.problem(), (400, "invalid-parameter".to_owned()));
+    let (status, code, document) = refused(&out_of_plan);
+    assert_eq!((status, &*code), (400, "invalid-body"));
+    assert_eq!(document["pointer"], "/lease_ms");
     assert_eq!(app.db.value::<i64>("SELECT count(*) FROM locks").await, 0);
 }
 

@@ -46,7 +46,7 @@ async fn a_thousand_waiters_on_two_nodes_are_served_in_order() {
 async fn a_crowd_is_served_in_order_though_one_node_is_killed() {
     let crowd = crowd().await;
     let first = crowd.hold(LINE).await;
-    let clients = (0..400).map(|number| Client::number(number, LINE));
+    let clients = (0..1000).map(|number| Client::number(number, LINE));
     let clients = crowd.gather(clients).await;
     crowd.release(LINE, first).await;
     crowd.served(100).await;
@@ -59,7 +59,7 @@ async fn a_crowd_is_served_in_order_though_one_node_is_killed() {
         ..rules()
     };
     let register = crowd.assert_in_order(rules).await;
-    crowd.assert_complete(&register, LINE, 400);
+    crowd.assert_complete(&register, LINE, 1000);
     let cut_off = crowd.history.count(|call| call.outcome == Outcome::Unheard);
     assert!(cut_off > 100, "{cut_off} clients lost their node");
 }
@@ -72,14 +72,14 @@ async fn a_crowd_is_served_in_order_though_one_node_is_paused_for_five_seconds()
     let first = crowd.hold(LINE).await;
     // The first in the line waits on the node that is paused.
     let mut clients = crowd.gather([Client::number(1, LINE)]).await;
-    let others = (2..301).map(|number| Client::number(number, LINE));
+    let others = (2..1001).map(|number| Client::number(number, LINE));
     clients.extend(crowd.gather(others).await);
     crowd.nodes[1].pause(Duration::from_secs(5)).await;
     crowd.release(LINE, first).await;
     let ends = crowd.ends(clients).await;
     assert!(ends.iter().all(|end| *end == End::Served));
     let register = crowd.assert_in_order(rules()).await;
-    crowd.assert_complete(&register, LINE, 300);
+    crowd.assert_complete(&register, LINE, 1000);
     assert!(register.deaths() > 0, "it left a claim to lapse");
 }
 
@@ -88,10 +88,10 @@ async fn a_crowd_is_served_in_order_though_postgresql_is_killed() {
     let cluster = Arc::new(tokio::task::block_in_place(Cluster::durable));
     let crowd = Crowd::start(Arc::new(Database::create_in(&cluster).await)).await;
     let first = crowd.hold(LINE).await;
-    let clients = (0..300).map(|number| Client::number(number, LINE));
+    let clients = (0..1000).map(|number| Client::number(number, LINE));
     let clients = crowd.gather(clients).await;
     crowd.release(LINE, first).await;
-    for served in [50, 150] {
+    for served in [200, 600] {
         crowd.served(served).await;
         tokio::task::block_in_place(|| {
             cluster.crash();
@@ -101,7 +101,7 @@ async fn a_crowd_is_served_in_order_though_postgresql_is_killed() {
     let ends = crowd.ends(clients).await;
     assert!(ends.iter().all(|end| *end == End::Served));
     let register = crowd.assert_in_order(rules()).await;
-    crowd.assert_complete(&register, LINE, 300);
+    crowd.assert_complete(&register, LINE, 1000);
 }
 
 /// Every notice is lost: nodes find the grants of their waiters when they look. A small crowd for
@@ -145,7 +145,7 @@ async fn crowds_are_served_in_order_though_all_notices_are_lost() {
 async fn a_crowd_is_served_in_order_though_clients_hang_up_at_every_point_of_the_wait() {
     let crowd = crowd().await;
     let first = crowd.hold(LINE).await;
-    let clients = (0..300).map(|number| Client {
+    let clients = (0..1000).map(|number| Client {
         has_own_id: number % 3 > 0,
         ..Client::number(number, LINE)
     });
@@ -174,14 +174,14 @@ async fn a_crowd_is_served_in_order_though_clients_hang_up_at_every_point_of_the
     assert!(hung_up > 100, "{served} served, {hung_up} hung up");
 }
 
-/// One of thirty takes the lock and is never heard of again: the others get it when its lease has
+/// One of a hundred takes the lock and is never heard of again: the others get it when its lease has
 /// lapsed.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crowd_is_served_in_order_though_holders_die() {
     let crowd = crowd().await;
     let first = crowd.hold(LINE).await;
-    let clients = (0..150).map(|number| Client {
-        dies: number % 30 == 1,
+    let clients = (0..1000).map(|number| Client {
+        dies: number % 100 == 1,
         has_own_id: number % 3 > 0,
         ..Client::number(number, LINE)
     });
@@ -190,5 +190,5 @@ async fn a_crowd_is_served_in_order_though_holders_die() {
     let ends = crowd.ends(clients).await;
     assert!(ends.iter().all(|end| *end == End::Served));
     let register = crowd.assert_in_order(rules()).await;
-    crowd.assert_complete(&register, LINE, 150);
+    crowd.assert_complete(&register, LINE, 1000);
 }

@@ -50,6 +50,14 @@ enum Command {
     Heartbeat(client::HoldArgs),
     /// Give a lock back
     Release(client::RequestArgs),
+    /// Show who holds a lock, and who waits for it
+    Status(client::StatusArgs),
+    /// List the held locks of a namespace
+    List(client::ListArgs),
+    /// Print what happens to locks, as it happens
+    Watch(client::WatchArgs),
+    /// End a lease by force
+    Break(client::BreakArgs),
     /// The process between `run` and its command; started by `run` only
     #[command(hide = true)]
     Watchdog(client::WatchdogArgs),
@@ -99,6 +107,10 @@ impl Cli {
             Command::Acquire(args) => return run_client(client::acquire(args)),
             Command::Heartbeat(args) => return run_client(client::heartbeat(args)),
             Command::Release(args) => return run_client(client::release(args)),
+            Command::Status(args) => return run_client(client::status(args)),
+            Command::List(args) => return run_client(client::list(args)),
+            Command::Watch(args) => return run_client(client::watch(args)),
+            Command::Break(args) => return run_client(client::break_lock(args)),
             Command::Watchdog(args) => return run_client(client::watchdog(args)),
         };
         // Before its last word, which is not part of the log.
@@ -127,6 +139,10 @@ impl Cli {
             | Command::Acquire(_)
             | Command::Heartbeat(_)
             | Command::Release(_)
+            | Command::Status(_)
+            | Command::List(_)
+            | Command::Watch(_)
+            | Command::Break(_)
             | Command::Watchdog(_) => return Ok(()),
         };
         if database.database_url.is_some() {

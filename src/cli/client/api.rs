@@ -2,21 +2,20 @@
 
 use std::time::Duration;
 
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::utf8_percent_encode;
 use reqwest::header::{HeaderMap, RETRY_AFTER};
-use reqwest::{Client, StatusCode, redirect};
+use reqwest::{Client, StatusCode};
 use serde::Deserialize;
 use url::Url;
 use uuid::Uuid;
 
 use super::clock::BootInstant;
+use super::display::visible;
 use super::duration;
+use super::http::{self, ESCAPED, TIMEOUT, causes, number};
 use super::service::{Service, ServiceArgs};
 use crate::locks::LockName;
 
-/// For one request, its connection included, beside the time that it waits for the lock. A service
-/// that takes longer than that answers 503 itself.
-const TIMEOUT: Duration = Duration::from_secs(15);
 /// The longest wait of one request: less than the minute after which many proxies give an answer
 /// up. To wait for longer, the request is sent again with the same lease id.
 pub(super) const LONGEST_WAIT: Duration = Duration::from_secs(50);
@@ -24,15 +23,6 @@ pub(super) const LONGEST_WAIT: Duration = Duration::from_secs(50);
 const SURELY_WAITS: Duration = Duration::from_secs(1);
 /// A waiting request is answered so much before its time is up at most.
 const WAIT_TOLERANCE: Duration = Duration::from_millis(100);
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Characters of a lock's name that are escaped in a URL: all but those that RFC 3986 calls
-/// unreserved.
-const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
-    .remove(b'-')
-    .remove(b'.')
-    .remove(b'_')
-    .remove(b'~');
 
 /// A connection to the service, for one lock.
 #[derive(Debug)]
@@ -97,6 +87,17 @@ pub(super) enum RequestError {
     System(String),
 }
 
+impl RequestError {
+    /// No answer, for a reason that passes by itself.
+    pub(super) fn unavailable(sentence: String) -> Self {
+        Self::Unavailable {
+            sentence,
+            retry_after: None,
+            has_waited: false,
+        }
+    }
+}
+
 /// The parameters of a request, besides the name.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Parameters {
@@ -111,12 +112,36 @@ struct Body {
     response: bool,
 }
 
-#[derive(Deserialize, Default)]
+/// What a problem document says.
+#[derive(Deserialize, Debug, Default)]
 #[serde(default)]
-struct Problem {
+pub(super) struct Problem {
     title: String,
     detail: String,
-    code: String,
+    /// Empty if the answer is no problem document.
+    pub(super) code: String,
+    /// Why a lease is lost, of version 2's `lease-lost`.
+    pub(super) reason: Option<String>,
+}
+
+impl Problem {
+    pub(super) fn read(body: &[u8]) -> Self {
+        serde_json::from_slice(body).unwrap_or_default()
+    }
+
+    /// The sentence for people.
+    pub(super) fn sentence(&self, status: StatusCode) -> String {
+        let detail = if self.detail.is_empty() {
+            &self.title
+        } else {
+            &self.detail
+        };
+        if detail.is_empty() {
+            format!("the service answered {status}")
+        } else {
+            format!("the service answered {status}: {}", visible(detail))
+        }
+    }
 }
 
 /// The part of a wait that the next request waits for, milliseconds.
@@ -138,13 +163,8 @@ impl Api {
     /// # Errors
     /// If the options name no service or no lock, or this machine cannot send requests.
     pub(super) fn new(args: &ServiceArgs, name: &str) -> Result<Self, RequestError> {
-        let name = LockName::new(name).map_err(|error| RequestError::Usage(error.to_string()))?;
-        let service = args
-            .resolve()
-            .map_err(|error| RequestError::Usage(error.to_string()))?;
-        let client = client(&service.url).map_err(|error| {
-            RequestError::System(format!("cannot set up HTTPS: {}", causes(&error)))
-        })?;
+        let name = lock_name(name)?;
+        let (client, service) = connect(args)?;
         Ok(Self {
             client,
             service,
@@ -196,52 +216,49 @@ impl Api {
             })?;
             return Ok(Outcome::new(body.response, &headers, sent_at, parameters));
         }
-        let problem: Problem = serde_json::from_slice(&body).unwrap_or_default();
-        let detail = if problem.detail.is_empty() {
-            &problem.title
-        } else {
-            &problem.detail
-        };
-        let sentence = format!("the service answered {status}: {detail}");
+        let problem = Problem::read(&body);
         if problem.code == "too-many-waiters" {
-            return Err(RequestError::TooManyWaiters(sentence));
+            return Err(RequestError::TooManyWaiters(problem.sentence(status)));
         }
         let is_about_waiting =
             [StatusCode::BAD_REQUEST, StatusCode::NOT_IMPLEMENTED].contains(&status);
         if parameters.wait_ms > 0 && is_about_waiting {
-            return Err(RequestError::CannotWait(sentence));
+            return Err(RequestError::CannotWait(problem.sentence(status)));
         }
-        if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
-            return Err(RequestError::Unavailable {
-                sentence,
-                retry_after: number(&headers, RETRY_AFTER.as_str()).map(Duration::from_secs),
-                has_waited: problem.code == "shutting-down",
-            });
-        }
-        Err(RequestError::Refused(sentence))
+        Err(failure(status, &headers, &problem))
     }
 }
 
-/// Plain HTTP works on a machine that has no CA certificates: none are looked for.
-fn client(service: &Url) -> reqwest::Result<Client> {
-    let builder = Client::builder()
-        .timeout(TIMEOUT)
-        .connect_timeout(CONNECT_TIMEOUT)
-        .redirect(redirect::Policy::none())
-        .user_agent(concat!("lockable/", env!("CARGO_PKG_VERSION")));
-    if service.scheme() == "https" || has_https_proxy() {
-        builder.build()
-    } else {
-        builder.tls_certs_only([]).build()
-    }
+/// The name of a lock, as it was given on the command line.
+pub(super) fn lock_name(name: &str) -> Result<LockName, RequestError> {
+    LockName::new(name).map_err(|error| RequestError::Usage(error.to_string()))
 }
 
-/// True if plain HTTP goes through a proxy that is reached by HTTPS.
-fn has_https_proxy() -> bool {
-    ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"]
-        .into_iter()
-        .filter_map(std::env::var_os)
-        .any(|proxy| proxy.to_string_lossy().starts_with("https:"))
+/// The service that the options name, and a client to ask it with.
+///
+/// # Errors
+/// If the options name no service, or this machine cannot send requests.
+pub(super) fn connect(args: &ServiceArgs) -> Result<(Client, Service), RequestError> {
+    let service = args
+        .resolve()
+        .map_err(|error| RequestError::Usage(error.to_string()))?;
+    let client = http::client(&service.url).map_err(|error| {
+        RequestError::System(format!("cannot set up HTTPS: {}", causes(&error)))
+    })?;
+    Ok((client, service))
+}
+
+/// The error that an answer is which brings no outcome.
+pub(super) fn failure(status: StatusCode, headers: &HeaderMap, problem: &Problem) -> RequestError {
+    let sentence = problem.sentence(status);
+    if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
+        return RequestError::Unavailable {
+            sentence,
+            retry_after: number(headers, RETRY_AFTER.as_str()).map(Duration::from_secs),
+            has_waited: problem.code == "shutting-down",
+        };
+    }
+    RequestError::Refused(sentence)
 }
 
 /// The name is escaped here: a URL's own setter drops tabs and line feeds, and `.` segments.
@@ -294,22 +311,6 @@ impl Outcome {
                 && (sent_at + wait - WAIT_TOLERANCE.min(wait / 2)).has_passed(),
         }
     }
-}
-
-fn number(headers: &HeaderMap, name: &str) -> Option<u64> {
-    headers.get(name)?.to_str().ok()?.trim().parse().ok()
-}
-
-/// An error with its causes: "error sending request" alone helps nobody.
-fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        next = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -1,6 +1,8 @@
 //! Exit codes beyond those of every command: the numbers of sysexits.h where one fits.
 
-/// The service answered `false`, and nothing else.
+/// The service answered `true`; the lock is held; it was done.
+pub(super) const TRUE: u8 = 0;
+/// The service answered `false`, and nothing else; the lock is free; nothing was broken.
 pub(super) const FALSE: u8 = 1;
 /// Called wrongly.
 pub(super) const USAGE: u8 = 2;

@@ -9,11 +9,11 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use uuid::Uuid;
 
-use super::backoff::Backoff;
 use super::messages::Messages;
 use super::release::{release_after, release_if_held};
 use super::signals::Signals;
 use crate::cli::client::api::{Api, Call, Outcome, Parameters, RequestError, next_wait_ms};
+use crate::cli::client::backoff::Backoff;
 use crate::cli::client::clock::{self, BootInstant};
 use crate::cli::client::lease::Lease;
 

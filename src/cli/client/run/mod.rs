@@ -5,7 +5,6 @@
 //! request was sent that granted or renewed it; the watchdog sees to that.
 
 mod acquisition;
-mod backoff;
 mod job;
 mod messages;
 mod release;

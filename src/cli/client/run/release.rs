@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::backoff::Backoff;
 use super::messages::Messages;
 use crate::cli::client::api::{Api, Call, Outcome, Parameters, RequestError};
+use crate::cli::client::backoff::Backoff;
 use crate::cli::client::clock::{self, BootInstant};
 
 /// How long the release is tried: the lease lapses by itself otherwise.

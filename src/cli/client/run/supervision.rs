@@ -3,11 +3,11 @@
 use std::pin::pin;
 use std::time::Duration;
 
-use super::backoff::heartbeat_pause;
 use super::job::Job;
 use super::messages::Messages;
 use super::signals::Signals;
 use crate::cli::client::api::{Api, Call, RequestError};
+use crate::cli::client::backoff::heartbeat_pause;
 use crate::cli::client::clock::{self, BootInstant};
 use crate::cli::client::exit;
 use crate::cli::client::lease::{Deadlines, Lease};

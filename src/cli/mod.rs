@@ -4,7 +4,9 @@
 mod admin;
 mod backup;
 mod client;
+mod completions;
 pub mod logging;
+mod manual;
 mod output;
 mod runtime;
 
@@ -58,6 +60,10 @@ enum Command {
     Watch(client::WatchArgs),
     /// End a lease by force
     Break(client::BreakArgs),
+    /// Print the script with which a shell completes these commands
+    Completions(completions::CompletionsArgs),
+    /// Print the manual page of a command
+    Man(manual::ManArgs),
     /// The process between `run` and its command; started by `run` only
     #[command(hide = true)]
     Watchdog(client::WatchdogArgs),
@@ -111,6 +117,10 @@ impl Cli {
             Command::List(args) => return run_client(client::list(args)),
             Command::Watch(args) => return run_client(client::watch(args)),
             Command::Break(args) => return run_client(client::break_lock(args)),
+            Command::Completions(args) => {
+                completions::print(&args, &Self::command()).map(|()| ExitCode::SUCCESS)
+            }
+            Command::Man(args) => manual::print(&args, Self::command()).map(|()| ExitCode::SUCCESS),
             Command::Watchdog(args) => return run_client(client::watchdog(args)),
         };
         // Before its last word, which is not part of the log.
@@ -143,6 +153,8 @@ impl Cli {
             | Command::List(_)
             | Command::Watch(_)
             | Command::Break(_)
+            | Command::Completions(_)
+            | Command::Man(_)
             | Command::Watchdog(_) => return Ok(()),
         };
         if database.database_url.is_some() {
@@ -193,4 +205,44 @@ fn run_client(work: impl Future<Output = anyhow::Result<ExitCode>>) -> ExitCode 
         output::error(format_args!("{error:#}"));
         ExitCode::from(client::exit::SYSTEM)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definitions_of_the_commands_contradict_nothing() {
+        Cli::command().debug_assert();
+    }
+
+    /// As a shell reads them, as far as the examples need it: words, double quotes, and the ends of
+    /// a command.
+    #[test]
+    fn every_example_of_the_manual_is_a_command() {
+        let mut examples = 0;
+        for example in manual::examples(Cli::command()) {
+            let words = words(example);
+            let parsed = Cli::command().try_get_matches_from(&words);
+            assert!(parsed.is_ok(), "{example}: {}", parsed.unwrap_err());
+            examples += 1;
+        }
+        assert!(examples > 15, "{examples}");
+    }
+
+    fn words(line: &str) -> Vec<String> {
+        let mut words = Vec::new();
+        for (number, part) in line.split('"').enumerate() {
+            if number % 2 == 1 {
+                words.push(part.to_owned());
+            } else {
+                words.extend(part.split_whitespace().map(str::to_owned));
+            }
+        }
+        let end = words
+            .iter()
+            .position(|word| ["&&", "|", ">", ">>"].contains(&word.as_str()));
+        words.truncate(end.unwrap_or(words.len()));
+        words
+    }
 }

@@ -15,6 +15,18 @@ pub(super) fn line(text: &str) -> std::io::Result<()> {
     }
 }
 
+/// Writes a text of many lines as it is. A reader that has gone is no error.
+///
+/// # Errors
+/// If standard output cannot be written.
+pub(super) fn bytes(text: &[u8]) -> std::io::Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    match stdout.write_all(text).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        outcome => outcome,
+    }
+}
+
 /// Writes a value as JSON, with line breaks.
 ///
 /// # Errors

@@ -10,6 +10,7 @@ mod client_job;
 mod client_line;
 mod client_list;
 mod client_machine;
+mod client_manual;
 mod client_outputs;
 mod client_requests;
 mod client_script;

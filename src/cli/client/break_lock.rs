@@ -273,7 +273,10 @@ fn body(args: &BreakArgs, target: &Target) -> Value {
 }
 
 fn had_ended(reason: Option<&str>) -> String {
-    let reason = reason.map_or_else(String::new, |reason| format!(" ({})", visible(reason)));
+    // The service does not always remember how.
+    let reason = reason
+        .filter(|reason| *reason != "unknown")
+        .map_or_else(String::new, |reason| format!(" ({})", visible(reason)));
     format!("nothing was broken: the lease had ended{reason}")
 }
 

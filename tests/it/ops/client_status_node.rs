@@ -12,14 +12,14 @@ use crate::support::client::{TokenClient, send};
 use crate::support::prelude::*;
 
 /// A node, and a token of a private namespace `ci` on it.
-async fn world() -> (World, TestAccount) {
+pub(super) async fn world() -> (World, TestAccount) {
     let app = TestApp::start().await;
     let account = app.account("business").await;
     let token = account.private("ci").await.expose().to_owned();
     (World { app, token }, account)
 }
 
-async fn run(world: &World, arguments: &[&str]) -> Output {
+pub(super) async fn run(world: &World, arguments: &[&str]) -> Output {
     let mut command = world.command(arguments);
     command.env("LOCKABLE_NAMESPACE", "ci");
     super::client_world::output(command).await
@@ -33,7 +33,7 @@ fn request(world: &World, name: &str, body: &Value) -> RequestBuilder {
 }
 
 /// Takes a lock of `ci`, and returns the lease.
-async fn acquire(world: &World, name: &str, body: Value) -> Value {
+pub(super) async fn acquire(world: &World, name: &str, body: Value) -> Value {
     let answer = send(request(world, name, &body)).await;
     assert_eq!(answer.status, 200, "{answer:?}");
     answer.json()

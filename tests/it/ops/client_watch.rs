@@ -61,13 +61,13 @@ fn sent(id: u64, kind: &str) -> String {
 }
 
 /// The command, running. Killed when dropped.
-struct Watch {
+pub(super) struct Watch {
     child: Child,
     lines: Arc<Mutex<Vec<String>>>,
 }
 
 impl Watch {
-    fn start(mut command: Command) -> Self {
+    pub(super) fn start(mut command: Command) -> Self {
         let mut child = command
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -87,7 +87,7 @@ impl Watch {
     }
 
     /// The lines of its output, once there are as many.
-    async fn lines(&self, count: usize) -> Vec<String> {
+    pub(super) async fn lines(&self, count: usize) -> Vec<String> {
         let lines = || self.lines.lock().unwrap().clone();
         eventually("it prints", async || {
             Some(lines()).filter(|lines| lines.len() >= count)
@@ -96,7 +96,7 @@ impl Watch {
     }
 
     /// Ends it by this signal. Its exit code, and all that it has said on standard error.
-    async fn end(mut self, signal: Signal) -> (Option<i32>, String) {
+    pub(super) async fn end(mut self, signal: Signal) -> (Option<i32>, String) {
         send(pid(&self.child), signal);
         let code = eventually("it ends", async || self.child.try_wait().unwrap()).await;
         let mut said = String::new();

@@ -5,6 +5,7 @@ mod admin_tokens;
 mod backup;
 mod client_answers;
 mod client_break;
+mod client_break_node;
 mod client_commands;
 mod client_job;
 mod client_line;

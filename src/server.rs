@@ -262,6 +262,8 @@ pub fn front(app: &App) -> Front<Arc<Api>> {
         problems.finish(outcome, context)
     });
     let health = health_router(app);
+    let api = Arc::new(Api::new(app.clone()));
+    let v2 = api::v2::routers(&api);
     let reference = web::ApiReference {
         calls: CALLS
             .map(|call| web::ApiCall {
@@ -278,9 +280,8 @@ pub fn front(app: &App) -> Front<Arc<Api>> {
                 meaning: code.meaning(),
             })
             .collect(),
+        document: serde_json::to_value(&v2.document).expect("the description is JSON"),
     };
-    let api = Arc::new(Api::new(app.clone()));
-    let v2 = api::v2::routers(&api);
     let problems = ProblemWriter::new(&app.public_url, app.settings.upgrade_url.clone());
     let waiting_guard = GuardLayer::new(DEADLINE + LONGEST_WAIT, move |outcome, context| {
         problems.finish(outcome, context)

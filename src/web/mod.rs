@@ -42,7 +42,7 @@ const DEADLINE: Duration = Duration::from_secs(20);
 
 /// The pages and their assets. The documentation lists the facts of `api`.
 pub fn router(app: &App, api: ApiReference) -> Router {
-    let pages = public_pages()
+    let pages = public_pages(&api)
         .merge(sign_in_pages())
         .merge(account_pages())
         .merge(admin_pages())
@@ -59,11 +59,12 @@ pub fn router(app: &App, api: ApiReference) -> Router {
         .layer(middleware::from_fn(headers::keep_links_out_of_referrers))
 }
 
-fn public_pages() -> Router<Web> {
-    use self::public::{docs, home};
+fn public_pages(api: &ApiReference) -> Router<Web> {
+    use self::public::{api_reference, docs, home};
     Router::new()
         .route("/", get(home::show))
         .route("/docs", get(docs::show))
+        .route("/docs/api", api_reference::route(&api.document))
 }
 
 fn sign_in_pages() -> Router<Web> {

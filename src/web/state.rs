@@ -16,6 +16,8 @@ pub struct ApiReference {
     pub calls: Vec<ApiCall>,
     /// Its errors.
     pub errors: Vec<ApiError>,
+    /// Its description: the OpenAPI document.
+    pub document: serde_json::Value,
 }
 
 /// A call of the API, as the documentation lists it.

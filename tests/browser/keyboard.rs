@@ -7,7 +7,7 @@ use crate::steps::sign_in;
 use crate::support::app::{PASSWORD, TestApp};
 
 /// Presses a key on the element that has the focus.
-async fn press(browser: &Browser, key: Key) {
+pub(crate) async fn press(browser: &Browser, key: Key) {
     type_text(browser, &String::from(char::from(key))).await;
 }
 
@@ -37,7 +37,7 @@ async fn focus(browser: &Browser) -> String {
 }
 
 /// Tabs on until the element has the focus, past at most `most` others.
-async fn tab_to(browser: &Browser, what: &str, most: usize) {
+pub(crate) async fn tab_to(browser: &Browser, what: &str, most: usize) {
     let mut passed = Vec::new();
     while passed.len() <= most {
         press(browser, Key::Tab).await;

@@ -11,6 +11,7 @@
 
 mod accessibility;
 mod administration;
+mod api_reference;
 mod browser;
 mod journeys;
 mod keyboard;

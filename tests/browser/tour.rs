@@ -180,6 +180,7 @@ async fn visitors(app: &TestApp, browser: &Browser, look: impl AsyncFn(&Browser,
     for (path, name) in [
         ("/", "home"),
         ("/docs", "docs"),
+        ("/docs/api", "api-reference"),
         ("/signup", "signup"),
         ("/login", "login"),
         ("/forgot", "forgot"),

@@ -13,6 +13,7 @@ use crate::web::error::WebError;
 pub(crate) enum Tab {
     None,
     Docs,
+    ApiReference,
     SignIn,
     Account,
     Security,

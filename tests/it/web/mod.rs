@@ -2,6 +2,7 @@
 
 mod activity;
 mod admin;
+mod api_reference;
 mod docs;
 mod limits;
 mod locks;

@@ -36,7 +36,7 @@ async fn an_unavailable_database_is_a_page_with_retry_after_and_the_session_outl
         );
     }
     // Pages that need no database are shown.
-    for path in ["/", "/docs", "/login", "/signup"] {
+    for path in ["/", "/docs", "/docs/api", "/login", "/signup"] {
         assert_eq!(app.browser().get(path).await.status, 200, "{path}");
     }
     proxy.mend();

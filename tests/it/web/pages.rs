@@ -19,6 +19,7 @@ async fn every_page_has_security_headers_and_accessible_markup() {
     let pages = [
         (&visitor, "/"),
         (&visitor, "/docs"),
+        (&visitor, "/docs/api"),
         (&visitor, "/signup"),
         (&visitor, "/login"),
         (&visitor, "/forgot"),

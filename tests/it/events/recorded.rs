@@ -167,7 +167,8 @@ async fn waiters_permits_breaks_and_several_locks_are_recorded() {
     let (pool, actor) = (&world.app.app.db, Actor::command("test"));
     let (namespace, all) = ((world.namespace_id, "team"), LeasesToBreak::default());
     let name = LockName::new("s").unwrap();
-    let broken = locks::store::break_leases(pool, &actor, (namespace, &name), all, "it hangs").await;
+    let broken =
+        locks::store::break_leases(pool, &actor, (namespace, &name), all, "it hangs").await;
     assert_eq!(broken.unwrap().len(), 1);
     let expected = [
         (GRANTED, id(1)),

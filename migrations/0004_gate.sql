@@ -208,8 +208,9 @@ CREATE VIEW unended_leases AS
 
 -- A row of the gate's result: the outcome of a request where `request` is its place in the arrays;
 -- otherwise news of a lock: 'claimed' (granted to the ticket of a request that waits, on node_id),
--- 'lapsed' (a lease that was found to have ended by itself), 'claim_lapsed', and 'next_end' (a lock
--- with a line: ask again in expires_in_ms).
+-- 'lapsed' (a lease that was found to have ended by itself), 'superseded' (the row of one was taken
+-- over), 'claim_lapsed', and 'next_end' (a lock with a line: ask again in expires_in_ms). Of a lease
+-- that was released or broken, the row of the outcome says which one it was.
 CREATE TYPE gate_result AS (
   request integer,
   outcome text,
@@ -324,6 +325,13 @@ BEGIN
   END IF;
   RETURN w.ticket;
 END $$;
+
+-- A lease that ended, as a row of the gate's result.
+CREATE FUNCTION gate_ended(l locks, what text) RETURNS gate_result LANGUAGE sql IMMUTABLE AS $$
+  SELECT ROW(NULL, what, l.namespace_id, l.name, NULL, NULL, l.account_id, NULL, l.lease_id,
+             l.fencing_token, 1, NULL, l.lease_ms, l.max_hold_ms, l.acquired_at, l.expires_at,
+             NULL, NULL, NULL)::gate_result
+$$;
 
 -- Decides a batch of requests about gated locks: in key order, then in the order of the arrays;
 -- several requests of one lock under one row lock. $1 `me`: the id of the node that asks.
@@ -496,9 +504,7 @@ BEGIN
           is_changed := true;
         ELSIF NOT row_lives AND l.end_reason = 0 AND l.account_id <> 0 AND r.operation = 'advance'
         THEN
-          a.request := NULL; a.outcome := 'lapsed';
-          RETURN NEXT a;
-          a.request := r.n;
+          RETURN NEXT gate_ended(l, 'lapsed');
         END IF;
         IF l.gated AND l.account_id = 0 THEN
           -- All members that may change, in the order in which their heartbeats lock them. Whether
@@ -531,10 +537,13 @@ BEGIN
               VALUES (m.account_id, m.lease_id, m.namespace_id, m.name, clock_timestamp(),
                       m.end_reason)
               ON CONFLICT DO NOTHING;
-              a.outcome := 'lapsed';
+              a.outcome := 'lapsed'; a.lease_id := m.lease_id;
+              a.fencing_token := m.fencing_token; a.acquired_at := m.acquired_at;
+              a.expires_at := m.expires_at; a.max_hold_ms := m.max_hold_ms;
             END IF;
             RETURN NEXT a;
-            a.request := r.n;
+            a.request := r.n; a.lease_id := r.lease_id; a.fencing_token := NULL;
+            a.acquired_at := NULL; a.expires_at := NULL; a.max_hold_ms := NULL;
           END LOOP;
           SELECT coalesce(array_agg(x.slot ORDER BY x.slot), '{}'), max(x.permits)
             INTO slots, in_force FROM lock_members x
@@ -597,7 +606,8 @@ BEGIN
           END IF;
         END IF;
         a.account_id := l.account_id; a.lease_id := l.lease_id;
-        a.fencing_token := l.fencing_token;
+        a.fencing_token := l.fencing_token; a.acquired_at := l.acquired_at;
+        a.expires_at := l.expires_at;
       END IF;
       FOR m IN
         UPDATE lock_members x SET end_reason = 2, expires_at = least(x.expires_at, t)
@@ -621,7 +631,8 @@ BEGIN
         slots := array_remove(slots, m.slot);
         is_changed := true;
         a.outcome := 'broken_now'; a.account_id := m.account_id; a.lease_id := m.lease_id;
-        a.fencing_token := m.fencing_token;
+        a.fencing_token := m.fencing_token; a.acquired_at := m.acquired_at;
+        a.expires_at := m.expires_at;
       END LOOP;
 
     ELSIF r.operation = 'expel' THEN
@@ -812,6 +823,10 @@ BEGIN
       l.end_reason := 1; l.expires_at := t; l.claim_token := NULL;
       row_lives := false; is_changed := true;
       a.outcome := 'done';
+      IF NOT is_unconfirmed THEN
+        a.lease_id := l.lease_id; a.fencing_token := l.fencing_token;
+        a.acquired_at := l.acquired_at; a.expires_at := t;
+      END IF;
 
     ELSIF r.operation IN ('release', 'compensate') AND m.slot IS NOT NULL
           AND NOT (r.operation = 'compensate'
@@ -828,6 +843,9 @@ BEGIN
       slots := array_remove(slots, m.slot);
       is_changed := true;
       a.outcome := 'done';
+      IF (m.claim_token = m.fencing_token) IS NOT TRUE THEN
+        a.fencing_token := m.fencing_token; a.acquired_at := m.acquired_at; a.expires_at := t;
+      END IF;
 
     ELSE -- The request's lease does not live.
       why := NULL;
@@ -936,6 +954,9 @@ BEGIN
           w.account_id := r.account_id; w.token_id := r.token_id; w.lease_id := r.lease_id;
           w.lease_ms := r.lease_ms; w.permits := r.permits; w.max_hold_ms := r.max_hold_ms;
           w.needs_proof := r.needs_proof; w.holder := r.holder; w.metadata := r.metadata;
+          IF l.account_id <> 0 AND l.end_reason IN (0, 3, 5) THEN
+            RETURN NEXT gate_ended(l, 'superseded');
+          END IF;
           t := clock_timestamp();
           g := gate_grant(l, w, slots, t, false);
           l := g.l; is_changed := true;
@@ -1019,6 +1040,9 @@ BEGIN
           CONTINUE;
         END IF;
         admitted := admitted || w.token_id;
+      END IF;
+      IF l.account_id <> 0 AND l.end_reason IN (0, 3, 5) THEN
+        RETURN NEXT gate_ended(l, 'superseded');
       END IF;
       g := gate_grant(l, w, slots, t, true);
       l := g.l; is_changed := true;
@@ -1173,8 +1197,10 @@ BEGIN
       RETURN;
     END IF;
     IF l.gated THEN -- What has lapsed is ended first, and handed over to whoever waits.
-      PERFORM lock_gate(0, latest_at, ARRAY['advance'], ARRAY[ns], ARRAY[lock_name], '{}', '{}',
-                        '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}');
+      RETURN QUERY SELECT * FROM lock_gate(0, latest_at, ARRAY['advance'], ARRAY[ns],
+          ARRAY[lock_name], '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}',
+          '{}', '{}') found
+        WHERE found.outcome IN ('lapsed', 'superseded');
       SELECT * INTO l FROM locks x WHERE x.namespace_id = ns AND x.name = lock_name;
     END IF;
     SELECT * INTO c FROM lease_clock;
@@ -1232,6 +1258,9 @@ BEGIN
       w.account_id := account; w.token_id := token; w.lease_id := lease; w.lease_ms := length_ms;
       w.permits := 1; w.max_hold_ms := lock_acquire_all.max_hold_ms; w.needs_proof := true;
       w.holder := lock_acquire_all.holder; w.metadata := lock_acquire_all.metadata;
+      IF l.account_id <> 0 AND l.end_reason IN (0, 3, 5) THEN
+        RETURN NEXT gate_ended(l, 'superseded');
+      END IF;
       g := gate_grant(l, w, '{}', t, false);
       l := g.l;
     END IF;

@@ -11,6 +11,7 @@ use url::Url;
 use crate::accounts::Passwords;
 use crate::config::Settings;
 use crate::db::{self, Purpose, changes::Changes};
+use crate::events::Hub;
 use crate::locks::{Engine, EngineSettings};
 use crate::mail::Mailer;
 use crate::tokens::{EmailConfirmation, Verifier};
@@ -32,6 +33,8 @@ pub struct Parts {
     pub db: PgPool,
     /// The lock engine.
     pub locks: Engine,
+    /// What watches the locks of private namespaces.
+    pub events: Hub,
     /// The verifier of tokens.
     pub tokens: Verifier,
     /// The notices of the database.
@@ -85,12 +88,15 @@ impl App {
             settings.database.database_connections,
         );
         let changes = Changes::default();
+        let stopping = CancellationToken::new();
+        let locks = Engine::start(&database, engine);
         Self(Arc::new(Parts {
             public_url: settings.public_url(listening),
             tokens: Verifier::new(db.clone(), changes.clone()),
-            locks: Engine::start(&database, engine),
+            events: Hub::new(db.clone(), locks.recorder().clone(), stopping.clone()),
+            locks,
             passwords: Passwords::default(),
-            stopping: CancellationToken::new(),
+            stopping,
             drained: CancellationToken::new(),
             settings,
             database,

@@ -8,7 +8,7 @@
 //!   of HTTP that they share; [`jobs`]: the regular work of a node;
 //! * [`app`]: the state that handlers and jobs share;
 //! * the nouns, with their types, rules and queries: [`accounts`], [`tokens`], [`plans`],
-//!   [`namespaces`], [`locks`], [`activity`], [`audit`]; and [`mail`];
+//!   [`namespaces`], [`locks`], [`events`], [`activity`], [`audit`]; and [`mail`];
 //! * [`db`]: pools, migrations, notices, the embedded cluster; [`outages`]: the record of outages;
 //!   [`config`]: settings; [`signals`]: signals that the process ignores;
 //!   [`text`]: words for people.
@@ -24,6 +24,7 @@ pub mod audit;
 pub mod cli;
 pub mod config;
 pub mod db;
+pub mod events;
 pub mod id;
 pub mod jobs;
 pub mod locks;

@@ -8,6 +8,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::app::App;
 use crate::db::changes::Subscriber;
+use crate::events::{Purge, recorder};
 use crate::locks::sweeper::Sweeper;
 use crate::{accounts, activity, db, outages, tokens};
 
@@ -74,9 +75,12 @@ pub fn spawn(app: &App, tasks: &TaskTracker) {
         |app| async move { accounts::refresh_email_keys(&app.db).await },
     );
     tasks.spawn(write_last_uses(app.clone()));
+    tasks.spawn(write_events(app.clone()));
+    tasks.spawn(app.events.clone().run());
+    tasks.spawn(purge_events(app.clone()));
     let app = app.clone();
     tasks.spawn(async move {
-        let mut sweeper = Sweeper::default();
+        let mut sweeper = Sweeper::recording(app.locks.recorder().clone());
         let mut interval = interval(Duration::from_secs(1));
         while next(&app, &mut interval).await {
             if let Err(error) = sweeper.step(&app.db).await {
@@ -129,6 +133,35 @@ async fn write_last_uses(app: App) {
         app.tokens.tidy();
         if let Err(error) = app.tokens.write_last_used().await {
             tracing::warn!(%error, job = "write last uses of tokens", "could not be done");
+        }
+    }
+}
+
+/// Writes the events of locks, once more when the node stops.
+async fn write_events(app: App) {
+    let mut interval = interval(recorder::WRITE_EVERY);
+    let mut running = true;
+    while running {
+        running = next(&app, &mut interval).await;
+        if let Err(error) = app.locks.recorder().write(&app.db).await {
+            tracing::warn!(%error, job = "write events", "could not be done: tried again");
+            // Jitter, so that the nodes do not come back to a restarted database all at once.
+            let pause = Duration::from_millis(500).mul_f64(0.5 + rand::random::<f64>());
+            tokio::select! {
+                () = app.drained.cancelled() => {}
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+}
+
+/// Deletes events that are past their time.
+async fn purge_events(app: App) {
+    let mut purge = Purge::default();
+    let mut interval = interval(Duration::from_secs(10));
+    while next(&app, &mut interval).await {
+        if let Err(error) = purge.step(&app.db).await {
+            tracing::warn!(%error, job = "purge events", "could not be done: tried again later");
         }
     }
 }

@@ -64,6 +64,11 @@ impl LockName {
         Ok(Self(name.into()))
     }
 
+    /// Its text, shared.
+    pub fn shared(&self) -> Arc<str> {
+        Arc::clone(&self.0)
+    }
+
     /// Makes a name from one segment of a URL's path as it was sent, still percent-encoded. A `+`
     /// is a plus, a `;` a semicolon.
     ///

@@ -13,6 +13,8 @@ use std::time::Duration;
 
 use sqlx::PgPool;
 
+use crate::events::{LapsedLease, NewEvent, Recorder};
+
 /// The number of blocks of 8 KiB that one statement walks.
 const STRETCH_BLOCKS: i64 = 256;
 /// The whole table is walked about once in this time.
@@ -25,9 +27,18 @@ pub struct Sweeper {
     lease_ends_block: i64,
     members_block: i64,
     tickets_block: i64,
+    recorder: Recorder,
 }
 
 impl Sweeper {
+    /// A sweeper that records the lapsed leases which it finds.
+    pub fn recording(recorder: Recorder) -> Self {
+        Self {
+            recorder,
+            ..Self::default()
+        }
+    }
+
     /// Does one second's share of the work. Returns the number of locks whose rows it removed.
     ///
     /// # Errors
@@ -44,8 +55,10 @@ impl Sweeper {
         .await?;
         let mut removed = 0;
         for _ in 0..stretches_per_second(sizes.locks) {
-            removed += sweep_locks(pool, self.locks_block).await?;
-            advance_gates(pool, self.locks_block).await?;
+            let (count, lapsed) = sweep_locks(pool, self.locks_block).await?;
+            removed += count;
+            self.record(lapsed);
+            self.record(advance_gates(pool, self.locks_block).await?);
             self.locks_block = next_block(self.locks_block, sizes.locks);
         }
         for _ in 0..stretches_per_second(sizes.lease_ends) {
@@ -53,7 +66,7 @@ impl Sweeper {
             self.lease_ends_block = next_block(self.lease_ends_block, sizes.lease_ends);
         }
         for _ in 0..stretches_per_second(sizes.members) {
-            sweep_members(pool, self.members_block).await?;
+            self.record(sweep_members(pool, self.members_block).await?);
             self.members_block = next_block(self.members_block, sizes.members);
         }
         for _ in 0..stretches_per_second(sizes.tickets) {
@@ -63,6 +76,10 @@ impl Sweeper {
         sweep_nodes(pool).await?;
         metrics::counter!("lockable_swept_locks_total").increment(removed);
         Ok(removed)
+    }
+
+    fn record(&self, lapsed: Vec<LapsedLease>) {
+        self.recorder.record(lapsed.into_iter().map(NewEvent::from));
     }
 }
 
@@ -80,34 +97,56 @@ fn next_block(block: i64, blocks: i64) -> i64 {
     }
 }
 
-async fn sweep_locks(pool: &PgPool, block: i64) -> sqlx::Result<u64> {
-    let removed = sqlx::query!(
-        "/* sweeper.locks */
+/// Returns the number of locks whose rows it removed, and the lapsed leases of private namespaces
+/// among them.
+async fn sweep_locks(pool: &PgPool, block: i64) -> sqlx::Result<(u64, Vec<LapsedLease>)> {
+    let rows = sqlx::query!(
+        r#"/* sweeper.locks */
         WITH horizon AS MATERIALIZED (
           SELECT least(clock_timestamp() - interval '1 hour',
                        (SELECT min(xact_start) FROM pg_stat_activity
                          WHERE datname = current_database() AND pid <> pg_backend_pid())
                          - interval '1 minute') AS touched_before
+        ), removed AS (
+          DELETE FROM locks WHERE ctid = ANY (ARRAY(
+            SELECT l.ctid FROM locks l CROSS JOIN lease_clock c
+             WHERE l.ctid >= format('(%s,0)', $1::bigint)::tid
+               AND l.ctid < format('(%s,0)', $1::bigint + $2::bigint)::tid
+               AND l.expires_at < (SELECT touched_before FROM horizon)
+               AND NOT l.gated
+               -- A lease that an outage protected ended later than it says.
+               AND (l.expires_at <= c.outage_start
+                    OR c.grace_end < clock_timestamp() - interval '1 hour')
+               AND NOT lease_is_live(l.expires_at, l.end_reason,
+                                     greatest(l.lease_ms, l.renewed_ms), c.recent_until,
+                                     c.open_start, c.outage_start, c.outage_end, c.grace_ms)
+               FOR UPDATE OF l SKIP LOCKED))
+          RETURNING *
         )
-        DELETE FROM locks WHERE ctid = ANY (ARRAY(
-          SELECT l.ctid FROM locks l CROSS JOIN lease_clock c
-           WHERE l.ctid >= format('(%s,0)', $1::bigint)::tid
-             AND l.ctid < format('(%s,0)', $1::bigint + $2::bigint)::tid
-             AND l.expires_at < (SELECT touched_before FROM horizon)
-             AND NOT l.gated
-             -- A lease that an outage protected ended later than it says.
-             AND (l.expires_at <= c.outage_start
-                  OR c.grace_end < clock_timestamp() - interval '1 hour')
-             AND NOT lease_is_live(l.expires_at, l.end_reason,
-                                   greatest(l.lease_ms, l.renewed_ms), c.recent_until,
-                                   c.open_start, c.outage_start, c.outage_end, c.grace_ms)
-             FOR UPDATE OF l SKIP LOCKED))",
+        SELECT (SELECT count(*) FROM removed) AS "removed!", l.namespace_id AS "namespace_id?",
+               l.name AS "name?", l.lease_id AS "lease_id?", l.fencing_token AS "fencing_token?",
+               l.acquired_at AS "acquired_at?", l.expires_at AS "expires_at?", l.max_hold_ms
+          FROM (SELECT 1) one
+          LEFT JOIN removed l ON l.namespace_id <> 1 AND l.account_id <> 0
+                             AND l.end_reason IN (0, 3, 5)"#,
         block,
         STRETCH_BLOCKS,
     )
-    .execute(pool)
+    .fetch_all(pool)
     .await?;
-    Ok(removed.rows_affected())
+    let removed = rows.first().map_or(0, |row| row.removed.unsigned_abs());
+    let lapsed = rows.into_iter().filter_map(|row| {
+        Some(LapsedLease {
+            namespace_id: row.namespace_id?,
+            name: row.name?,
+            lease_id: row.lease_id?,
+            fencing_token: row.fencing_token?,
+            acquired_at: row.acquired_at?,
+            expires_at: row.expires_at?,
+            max_hold_ms: row.max_hold_ms,
+        })
+    });
+    Ok((removed, lapsed.collect()))
 }
 
 async fn sweep_lease_ends(pool: &PgPool, block: i64) -> sqlx::Result<u64> {
@@ -128,9 +167,10 @@ async fn sweep_lease_ends(pool: &PgPool, block: i64) -> sqlx::Result<u64> {
 }
 
 /// Clears the gates of a stretch that nobody may ask about any more: whose leases have ended, and
-/// whose waiters have gone.
-async fn advance_gates(pool: &PgPool, block: i64) -> sqlx::Result<()> {
-    sqlx::query_scalar!(
+/// whose waiters have gone. Returns the lapsed leases that it found.
+async fn advance_gates(pool: &PgPool, block: i64) -> sqlx::Result<Vec<LapsedLease>> {
+    sqlx::query_as!(
+        LapsedLease,
         r#"/* sweeper.gates */
         WITH keys AS MATERIALIZED (
           SELECT l.namespace_id, l.name FROM locks l
@@ -148,17 +188,19 @@ async fn advance_gates(pool: &PgPool, block: i64) -> sqlx::Result<()> {
           SELECT count(*)::integer AS length, array_agg(namespace_id) AS namespace_ids,
                  array_agg(name) AS names FROM keys
         )
-        SELECT count(*) AS "count!" FROM arrays a
+        SELECT g.namespace_id AS "namespace_id!", g.name AS "name!", g.lease_id AS "lease_id!",
+               g.fencing_token AS "fencing_token!", g.acquired_at AS "acquired_at!",
+               g.expires_at AS "expires_at!", g.max_hold_ms
+          FROM arrays a
           CROSS JOIN LATERAL lock_gate(0, clock_timestamp() + interval '10 s',
             array_fill('advance'::text, ARRAY[a.length]), a.namespace_ids, a.names,
-            '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}')
-         WHERE a.length > 0"#,
+            '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}') g
+         WHERE a.length > 0 AND g.outcome IN ('lapsed', 'superseded')"#,
         block,
         STRETCH_BLOCKS,
     )
-    .fetch_one(pool)
-    .await?;
-    Ok(())
+    .fetch_all(pool)
+    .await
 }
 
 /// Deletes tickets whose time is over for good, also of locks that are held and so have no visit to
@@ -181,21 +223,27 @@ async fn sweep_tickets(pool: &PgPool, block: i64) -> sqlx::Result<()> {
     Ok(())
 }
 
-async fn sweep_members(pool: &PgPool, block: i64) -> sqlx::Result<()> {
-    sqlx::query!(
+/// Returns the lapsed leases of private namespaces among those whose rows it removed.
+async fn sweep_members(pool: &PgPool, block: i64) -> sqlx::Result<Vec<LapsedLease>> {
+    sqlx::query_as!(
+        LapsedLease,
         "/* sweeper.members */
-        DELETE FROM lock_members WHERE ctid = ANY (ARRAY(
-          SELECT m.ctid FROM lock_members m
-           WHERE m.ctid >= format('(%s,0)', $1::bigint)::tid
-             AND m.ctid < format('(%s,0)', $1::bigint + $2::bigint)::tid
-             AND m.end_reason <> 0 AND m.expires_at < clock_timestamp() - interval '1 hour'
-             FOR UPDATE SKIP LOCKED))",
+        WITH removed AS (
+          DELETE FROM lock_members WHERE ctid = ANY (ARRAY(
+            SELECT m.ctid FROM lock_members m
+             WHERE m.ctid >= format('(%s,0)', $1::bigint)::tid
+               AND m.ctid < format('(%s,0)', $1::bigint + $2::bigint)::tid
+               AND m.end_reason <> 0 AND m.expires_at < clock_timestamp() - interval '1 hour'
+               FOR UPDATE SKIP LOCKED))
+          RETURNING *
+        )
+        SELECT namespace_id, name, lease_id, fencing_token, acquired_at, expires_at, max_hold_ms
+          FROM removed WHERE namespace_id <> 1 AND end_reason IN (5, 6)",
         block,
         STRETCH_BLOCKS,
     )
-    .execute(pool)
-    .await?;
-    Ok(())
+    .fetch_all(pool)
+    .await
 }
 
 /// Forgets nodes that have not looked for an hour and have no tickets.

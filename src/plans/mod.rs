@@ -16,6 +16,8 @@ pub const LEASE_CEILING_MS: i32 = 24 * 60 * 60 * 1000;
 /// The shortest lease that any plan may allow, milliseconds. Under it, an ordinary pause of a
 /// client or of the network ends the lease.
 pub const LEASE_FLOOR_MS: i32 = 1000;
+/// The longest history that any plan may have, days.
+pub const HISTORY_CEILING_DAYS: i32 = 365;
 
 /// The limits of a plan.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -38,6 +40,8 @@ pub struct Limits {
     pub max_waiters: i32,
     /// The most requests a second of an account on a node, with a burst of twice as many.
     pub requests_per_second: i32,
+    /// How long the events of locks in private namespaces are kept, days; 0 for no history.
+    pub history_days: i32,
 }
 
 impl Limits {
@@ -140,6 +144,7 @@ impl Limits {
                 1,
                 1_000_000,
             ),
+            ("history_days", self.history_days, 0, HISTORY_CEILING_DAYS),
         ] {
             if !(least..=most).contains(&value) {
                 return refuse(field, format!("give a whole number from {least} to {most}"));
@@ -234,6 +239,7 @@ mod tests {
             max_live_locks: 1_000_000,
             max_waiters: 10_000,
             requests_per_second: 20_000,
+            history_days: 7,
         }
     }
 
@@ -317,6 +323,13 @@ mod tests {
                 ..business()
             }),
             Err("requests_per_second")
+        );
+        assert_eq!(
+            field(Limits {
+                history_days: 366,
+                ..business()
+            }),
+            Err("history_days")
         );
     }
 

@@ -20,6 +20,7 @@ struct Row {
     max_live_locks: i32,
     max_waiters: i32,
     requests_per_second: i32,
+    history_days: i32,
     accounts: i64,
 }
 
@@ -39,6 +40,7 @@ impl From<Row> for Plan {
                 max_live_locks: row.max_live_locks,
                 max_waiters: row.max_waiters,
                 requests_per_second: row.requests_per_second,
+                history_days: row.history_days,
             },
         }
     }
@@ -54,7 +56,7 @@ pub async fn list(pool: &PgPool) -> sqlx::Result<Vec<Plan>> {
         r#"/* plans.list */
         SELECT p.plan_id AS "plan_id: PlanId", code, name, lease_min_ms, lease_default_ms,
                lease_max_ms, max_private_namespaces, max_tokens, max_live_locks, max_waiters,
-               requests_per_second,
+               requests_per_second, history_days,
                (SELECT count(*) FROM accounts a WHERE a.plan_id = p.plan_id) AS "accounts!"
           FROM plans p ORDER BY plan_id"#
     )
@@ -76,7 +78,7 @@ pub async fn find(pool: &PgPool, code: &str) -> Result<Plan, PlanError> {
         r#"/* plans.find */
         SELECT p.plan_id AS "plan_id: PlanId", code, name, lease_min_ms, lease_default_ms,
                lease_max_ms, max_private_namespaces, max_tokens, max_live_locks, max_waiters,
-               requests_per_second,
+               requests_per_second, history_days,
                (SELECT count(*) FROM accounts a WHERE a.plan_id = p.plan_id) AS "accounts!"
           FROM plans p WHERE code = $1"#,
         code
@@ -106,8 +108,8 @@ pub async fn create(
         "/* plans.create */
         INSERT INTO plans (code, name, lease_min_ms, lease_default_ms, lease_max_ms,
                            max_private_namespaces, max_tokens, max_live_locks, max_waiters,
-                           requests_per_second)
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+                           requests_per_second, history_days)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
         code,
         limits.name,
         limits.lease_min_ms,
@@ -118,6 +120,7 @@ pub async fn create(
         limits.max_live_locks,
         limits.max_waiters,
         limits.requests_per_second,
+        limits.history_days,
     )
     .execute(&mut *transaction)
     .await
@@ -150,7 +153,7 @@ pub async fn update(
         r#"/* plans.lock */
         SELECT plan_id AS "plan_id: PlanId", code, name, lease_min_ms, lease_default_ms,
                lease_max_ms, max_private_namespaces, max_tokens, max_live_locks, max_waiters,
-               requests_per_second, 0::bigint AS "accounts!"
+               requests_per_second, history_days, 0::bigint AS "accounts!"
           FROM plans WHERE code = $1 FOR NO KEY UPDATE"#,
         code
     )
@@ -165,7 +168,7 @@ pub async fn update(
         "/* plans.update */
         UPDATE plans SET name = $2, lease_min_ms = $3, lease_default_ms = $4, lease_max_ms = $5,
                max_private_namespaces = $6, max_tokens = $7, max_live_locks = $8, max_waiters = $9,
-               requests_per_second = $10
+               requests_per_second = $10, history_days = $11
          WHERE code = $1",
         code,
         limits.name,
@@ -177,6 +180,7 @@ pub async fn update(
         limits.max_live_locks,
         limits.max_waiters,
         limits.requests_per_second,
+        limits.history_days,
     )
     .execute(&mut *transaction)
     .await?;

@@ -11,6 +11,7 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use sqlx::PgPool;
 
 use super::connections;
+use crate::events;
 use crate::locks::engine::metric as waiting;
 use crate::transport::edge;
 
@@ -62,6 +63,7 @@ pub(super) fn record() -> anyhow::Result<PrometheusHandle> {
     metrics::counter!(LOG_LINES_DROPPED).increment(0);
     connections::metric::describe();
     waiting::describe();
+    events::metric::describe();
     Ok(HANDLE.get_or_init(|| handle).clone())
 }
 

@@ -415,7 +415,7 @@ pub(super) async fn find_caller(
                ) AS "namespace_age_rank!",
                p.name, p.lease_min_ms, p.lease_default_ms, p.lease_max_ms,
                p.max_private_namespaces, p.max_tokens, p.max_live_locks, p.max_waiters,
-               p.requests_per_second
+               p.requests_per_second, p.history_days
           FROM api_tokens t
           JOIN accounts a USING (account_id)
           JOIN plans p USING (plan_id)
@@ -440,6 +440,7 @@ pub(super) async fn find_caller(
         max_live_locks: row.max_live_locks,
         max_waiters: row.max_waiters,
         requests_per_second: row.requests_per_second,
+        history_days: row.history_days,
     };
     Ok(Some(Caller {
         token_id: TokenId(row.token_id),

@@ -8,6 +8,7 @@ mod accounts;
 mod activity;
 mod architecture;
 mod authorization;
+mod events;
 mod locks;
 mod markdown;
 mod ops;

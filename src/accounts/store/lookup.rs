@@ -26,6 +26,7 @@ struct Row {
     max_live_locks: i32,
     max_waiters: i32,
     requests_per_second: i32,
+    history_days: i32,
 }
 
 impl From<Row> for Account {
@@ -50,6 +51,7 @@ impl From<Row> for Account {
                 max_live_locks: row.max_live_locks,
                 max_waiters: row.max_waiters,
                 requests_per_second: row.requests_per_second,
+                history_days: row.history_days,
             },
         }
     }
@@ -78,7 +80,7 @@ async fn select(pool: &PgPool, filter: &Filter, limit: i64) -> sqlx::Result<Vec<
                a.lease_default_ms AS account_lease_default_ms, a.email_verified_at, a.suspended_at,
                a.suspended_reason, a.created_at, p.name, p.lease_min_ms, p.lease_default_ms,
                p.lease_max_ms, p.max_private_namespaces, p.max_tokens, p.max_live_locks,
-               p.max_waiters, p.requests_per_second
+               p.max_waiters, p.requests_per_second, p.history_days
           FROM accounts a JOIN plans p USING (plan_id)
          WHERE a.deleting_since IS NULL
            AND ($1::bigint IS NULL OR a.account_id = $1)

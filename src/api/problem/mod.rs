@@ -5,6 +5,7 @@
 mod accounts;
 mod code;
 mod errors;
+mod events;
 mod writer;
 
 use std::borrow::Cow;

@@ -3,13 +3,14 @@
 //!
 //! [`access`] finds the caller and the lock, [`manager`] a caller who manages the account, [`body`]
 //! and [`query`] read requests strictly, [`lease`] has the JSON of answers. The handlers are in
-//! [`locks`] and [`many`], and in [`tokens`], [`namespaces`] and [`account`]; [`routers`] collects
-//! them with their descriptions (OpenAPI 3.1).
+//! [`locks`] and [`many`], in [`history`] and [`streams`], and in [`tokens`], [`namespaces`] and
+//! [`account`]; [`routers`] collects them with their descriptions (OpenAPI 3.1).
 
 pub mod access;
 pub mod account;
 pub mod body;
 pub mod breaking;
+pub mod history;
 pub mod lease;
 pub mod locks;
 pub mod manager;
@@ -17,6 +18,7 @@ pub mod many;
 pub mod namespaces;
 pub mod openapi;
 pub mod query;
+pub mod streams;
 pub mod tokens;
 
 use std::sync::Arc;
@@ -43,6 +45,9 @@ fn other_calls() -> OpenApiRouter<Arc<Api>> {
         .routes(routes!(breaking::break_lock))
         .routes(routes!(locks::get))
         .routes(routes!(locks::list))
+        .routes(routes!(history::history))
+        .routes(routes!(streams::of_lock))
+        .routes(routes!(streams::of_namespace))
         .routes(routes!(many::acquire_all))
         .routes(routes!(many::heartbeats))
         .routes(routes!(many::releases))

@@ -33,6 +33,7 @@ use super::super::problem::Code;
     tags(
         (name = "locks", description = "Taking, keeping, giving back and seeing locks"),
         (name = "leases", description = "Many leases in one request"),
+        (name = "events", description = "What happened to the locks of a private namespace"),
         (name = "account", description = "Managing tokens, namespaces and the account: with a \
                                           token of scope manage"),
         (name = "version 1", description = "The plain API: three calls, two answers"),
@@ -242,6 +243,10 @@ fn codes_of(path: &str, operation: &Operation) -> Vec<Code> {
         ]),
         "acquire_all" => codes.extend([Code::LockHeld, Code::LeaseIdUsed, Code::LiveLocksLimit]),
         "heartbeat" | "release" => codes.push(Code::LeaseLost),
+        "lock_history" => codes.push(Code::PlanDoesNotAllow),
+        "lock_events" | "namespace_events" => {
+            codes.extend([Code::InvalidParameter, Code::UnknownParameter]);
+        }
         "break" => codes.extend([Code::LeaseLost, Code::ScopeRequired]),
         "create_token" => codes.push(Code::EmailNotConfirmed),
         "create_namespace" => codes.push(Code::NamespaceTaken),

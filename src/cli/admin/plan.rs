@@ -62,6 +62,9 @@ pub(super) struct LimitArgs {
     /// Requests a second of an account on each node
     #[arg(long, value_name = "N")]
     requests_per_second: Option<i32>,
+    /// Days for which the history of locks in private namespaces is kept
+    #[arg(long, value_name = "N")]
+    history_days: Option<i32>,
 }
 
 impl LimitArgs {
@@ -78,6 +81,7 @@ impl LimitArgs {
             (self.live_locks, &mut limits.max_live_locks),
             (self.waiters, &mut limits.max_waiters),
             (self.requests_per_second, &mut limits.requests_per_second),
+            (self.history_days, &mut limits.history_days),
         ] {
             if let Some(given) = given {
                 *limit = given;
@@ -139,6 +143,7 @@ fn list(admin: &Admin, plans: &[Plan]) -> anyhow::Result<()> {
         "LIVE LOCKS",
         "WAITERS",
         "REQUESTS/S",
+        "HISTORY DAYS",
     ];
     let row = |plan: &Plan| {
         let limits = &plan.limits;
@@ -152,6 +157,7 @@ fn list(admin: &Admin, plans: &[Plan]) -> anyhow::Result<()> {
             limits.max_live_locks.to_string(),
             limits.max_waiters.to_string(),
             limits.requests_per_second.to_string(),
+            limits.history_days.to_string(),
         ]
     };
     output::table(&heading, &plans.iter().map(row).collect::<Vec<_>>())?;
@@ -192,6 +198,7 @@ fn show(admin: &Admin, plan: &Plan) -> anyhow::Result<()> {
             "requests-per-second",
             limits.requests_per_second.to_string(),
         ),
+        ("history-days", limits.history_days.to_string()),
     ])?;
     Ok(())
 }

@@ -6,6 +6,7 @@ use sqlx::PgConnection;
 use super::gate::{GateNews, GateRequest};
 use super::request::{LockRequest, LockedRelease, MemberHeartbeat, Outcomes};
 use super::statements::{self, gate, members};
+use crate::events::NewEvent;
 use crate::locks::{Acquire, Heartbeat, Release};
 
 /// A kind of statement: it executes requests of one kind together.
@@ -33,7 +34,7 @@ pub(super) trait BatchStatement {
 
 impl BatchStatement for Acquire {
     type Request = Self;
-    type News = ();
+    type News = Vec<NewEvent>;
     const NAME: &'static str = "acquire";
     const COUNTER: &'static str = "lockable_acquires_total";
 
@@ -42,9 +43,8 @@ impl BatchStatement for Acquire {
         _: i64,
         requests: &[&Self],
         latest_at: DateTime<Utc>,
-    ) -> sqlx::Result<(Outcomes<Self>, ())> {
-        let outcomes = statements::acquire(connection, requests, latest_at).await?;
-        Ok((outcomes, ()))
+    ) -> sqlx::Result<(Outcomes<Self>, Vec<NewEvent>)> {
+        statements::acquire_noting(connection, requests, latest_at).await
     }
 }
 
@@ -90,7 +90,7 @@ impl BatchStatement for Heartbeat {
 
 impl BatchStatement for Release {
     type Request = Self;
-    type News = ();
+    type News = Vec<NewEvent>;
     const NAME: &'static str = "release";
     const COUNTER: &'static str = "lockable_releases_total";
 
@@ -99,15 +99,14 @@ impl BatchStatement for Release {
         _: i64,
         requests: &[&Self],
         latest_at: DateTime<Utc>,
-    ) -> sqlx::Result<(Outcomes<Self>, ())> {
-        let outcomes = statements::release(connection, requests, latest_at).await?;
-        Ok((outcomes, ()))
+    ) -> sqlx::Result<(Outcomes<Self>, Vec<NewEvent>)> {
+        statements::release_noting(connection, requests, latest_at).await
     }
 }
 
 impl BatchStatement for LockedRelease {
     type Request = Self;
-    type News = ();
+    type News = Vec<NewEvent>;
     const NAME: &'static str = "release_under_lock";
     const COUNTER: &'static str = <Release as BatchStatement>::COUNTER;
 
@@ -116,9 +115,8 @@ impl BatchStatement for LockedRelease {
         _: i64,
         requests: &[&Self],
         latest_at: DateTime<Utc>,
-    ) -> sqlx::Result<(Outcomes<Self>, ())> {
-        let outcomes = statements::release_under_lock(connection, requests, latest_at).await?;
-        Ok((outcomes, ()))
+    ) -> sqlx::Result<(Outcomes<Self>, Vec<NewEvent>)> {
+        statements::release_under_lock(connection, requests, latest_at).await
     }
 }
 

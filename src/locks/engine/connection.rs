@@ -12,6 +12,7 @@ use super::batch_statement::BatchStatement;
 use super::request::{Outcomes, Pending};
 use super::statements::{self, together};
 use crate::db;
+use crate::events::NewEvent;
 use crate::locks::{AcquireAll, AcquireAllOutcome};
 
 /// The time after which a statement's connection is given up and its outcome is unknown. The
@@ -240,14 +241,15 @@ impl LaneConnection {
         })
     }
 
-    /// Acquires several locks in one transaction. `None`: it came too late, retry it.
+    /// Acquires several locks in one transaction; with the lapsed leases that it found. `None`: it
+    /// came too late, retry it.
     pub(super) async fn acquire_all(
         &mut self,
         database: &PgConnectOptions,
         request: &AcquireAll,
         room: i32,
         deadline: Instant,
-    ) -> Result<Option<AcquireAllOutcome>, SendError> {
+    ) -> Result<Option<(AcquireAllOutcome, Vec<NewEvent>)>, SendError> {
         let mut sending = self.begin(database, "acquire_all", 1, deadline).await?;
         let connection = &mut sending.session.connection;
         let send = together::acquire_all(connection, request, room, sending.latest_at);

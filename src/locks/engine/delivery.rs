@@ -7,10 +7,12 @@ use uuid::Uuid;
 
 use super::batch_statement::BatchStatement;
 use super::connection::{SendError, StatementResults};
+use super::events;
 use super::gate::{GateOperation, GateOutcome, GateRequest};
 use super::request::{
     AnyRequest, FastOutcome, LockRequest, LockedRelease, MemberHeartbeat, Pending, release_of_grant,
 };
+use crate::events::NewEvent;
 use crate::locks::usage::Usage;
 use crate::locks::{
     Acquire, AcquireOutcome, EngineError, Heartbeat, HeartbeatOutcome, LockKey, Lost, Release,
@@ -26,6 +28,8 @@ pub(super) struct Settlement {
     pub(super) retries: Vec<AnyRequest>,
     /// The requests that failed because another transaction keeps their row locked.
     pub(super) contended: Vec<AnyRequest>,
+    /// The events of private namespaces.
+    pub(super) events: Vec<NewEvent>,
 }
 
 /// Delivers the outcome of one request; returns the request that the engine then has to send.
@@ -77,8 +81,14 @@ impl Settlement {
                 }
             }
         }
+        self.events.append(&mut tally.events);
         tally.record(S::COUNTER);
         news
+    }
+
+    /// Adds events that the transactions themselves returned.
+    pub(super) fn note(&mut self, news: Vec<Vec<NewEvent>>) {
+        self.events.extend(news.into_iter().flatten());
     }
 
     /// Retries, isolates or rejects a request whose statement failed.
@@ -121,20 +131,27 @@ impl Settlement {
 }
 
 /// The outcomes of a batch, counted together: to look a counter up by its label for each request
-/// costs more than to count.
+/// costs more than to count. And the events of its grants.
 #[derive(Default)]
-pub(super) struct Tally(Vec<(&'static str, u64)>);
+pub(super) struct Tally {
+    outcomes: Vec<(&'static str, u64)>,
+    events: Vec<NewEvent>,
+}
 
 impl Tally {
     fn add(&mut self, outcome: &'static str, times: u64) {
-        match self.0.iter_mut().find(|(label, _)| *label == outcome) {
+        match self
+            .outcomes
+            .iter_mut()
+            .find(|(label, _)| *label == outcome)
+        {
             Some((_, count)) => *count += times,
-            None => self.0.push((outcome, times)),
+            None => self.outcomes.push((outcome, times)),
         }
     }
 
     fn record(self, counter: &'static str) {
-        for (outcome, times) in self.0 {
+        for (outcome, times) in self.outcomes {
             metrics::counter!(counter, "outcome" => outcome).increment(times);
         }
     }
@@ -200,6 +217,7 @@ pub(super) fn deliver_acquire(
     // not receive is released.
     let compensation =
         (!pending.request.needs_proof).then(|| release_of_grant(&pending.request, lease.lease_id));
+    let event = events::granted(&pending.request, &lease);
     let is_received = if is_too_late(took, lease.expires_in_ms) {
         send_reply(pending, Err(EngineError::Unknown));
         false
@@ -207,7 +225,11 @@ pub(super) fn deliver_acquire(
         let outcome = AcquireOutcome::Granted(lease);
         send_reply(pending, Ok(FastOutcome::Decided(outcome)))
     };
-    if is_received { None } else { compensation }
+    let compensation = if is_received { None } else { compensation };
+    if compensation.is_none() {
+        tally.events.extend(event);
+    }
+    compensation
 }
 
 /// Replies to the heartbeat.
@@ -341,11 +363,21 @@ pub(super) fn deliver_gate(
         return None;
     };
     let abandonment = pending.request.abandonment(&place);
+    let mut event = None;
     if is_grant {
         usage.note_grant(account_id, place.acquire.max_live_locks);
+        // A waiter says itself how long it waited.
+        if let (0, Ok(GateOutcome::Granted(lease))) = (place.attachment, &reply) {
+            event = events::granted(&place.acquire, lease);
+        }
     }
     // A waiter whose answer is late asks again; one that has gone gives up its place itself.
     let is_answered = reply.is_ok() || place.attachment != 0;
     let is_received = send_reply(pending, reply) && is_answered;
-    (is_grant && !is_received && !place.acquire.needs_proof).then_some(abandonment)
+    let is_given_up = is_grant && !is_received && !place.acquire.needs_proof;
+    if is_given_up {
+        return Some(abandonment);
+    }
+    tally.events.extend(event);
+    None
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
+use crate::events::NewEvent;
 use crate::id::AccountId;
 use crate::locks::{Acquire, BrokenLease, Lease, LockKey, Lost, Mode, Release};
 
@@ -248,6 +249,8 @@ pub(super) struct GateNews {
     pub(super) lapsed: u64,
     /// The claims that were found to have lapsed.
     pub(super) claims_lapsed: u64,
+    /// The ends of leases in private namespaces.
+    pub(super) ended: Vec<NewEvent>,
 }
 
 /// A claim that was granted to a ticket.

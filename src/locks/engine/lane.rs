@@ -30,6 +30,7 @@ use super::prediction::InsertPredictor;
 use super::queue::{Batch, Queue};
 use super::request::{AnyRequest, LockRequest, LockedRelease, MemberHeartbeat, Pending};
 use super::waiting::Waiting;
+use crate::events::Recorder;
 use crate::locks::usage::Usage;
 use crate::locks::{Acquire, Heartbeat, LockKey, Release};
 
@@ -45,6 +46,7 @@ pub(super) struct Lane {
     pub(super) queue: Arc<Queue>,
     pub(super) database: PgConnectOptions,
     pub(super) usage: Usage,
+    pub(super) recorder: Recorder,
     pub(super) waiting: Arc<Waiting>,
     pub(super) largest_batch: usize,
     pub(super) isolation_permits: Arc<Semaphore>,
@@ -275,11 +277,16 @@ impl Lane {
     /// Delivers the outcomes of a batch, and settles it with the queue.
     fn deliver(&self, result: BatchResult, state: &mut LaneState) {
         let mut settlement = Settlement::default();
-        settlement.deliver(result.inserts, &self.usage, deliver_acquire);
-        settlement.deliver(result.acquires, &self.usage, deliver_acquire);
-        settlement.deliver(result.heartbeats, &self.usage, deliver_heartbeat);
-        settlement.deliver(result.releases, &self.usage, deliver_release);
-        settlement.deliver(result.locked_releases, &self.usage, deliver_locked_release);
+        let usage = &self.usage;
+        settlement.deliver(result.inserts, usage, deliver_acquire);
+        let taken_over = settlement.deliver(result.acquires, usage, deliver_acquire);
+        settlement.deliver(result.heartbeats, usage, deliver_heartbeat);
+        let released = settlement.deliver(result.releases, usage, deliver_release);
+        let locked = settlement.deliver(result.locked_releases, usage, deliver_locked_release);
+        for ended in [taken_over, released, locked] {
+            settlement.note(ended);
+        }
+        self.recorder.record(std::mem::take(&mut settlement.events));
         for request in std::mem::take(&mut settlement.contended) {
             state
                 .contended
@@ -306,6 +313,7 @@ impl Lane {
         for news in settlement.deliver(gate_requests, &self.usage, deliver_gate) {
             self.waiting.apply(news);
         }
+        self.recorder.record(std::mem::take(&mut settlement.events));
         for request in &settlement.contended {
             state
                 .contended
@@ -386,7 +394,8 @@ impl Lane {
             match request {
                 AnyRequest::Acquire(pending) => {
                     let results = connection.execute::<Acquire>(node, vec![pending]).await;
-                    settlement.deliver(results, usage, deliver_acquire);
+                    let ended = settlement.deliver(results, usage, deliver_acquire);
+                    settlement.note(ended);
                 }
                 AnyRequest::Heartbeat(pending) => {
                     let results = connection.execute::<Heartbeat>(node, vec![pending]).await;
@@ -394,7 +403,8 @@ impl Lane {
                 }
                 AnyRequest::Release(pending) => {
                     let results = connection.execute::<Release>(node, vec![pending]).await;
-                    settlement.deliver(results, usage, deliver_release);
+                    let ended = settlement.deliver(results, usage, deliver_release);
+                    settlement.note(ended);
                 }
                 AnyRequest::MemberHeartbeat(pending) => {
                     let results = connection
@@ -412,9 +422,11 @@ impl Lane {
                     let results = connection
                         .execute::<LockedRelease>(node, vec![pending])
                         .await;
-                    settlement.deliver(results, usage, deliver_locked_release);
+                    let ended = settlement.deliver(results, usage, deliver_locked_release);
+                    settlement.note(ended);
                 }
             }
+            lane.recorder.record(std::mem::take(&mut settlement.events));
             settlement.retries.append(&mut settlement.contended);
             lane.queue.settle(settlement.answered, settlement.retries);
             drop(permit);
@@ -433,6 +445,7 @@ impl Lane {
             for news in settlement.deliver(results, &lane.usage, deliver_gate) {
                 lane.waiting.apply(news);
             }
+            lane.recorder.record(std::mem::take(&mut settlement.events));
             settlement.retries.append(&mut settlement.contended);
             lane.queue
                 .settle_runs(settlement.answered, settlement.retries);

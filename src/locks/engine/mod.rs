@@ -17,11 +17,13 @@
 //! * `many`: many heartbeats or releases at once, each by itself;
 //! * `together`: requests for several locks or none;
 //! * [`metric`]: the metrics of waiting;
-//! * `delivery`: outcome to reply, counters, retry.
+//! * `delivery`: outcome to reply, counters, retry;
+//! * `events`: outcomes as events of private namespaces.
 
 mod batch_statement;
 mod connection;
 mod delivery;
+mod events;
 mod gate;
 mod lane;
 mod many;
@@ -54,6 +56,7 @@ use super::{
     Acquire, AcquireAll, AcquireAllOutcome, AcquireOutcome, BrokenLease, EngineError, Heartbeat,
     HeartbeatOutcome, LeasesToBreak, LockKey, Lost, Mode, Release, ReleaseOutcome,
 };
+use crate::events::Recorder;
 
 pub use self::request::FastOutcome;
 
@@ -92,6 +95,7 @@ pub struct Engine {
     queues: Queues,
     tasks: TaskTracker,
     usage: Usage,
+    recorder: Recorder,
     waiting: Arc<Waiting>,
     together: Together,
     /// Ends the tasks of the waiters.
@@ -108,7 +112,8 @@ impl Engine {
         let tasks = TaskTracker::new();
         let queues = (0..settings.lanes.max(1)).map(|_| Queue::new(settings.queue_capacity));
         let queues = Queues::new(queues);
-        let (waiting, notices) = Waiting::new(queues.clone());
+        let recorder = Recorder::default();
+        let (waiting, notices) = Waiting::new(queues.clone(), recorder.clone());
         let ended = CancellationToken::new();
         let while_running = || ended.clone();
         tasks.spawn(while_running().run_until_cancelled_owned(Arc::clone(&waiting).keep_time()));
@@ -121,6 +126,7 @@ impl Engine {
                 queue: Arc::clone(queue),
                 database: database.clone(),
                 usage: usage.clone(),
+                recorder: recorder.clone(),
                 waiting: Arc::clone(&waiting),
                 largest_batch: settings.largest_batch,
                 isolation_permits: Arc::clone(&isolation_permits),
@@ -133,8 +139,9 @@ impl Engine {
             queues,
             tasks,
             usage,
+            recorder: recorder.clone(),
             waiting,
-            together: Together::new(database.clone()),
+            together: Together::new(database.clone(), recorder),
             ended,
             deadline: settings.deadline,
         }
@@ -363,6 +370,11 @@ impl Engine {
             }
             outcome => Ok(outcome),
         }
+    }
+
+    /// The recorder of what happens to the locks of private namespaces.
+    pub fn recorder(&self) -> &Recorder {
+        &self.recorder
     }
 
     /// The counts of accounts' live locks.

@@ -7,6 +7,8 @@ use sqlx::postgres::PgConnectOptions;
 use tokio::sync::Mutex;
 
 use super::connection::{LaneConnection, SendError};
+use super::events;
+use crate::events::Recorder;
 use crate::locks::{AcquireAll, AcquireAllOutcome, EngineError};
 
 /// The pause before a request that lost against others, or found no database, is tried again.
@@ -17,6 +19,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 pub(super) struct Together {
     database: PgConnectOptions,
     connection: Arc<Mutex<LaneConnection>>,
+    recorder: Recorder,
 }
 
 impl std::fmt::Debug for Together {
@@ -26,10 +29,11 @@ impl std::fmt::Debug for Together {
 }
 
 impl Together {
-    pub(super) fn new(database: PgConnectOptions) -> Self {
+    pub(super) fn new(database: PgConnectOptions, recorder: Recorder) -> Self {
         Self {
             database,
             connection: Arc::default(),
+            recorder,
         }
     }
 
@@ -50,7 +54,14 @@ impl Together {
             let result = sent.await;
             drop(connection);
             match result {
-                Ok(Some(outcome)) => return Ok(outcome),
+                Ok(Some((outcome, ended))) => {
+                    self.recorder.record(ended);
+                    if let AcquireAllOutcome::Granted(leases) = &outcome {
+                        let granted = events::granted_together(request, leases);
+                        self.recorder.record(granted);
+                    }
+                    return Ok(outcome);
+                }
                 Err(SendError::Refused) => return Err(EngineError::Refused),
                 // A second execution finds the leases of the first by their id.
                 Ok(None) | Err(SendError::NotSent | SendError::InDoubt | SendError::Contention) => {

@@ -7,6 +7,7 @@ use uuid::Uuid;
 use super::tell_nodes;
 use crate::activity::{self, Action};
 use crate::audit::{self, Act, Actor};
+use crate::events::{self, EventKind, NewEvent};
 use crate::id::{AccountId, NamespaceId};
 use crate::locks::{BreakError, BrokenLease, LeasesToBreak, LockName};
 
@@ -100,12 +101,13 @@ async fn break_now(
     // Through the gate: it ends shared leases and permits as well, and hands the lock over.
     let rows = sqlx::query!(
         r#"/* locks.break */
-        SELECT account_id AS "account_id!", fencing_token AS "fencing_token!",
-               lease_id AS "lease_id!"
+        SELECT outcome AS "outcome!", account_id AS "account_id!",
+               fencing_token AS "fencing_token!", lease_id AS "lease_id!", acquired_at,
+               expires_at AS "expires_at!"
           FROM lock_gate(0, 'infinity', ARRAY['break'], ARRAY[$1::bigint], ARRAY[$2::text],
                          ARRAY[$3::bigint], '{}', ARRAY[$4::uuid], '{}', '{}', '{}', '{}', '{}',
                          '{}', '{}', '{}', '{}', ARRAY[$5::bigint], '{}')
-         WHERE outcome = 'broken_now'"#,
+         WHERE outcome IN ('broken_now', 'lapsed', 'superseded')"#,
         namespace_id.0,
         name.as_str(),
         leases.account_id.map(|id| id.0) as Option<i64>,
@@ -114,23 +116,47 @@ async fn break_now(
     )
     .fetch_all(&mut *transaction)
     .await?;
-    if rows.is_empty() {
+    let mut broken = Vec::new();
+    let mut ends = Vec::new();
+    for row in rows {
+        let is_broken = row.outcome == "broken_now";
+        if is_broken {
+            broken.push(BrokenLease {
+                account_id: AccountId(row.account_id),
+                lease_id: row.lease_id,
+                fencing_token: row.fencing_token,
+            });
+        }
+        ends.push(NewEvent {
+            namespace_id,
+            name: name.shared(),
+            kind: if is_broken {
+                EventKind::Broken
+            } else {
+                EventKind::Expired
+            },
+            at: row.expires_at,
+            lease_id: Some(row.lease_id),
+            fencing_token: row.fencing_token,
+            token_id: None,
+            holder: None,
+            waited_ms: None,
+            acquired_at: row.acquired_at,
+            reason: is_broken.then(|| reason.to_owned()),
+        });
+    }
+    if broken.is_empty() {
         return Ok(Vec::new());
     }
-    let broken: Vec<BrokenLease> = rows
-        .into_iter()
-        .map(|row| BrokenLease {
-            account_id: AccountId(row.account_id),
-            lease_id: row.lease_id,
-            fencing_token: row.fencing_token,
-        })
-        .collect();
     let subject = subject(namespace, name);
     for lease in &broken {
         record_break(&mut transaction, actor, lease, &subject, reason).await?;
     }
     transaction.commit().await?;
     tell_nodes(pool).await;
+    if let Err(error) = events::record_now(pool, ends).await {
+        tracing::warn!(%error, "the event of a break could not be written");
+    }
     Ok(broken)
 }
 

@@ -59,7 +59,7 @@ struct Number {
     of: fn(&mut Limits) -> &mut i32,
 }
 
-const NUMBERS: [Number; 8] = [
+const NUMBERS: [Number; 9] = [
     Number {
         field: "lease_min_ms",
         label: "Shortest lease, milliseconds",
@@ -108,6 +108,12 @@ const NUMBERS: [Number; 8] = [
         hint: "On each node, with a burst of twice as many.",
         of: |limits| &mut limits.requests_per_second,
     },
+    Number {
+        field: "history_days",
+        label: "Days of history",
+        hint: "Of locks in private namespaces. 0: none.",
+        of: |limits| &mut limits.history_days,
+    },
 ];
 
 /// The limits that the form of a new plan begins with.
@@ -122,6 +128,7 @@ fn initial_limits() -> Limits {
         max_live_locks: 100_000,
         max_waiters: 1000,
         requests_per_second: 5000,
+        history_days: 7,
     }
 }
 

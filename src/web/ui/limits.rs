@@ -13,7 +13,7 @@ pub(crate) struct LimitsView {
 }
 
 impl LimitsView {
-    pub(crate) const ROWS: usize = 6;
+    pub(crate) const ROWS: usize = 7;
 
     /// The limits as the plan sets them.
     pub(crate) fn of_plan(limits: &Limits) -> Self {
@@ -42,6 +42,11 @@ impl LimitsView {
             0 => "none".to_owned(),
             number => grouped(number),
         };
+        let history = match limits.history_days {
+            0 => "none".to_owned(),
+            1 => "1 day".to_owned(),
+            days => format!("{days} days"),
+        };
         Self {
             plan: limits.name.clone(),
             rows: [
@@ -51,6 +56,7 @@ impl LimitsView {
                 ("Live locks", grouped(limits.max_live_locks)),
                 ("Waiting requests", grouped(limits.max_waiters)),
                 ("Requests per second", grouped(limits.requests_per_second)),
+                ("History", history),
             ],
         }
     }

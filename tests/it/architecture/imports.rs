@@ -15,6 +15,7 @@ const STOREYS: &[&[&str]] = &[
         "accounts",
         "activity",
         "audit",
+        "events",
         "locks",
         "namespaces",
         "plans",

@@ -175,6 +175,7 @@ async fn plans_are_checked_field_by_field() {
         ("max_live_locks", "1,000"),
         ("max_waiters", "10"),
         ("requests_per_second", "100"),
+        ("history_days", "3"),
     ];
     for (field, bad) in [
         ("code", "Team 1"),
@@ -192,6 +193,7 @@ async fn plans_are_checked_field_by_field() {
         ("max_live_locks", ""),
         ("max_waiters", "many"),
         ("requests_per_second", "0"),
+        ("history_days", "366"),
     ] {
         let fields = good.map(|(name, value)| (name, if name == field { bad } else { value }));
         let answer = browser.submit("/admin/plans", &fields).await;
@@ -239,6 +241,7 @@ async fn two_administrators_edit_different_limits_at_once() {
         "max_live_locks",
         "max_waiters",
         "requests_per_second",
+        "history_days",
         "name",
     ]);
     let seen: Vec<(String, String)> = names

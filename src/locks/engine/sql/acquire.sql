@@ -10,6 +10,8 @@ WITH clock AS MATERIALIZED (
          lock_version(l.fencing_token, l.mark_token, l.needs_proof, l.end_reason) AS seen_token,
          l.lease_ms AS seen_lease_ms,
          l.account_id AS seen_account_id, l.lease_id AS seen_lease_id,
+         l.fencing_token AS seen_fencing_token, l.acquired_at AS seen_acquired_at,
+         l.expires_at AS seen_expires_at,
          l.needs_proof AS seen_needs_proof, l.end_reason AS seen_end_reason, e.ended,
          l.gated, l.claim_token = l.fencing_token AS seen_is_claim,
          l.expires_at >= l.acquired_at + l.max_hold_ms * interval '1 ms' AS seen_held_out,
@@ -140,6 +142,8 @@ UNION ALL
 SELECT namespace_id, name, verdict, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
   FROM verdicts WHERE verdict <> 'try'
 UNION ALL
--- No verdict, only counted: a lapsed lease, of a lock that may be taken over.
-SELECT namespace_id, name, 'lapsed', NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
+-- No verdict: a lapsed lease, of a lock that may be taken over. 'held_out': at its hold limit.
+SELECT namespace_id, name, CASE WHEN seen_held_out THEN 'held_out' ELSE 'lapsed' END,
+       seen_lease_id, seen_fencing_token, seen_acquired_at, seen_expires_at, NULL, NULL, NULL,
+       NULL, NULL
   FROM verdicts WHERE verdict = 'try' AND seen_end_reason IN (0, 3, 5) AND NOT is_own

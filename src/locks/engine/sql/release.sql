@@ -7,7 +7,8 @@ WITH clock AS MATERIALIZED (
 ), observed AS (
   SELECT i.namespace_id, i.name, i.account_id, i.lease_id AS proof,
          e.reason AS ended_by, l.account_id AS seen_account_id, l.token_id, l.fencing_token,
-         l.lease_id, l.lease_ms, l.needs_proof, l.end_reason, l.gated,
+         l.lease_id, l.lease_ms, l.needs_proof, l.end_reason, l.gated, l.acquired_at,
+         l.expires_at,
          -- Only a proof that is missing is judged by it: the rest is decided under the row lock.
          CASE WHEN i.lease_id IS NULL AND l.needs_proof
               THEN lease_is_live(l.expires_at, l.end_reason, greatest(l.lease_ms, l.renewed_ms),
@@ -51,18 +52,20 @@ WITH clock AS MATERIALIZED (
   WHERE l.fencing_token = excluded.fencing_token AND l.end_reason = 0 AND NOT l.gated
     AND (excluded.needs_proof OR NOT l.needs_proof)
     AND clock_timestamp() <= $5::timestamptz
-  RETURNING l.namespace_id, l.name, l.lease_id, l.expires_at, l.end_reason
+  RETURNING l.namespace_id, l.name, l.lease_id, l.fencing_token, l.acquired_at, l.expires_at,
+            l.end_reason
 )
 SELECT namespace_id AS "namespace_id!", name AS "name!",
        CASE end_reason WHEN 1 THEN 'done' WHEN 5 THEN 'hold_limit' ELSE 'expired' END
-         AS "verdict!", lease_id, NULL::bigint AS fencing_token,
-       NULL::timestamptz AS acquired_at, expires_at, NULL::integer AS lease_ms,
-       NULL::integer AS max_hold_ms, NULL::timestamptz AS written_at, NULL::text AS holder,
-       NULL::jsonb AS metadata
+         AS "verdict!", lease_id, fencing_token, acquired_at, expires_at,
+       NULL::integer AS lease_ms, NULL::integer AS max_hold_ms, NULL::timestamptz AS written_at,
+       NULL::text AS holder, NULL::jsonb AS metadata
   FROM written_rows
 UNION ALL
 -- Only under the gate is the lock handed over to its first waiter.
 SELECT namespace_id, name,
        CASE WHEN gated AND (verdict = 'try' OR verdict = 'unknown' AND proof IS NOT NULL)
-            THEN 'gated' ELSE verdict END, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
+            THEN 'gated' ELSE verdict END, lease_id,
+       CASE WHEN ended_by IS NULL THEN fencing_token END, acquired_at, expires_at, NULL, NULL, NULL,
+       NULL, NULL
   FROM verdicts WHERE verdict <> 'try' OR gated

@@ -64,7 +64,8 @@ WITH clock AS MATERIALIZED (
     mark_token = CASE WHEN l.lease_id = excluded.lease_id AND l.account_id = excluded.account_id
                       THEN l.mark_token ELSE nextval('lock_fence') END
   WHERE clock_timestamp() <= $6::timestamptz AND NOT l.gated
-  RETURNING l.namespace_id, l.name, l.account_id, l.lease_id, l.end_reason
+  RETURNING l.namespace_id, l.name, l.account_id, l.lease_id, l.end_reason, l.fencing_token,
+            l.acquired_at, l.expires_at
 ), marks AS (
   -- A lease that the row still has is remembered there, one that it had before already here.
   INSERT INTO lease_ends (account_id, lease_id, namespace_id, name, ended_at, reason)
@@ -83,16 +84,18 @@ SELECT namespace_id AS "namespace_id!", name AS "name!",
        CASE end_reason WHEN 0 THEN 'renewed' WHEN 1 THEN 'released' WHEN 2 THEN 'broken'
                        WHEN 3 THEN 'expired' WHEN 5 THEN 'hold_limit'
                        ELSE 'never_granted' END AS "verdict!",
-       account_id AS "account_id?", lease_id AS "lease_id?"
+       account_id AS "account_id?", lease_id AS "lease_id?", fencing_token AS "fencing_token?",
+       acquired_at AS "acquired_at?", expires_at AS "expires_at?"
   FROM written_rows
 UNION ALL
 SELECT namespace_id, name,
        CASE reason WHEN 1 THEN 'released' WHEN 2 THEN 'broken' WHEN 3 THEN 'superseded'
                    WHEN 5 THEN 'hold_limit' WHEN 6 THEN 'expired'
-                   ELSE 'never_granted' END, account_id, lease_id
+                   ELSE 'never_granted' END, account_id, lease_id, NULL, NULL, NULL
   FROM remembered
 UNION ALL
 -- Only under the gate is the lock handed over to its first waiter.
-SELECT namespace_id, name, 'gated', account_id, lease_id FROM input WHERE gated
+SELECT namespace_id, name, 'gated', account_id, lease_id, NULL, NULL, NULL
+  FROM input WHERE gated
 UNION ALL
-SELECT namespace_id, name, 'never_granted', NULL, NULL FROM marks
+SELECT namespace_id, name, 'never_granted', NULL, NULL, NULL, NULL, NULL FROM marks

@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::lost;
+use crate::events::EventKind;
 use crate::id::{AccountId, NamespaceId};
+use crate::locks::engine::events::EndedLease;
 use crate::locks::engine::gate::{Claim, GateNews, GateOperation, GateOutcome, GateRequest};
 use crate::locks::engine::request::Outcomes;
 use crate::locks::{Acquire, BrokenLease, Lease, LockKey, LockName, Mode};
@@ -39,6 +41,21 @@ impl GateRow {
             namespace_id: NamespaceId(self.namespace_id),
             name: LockName::new(&self.name).ok()?,
         })
+    }
+
+    /// The lease as one that has ended.
+    fn ended(&self) -> EndedLease {
+        let limit = self
+            .max_hold_ms
+            .map(|ms| TimeDelta::milliseconds(ms.into()));
+        let limit = limit.zip(self.acquired_at);
+        EndedLease {
+            lease_id: self.lease_id,
+            fencing_token: self.fencing_token,
+            acquired_at: self.acquired_at,
+            ended_at: self.expires_at,
+            is_held_out: limit.is_some_and(|(limit, at)| self.expires_at >= Some(at + limit)),
+        }
     }
 
     fn mode(&self) -> Mode {
@@ -193,7 +210,10 @@ pub(in crate::locks::engine) async fn decide(
     for row in rows {
         let at = row.request.and_then(|n| usize::try_from(n - 1).ok());
         match at {
-            Some(at) => add_outcome(&mut outcomes[at], row.outcome(requests[at])),
+            Some(at) => {
+                news.add_end(&row, requests[at]);
+                add_outcome(&mut outcomes[at], row.outcome(requests[at]));
+            }
             None => news.add(row),
         }
     }
@@ -211,9 +231,26 @@ fn add_outcome(outcome: &mut Option<GateOutcome>, next: Option<GateOutcome>) {
 }
 
 impl GateNews {
+    /// Adds the lease that a request ended. A lease that nobody received has no event.
+    fn add_end(&mut self, row: &GateRow, request: &GateRequest) {
+        let kind = match (&request.operation, row.outcome.as_str()) {
+            (GateOperation::Release { .. }, "done") => EventKind::Released,
+            (GateOperation::Break { .. }, "broken_now") => EventKind::Broken,
+            _ => return,
+        };
+        self.ended.extend(row.ended().event(&request.key, kind));
+    }
+
     fn add(&mut self, row: GateRow) {
         match row.outcome.as_str() {
-            "lapsed" => self.lapsed += 1,
+            verdict @ ("lapsed" | "superseded") => {
+                self.lapsed += u64::from(verdict == "lapsed");
+                let ended = row.ended();
+                let event = row
+                    .key()
+                    .and_then(|key| ended.event(&key, EventKind::Expired));
+                self.ended.extend(event);
+            }
             "claim_lapsed" => self.claims_lapsed += 1,
             "next_end" => {
                 let ms = row.expires_in_ms.unwrap_or_default().max(0);

@@ -42,12 +42,15 @@
 //!
 //! `LockedRelease` has a statement without step 1: it decides under the row lock alone.
 //!
+//! Statements that end leases also say which ones, for the events of private namespaces.
+//!
 //! Callers pass each key once, in ascending order: every node locks rows in that order. The arrays
 //! are unfolded in a `SELECT`: as functions in `FROM` each would be stored whole before the first
 //! row comes out.
 
 pub(super) mod gate;
 pub(super) mod members;
+mod releases;
 pub(super) mod together;
 pub(super) mod waiting;
 
@@ -56,11 +59,13 @@ use serde_json::Value;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::request::{FastOutcome, LockRequest, LockedRelease, Outcomes};
-use crate::locks::{
-    Acquire, AcquireOutcome, Heartbeat, HeartbeatOutcome, Lease, Lost, Mode, Release,
-    ReleaseOutcome,
-};
+use super::events::EndedLease;
+use super::request::{FastOutcome, LockRequest, Outcomes};
+use crate::events::{EventKind, NewEvent};
+use crate::locks::{Acquire, AcquireOutcome, Heartbeat, HeartbeatOutcome, Lease, Lost, Mode};
+
+pub use releases::release;
+pub(super) use releases::{release_noting, release_under_lock};
 
 /// A grant that waited for another transaction on a new row was written before the wait, not after
 /// it. It is retried (and so renewed) if it is short by more than this, milliseconds.
@@ -107,6 +112,17 @@ impl LeaseRow {
         (self.namespace_id, &self.name)
     }
 
+    /// The lease as one that has ended.
+    fn ended(&self) -> EndedLease {
+        EndedLease {
+            lease_id: self.lease_id,
+            fencing_token: self.fencing_token,
+            acquired_at: self.acquired_at,
+            ended_at: self.expires_at,
+            is_held_out: self.verdict == "held_out",
+        }
+    }
+
     /// The lease, if it now lasts for as long as was requested, or to its hold limit (P11).
     fn lease(self, requested_ms: i32) -> Option<Lease> {
         let (acquired_at, expires_at) = (self.acquired_at?, self.expires_at?);
@@ -148,23 +164,26 @@ fn lost(verdict: &str) -> Option<Lost> {
     }
 }
 
-/// Aligns the rows of a result, which come in any order, to the requests, which are in key order.
+/// The place of a row among the requests, which are in key order.
+fn place_of<R: LockRequest>(requests: &[&R], row_key: (i64, &str)) -> Option<usize> {
+    let found = requests.binary_search_by(|request| {
+        let key = request.key();
+        (key.namespace_id.0, key.name.as_str()).cmp(&row_key)
+    });
+    found.ok()
+}
+
+/// Aligns the rows of a result, which come in any order, to the requests.
 fn align_to_requests<R: LockRequest, Row>(
     requests: &[&R],
     rows: Vec<Row>,
     key_of: impl Fn(&Row) -> (i64, &str),
-    outcome_of: impl Fn(&R, Row) -> Option<R::Outcome>,
+    mut outcome_of: impl FnMut(&R, Row) -> Option<R::Outcome>,
 ) -> Outcomes<R> {
     let mut outcomes: Outcomes<R> = requests.iter().map(|_| None).collect();
     for row in rows {
-        let row_key = key_of(&row);
-        let found = requests.binary_search_by(|request| {
-            let key = request.key();
-            (key.namespace_id.0, key.name.as_str()).cmp(&row_key)
-        });
-        if let Ok(at) = found {
-            // A lock that was taken over has a row about the lease before as well, which is no
-            // verdict.
+        if let Some(at) = place_of(requests, key_of(&row)) {
+            // Of the rows about one lock, at most one has a verdict.
             outcomes[at] = outcome_of(requests[at], row).or(outcomes[at].take());
         }
     }
@@ -231,9 +250,19 @@ pub async fn acquire(
     requests: &[&Acquire],
     latest_at: DateTime<Utc>,
 ) -> sqlx::Result<Vec<Option<FastOutcome<AcquireOutcome>>>> {
+    let (outcomes, _) = acquire_noting(connection, requests, latest_at).await?;
+    Ok(outcomes)
+}
+
+/// As [`acquire`], with the lapsed leases whose locks were taken over.
+pub(super) async fn acquire_noting(
+    connection: &mut PgConnection,
+    requests: &[&Acquire],
+    latest_at: DateTime<Utc>,
+) -> sqlx::Result<(Outcomes<Acquire>, Vec<NewEvent>)> {
     let columns = AcquireColumns::of(requests);
     let requested_ms: Vec<Option<i32>> = requests.iter().map(|r| r.requested_ms).collect();
-    let rows = sqlx::query_file_as!(
+    let mut rows = sqlx::query_file_as!(
         LeaseRow,
         "src/locks/engine/sql/acquire.sql",
         &columns.namespace_ids,
@@ -251,13 +280,14 @@ pub async fn acquire(
     )
     .fetch_all(connection)
     .await?;
-    let expiries = rows.iter().filter(|row| row.verdict == "lapsed").count();
-    metrics::counter!("lockable_expiries_total").increment(expiries as u64);
-    Ok(align_to_requests(
-        requests,
-        rows,
-        LeaseRow::key,
-        |request, row| match row.verdict.as_str() {
+    let lapsed: Vec<LeaseRow> = rows
+        .extract_if(.., |row| {
+            matches!(row.verdict.as_str(), "lapsed" | "held_out")
+        })
+        .collect();
+    metrics::counter!("lockable_expiries_total").increment(lapsed.len() as u64);
+    let outcomes = align_to_requests(requests, rows, LeaseRow::key, |request, row| {
+        match row.verdict.as_str() {
             "granted" => {
                 // A grant is as long as was requested; a repetition renews by the length granted,
                 // unless the request names a length of its own.
@@ -269,8 +299,20 @@ pub async fn acquire(
             "ended" => Some(FastOutcome::Decided(AcquireOutcome::LeaseEnded)),
             "gated" => Some(FastOutcome::Gated),
             _ => None,
-        },
-    ))
+        }
+    });
+    let taken_over = |row: LeaseRow| {
+        let at = place_of(requests, row.key())?;
+        // A race may have been lost: then the lease may have been renewed.
+        match &outcomes[at] {
+            Some(FastOutcome::Decided(AcquireOutcome::Granted(_))) => {
+                row.ended().event(&requests[at].key, EventKind::Expired)
+            }
+            _ => None,
+        }
+    };
+    let ended = lapsed.into_iter().filter_map(taken_over).collect();
+    Ok((outcomes, ended))
 }
 
 /// Grants each lock that has no row, at less cost than [`acquire`]: it observes nothing first, and
@@ -372,94 +414,6 @@ pub async fn heartbeat(
             verdict => lost(verdict)
                 .map(HeartbeatOutcome::Lost)
                 .map(FastOutcome::Decided),
-        },
-    ))
-}
-
-/// Ends each lease that lives and is the account's: by its id, or without one where it needs none.
-/// The row stays. Outcomes are in the order of the requests; `None`: it lost a race, retry it.
-///
-/// # Errors
-/// If the database is unavailable or its answer is lost: then nothing is known, and a retry with a
-/// lease id is safe.
-pub async fn release(
-    connection: &mut PgConnection,
-    requests: &[&Release],
-    latest_at: DateTime<Utc>,
-) -> sqlx::Result<Vec<Option<FastOutcome<ReleaseOutcome>>>> {
-    let columns = ProofColumns::of(requests, |request| request.lease_id);
-    let rows = sqlx::query_file_as!(
-        LeaseRow,
-        "src/locks/engine/sql/release.sql",
-        &columns.namespace_ids,
-        &columns.names as &[&str],
-        &columns.account_ids,
-        &columns.lease_ids as &[Option<Uuid>],
-        latest_at,
-    )
-    .fetch_all(connection)
-    .await?;
-    Ok(align_to_requests(
-        requests,
-        rows,
-        LeaseRow::key,
-        |request, row| match row.verdict.as_str() {
-            "done" => Some(FastOutcome::Decided(ReleaseOutcome::Released)),
-            // Repeated after a lost answer: the first execution released it (P6).
-            "released" if request.lease_id.is_some() => {
-                Some(FastOutcome::Decided(ReleaseOutcome::Released))
-            }
-            "gated" => Some(FastOutcome::Gated),
-            verdict => lost(verdict)
-                .map(ReleaseOutcome::Lost)
-                .map(FastOutcome::Decided),
-        },
-    ))
-}
-
-/// Ends each lease by its id, or marks the id so that it is never granted: decided under the row's
-/// lock alone. Outcomes are in the order of the requests; `None`: it came too late, retry it.
-pub(super) async fn release_under_lock(
-    connection: &mut PgConnection,
-    requests: &[&LockedRelease],
-    latest_at: DateTime<Utc>,
-) -> sqlx::Result<Outcomes<LockedRelease>> {
-    let namespace_ids: Vec<i64> = requests.iter().map(|r| r.key.namespace_id.0).collect();
-    let names: Vec<&str> = requests.iter().map(|r| r.key.name.as_str()).collect();
-    let account_ids: Vec<i64> = requests.iter().map(|r| r.account_id.0).collect();
-    let lease_ids: Vec<Uuid> = requests.iter().map(|r| r.lease_id).collect();
-    let are_clients: Vec<bool> = requests.iter().map(|r| r.is_clients).collect();
-    let rows = sqlx::query_file!(
-        "src/locks/engine/sql/release_under_lock.sql",
-        &namespace_ids,
-        &names as &[&str],
-        &account_ids,
-        &lease_ids,
-        &are_clients,
-        latest_at,
-    )
-    .fetch_all(connection)
-    .await?;
-    Ok(align_to_requests(
-        requests,
-        rows,
-        |row| (row.namespace_id, row.name.as_str()),
-        |request, row| {
-            let is_fresh_mark = row.lease_id.is_none();
-            let is_own = row.account_id == Some(request.account_id.0)
-                && row.lease_id == Some(request.lease_id);
-            let outcome = match row.verdict.as_str() {
-                "gated" => return Some(FastOutcome::Gated),
-                "released" if is_own => Some(ReleaseOutcome::Released),
-                // Renewed since the grant, and to be ended only if not.
-                "renewed" if is_own => Some(ReleaseOutcome::Lost(Lost::Unknown)),
-                verdict if is_own || is_fresh_mark => lost(verdict).map(ReleaseOutcome::Lost),
-                // Another lease has the row: the memory of ended leases decides. Where that changed
-                // since the snapshot there is no verdict. A drawn id is not remembered.
-                _ if request.is_clients => None,
-                _ => Some(ReleaseOutcome::Lost(Lost::NeverGranted)),
-            };
-            outcome.map(FastOutcome::Decided)
         },
     ))
 }

@@ -24,6 +24,7 @@ use super::gate::{Claim, GateNews, GateRequest, Place};
 use super::metric;
 use super::queue::Queues;
 use super::request::{AnyRequest, COMPENSATION_DEADLINE, Pending};
+use crate::events::Recorder;
 use crate::id::AccountId;
 use crate::locks::{Acquire, EngineError, LockKey};
 
@@ -48,6 +49,7 @@ pub(super) struct Waiting {
     left: Notify,
     is_stopping: AtomicBool,
     notices: mpsc::UnboundedSender<Claim>,
+    recorder: Recorder,
 }
 
 #[derive(Debug, Default)]
@@ -116,7 +118,7 @@ impl Signal {
 }
 
 impl Waiting {
-    pub(super) fn new(queues: Queues) -> (Arc<Self>, Notices) {
+    pub(super) fn new(queues: Queues, recorder: Recorder) -> (Arc<Self>, Notices) {
         let (notices, claims) = mpsc::unbounded_channel();
         let waiting = Arc::new(Self {
             node_id: rand::random::<i64>() & i64::MAX,
@@ -127,6 +129,7 @@ impl Waiting {
             left: Notify::new(),
             is_stopping: AtomicBool::new(false),
             notices,
+            recorder,
         });
         (waiting, Notices(claims))
     }
@@ -237,6 +240,7 @@ impl Waiting {
 
     /// Applies what a batch of requests to gates did beside their outcomes.
     pub(super) fn apply(&self, news: GateNews) {
+        self.recorder.record(news.ended);
         if !news.claims.is_empty() {
             metrics::counter!(metric::HANDOVERS).increment(news.claims.len() as u64);
         }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::{Signal, Waiting};
 use crate::locks::engine::gate::{GateOperation, GateOutcome, GateRequest, Place};
-use crate::locks::engine::metric;
+use crate::locks::engine::{events, metric};
 use crate::locks::{Acquire, AcquireOutcome, EngineError, Lease};
 
 /// A waiter. When it is dropped without an outcome, because its client has gone, it gives up its
@@ -131,7 +131,10 @@ impl Waiter {
             step = match outcome {
                 Ok(GateOutcome::Granted(lease)) if is_fresh(asked_at, &lease) => {
                     self.has_left = true;
-                    return Ok(AcquireOutcome::Granted(self.granted(lease, asked_at)));
+                    let lease = self.granted(lease, asked_at);
+                    let event = events::granted(&self.place.acquire, &lease);
+                    self.waiting.recorder.record(event);
+                    return Ok(AcquireOutcome::Granted(lease));
                 }
                 Ok(GateOutcome::Granted(_)) if is_time_up => Step::Leave,
                 Ok(GateOutcome::Granted(_)) => Step::Confirm,

@@ -59,10 +59,10 @@ codes! {
     /// place.
     InvalidBody = ("invalid-body", BAD_REQUEST, "Invalid body");
     /// There is no `Authorization` header. Send the API token as the user name of HTTP basic
-    /// authentication.
+    /// authentication; version 2 takes `Bearer` too.
     CredentialsMissing = ("credentials-missing", UNAUTHORIZED, "No API token");
     /// The `Authorization` header is not what it has to be: `Basic` and base64 of the token and a
-    /// colon.
+    /// colon, or in version 2 `Bearer` and the token.
     CredentialsMalformed = ("credentials-malformed", UNAUTHORIZED, "Malformed credentials");
     /// The API token is unknown, revoked or expired, or its account is suspended. Which of them is
     /// never said.

@@ -174,8 +174,8 @@ async fn a_crowd_is_served_in_order_though_clients_hang_up_at_every_point_of_the
     assert!(hung_up > 100, "{served} served, {hung_up} hung up");
 }
 
-/// One of a hundred takes the lock and is never heard of again: the others get it when its lease has
-/// lapsed.
+/// One of a hundred takes the lock and is never heard of again: the others get it when its lease
+/// has lapsed.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crowd_is_served_in_order_though_holders_die() {
     let crowd = crowd().await;

@@ -19,6 +19,7 @@ mod client_status;
 mod client_status_node;
 mod client_waiting;
 mod client_watch;
+mod client_watch_node;
 mod client_world;
 mod connections;
 mod embedded;

@@ -213,7 +213,7 @@ def waiting(bench, quick):
     """Waiting in line: from the end of a lease to the next waiter's response, hand-overs a second,
     the memory of those who wait, and what a wait costs where there is nothing to wait for.
     """
-    seconds = 3 if quick else 8
+    seconds = 3 if quick else 4
     bench.stop("bare")
 
     def line(locks, connections, **more):
@@ -223,7 +223,7 @@ def waiting(bench, quick):
         return measure.acquire(bench, connections, seconds, query=query)
 
     results = rounds(
-        2 if quick else 5,
+        2 if quick else 3,
         [
             # A connection for each holder, too; one whose lease lapses waits again meanwhile.
             ("kept 5 ms, 1 lock", lambda: line(1, 1001, hold_ms=5)),
@@ -237,7 +237,7 @@ def waiting(bench, quick):
             ("wait 256", lambda: join(256, "?wait_ms=1000")),
         ],
     )
-    results["crowd"] = [measure.crowd(bench, 10_000, 1000) for _ in range(1 if quick else 3)]
+    results["crowd"] = [measure.crowd(bench, 10_000, 1000) for _ in range(1 if quick else 2)]
     for one in results["crowd"]:
         print(
             f"  {one['waiters']:,.0f} requests that wait: {one['bytes_each']:,.0f} bytes each "

@@ -70,8 +70,8 @@ pub struct Acquire {
     pub requested_ms: Option<i32>,
     /// A label for people, at most 256 bytes.
     pub holder: Option<String>,
-    /// JSON for programs, at most 4 KiB.
-    pub metadata: Option<Value>,
+    /// JSON for programs, at most 4 KiB. In a box: few requests have any, and thousands may wait.
+    pub metadata: Option<Box<Value>>,
     /// How many leases may hold the lock beside this one.
     pub mode: Mode,
     /// How long after its grant the lease can be renewed at most, milliseconds (P11). `None`: for
@@ -255,7 +255,7 @@ pub struct Lease {
     /// The client's label for people, as it was granted.
     pub holder: Option<String>,
     /// The client's JSON for programs, as it was granted.
-    pub metadata: Option<Value>,
+    pub metadata: Option<Box<Value>>,
 }
 
 /// Why there is no lease to renew or release.

@@ -121,7 +121,7 @@ impl LeaseBody {
             expires_at: lease.expires_at,
             waited_ms: lease.waited_ms,
             holder: lease.holder,
-            metadata: lease.metadata,
+            metadata: lease.metadata.map(|metadata| *metadata),
         }
     }
 

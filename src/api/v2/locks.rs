@@ -165,7 +165,8 @@ fn acquire_request(lock: &OfLock, body: AcquireBody) -> Result<Acquire, Problem>
             .metadata
             .map(fields::metadata)
             .transpose()
-            .map_err(refused)?,
+            .map_err(refused)?
+            .map(Box::new),
         mode: fields::mode(body.mode.as_deref(), body.limit).map_err(refused)?,
         max_hold_ms: body
             .max_hold_ms

@@ -44,7 +44,7 @@ async fn only_locks_without_a_row_are_granted_and_rows_stay_as_they_are() {
     let mut labelled = acquire(BOB, "g-new", Some(Uuid::new_v4()));
     labelled.lease_ms = 5_000;
     labelled.holder = Some("builder".to_owned());
-    labelled.metadata = Some(serde_json::json!({"build": 7}));
+    labelled.metadata = Some(Box::new(serde_json::json!({"build": 7})));
     labelled.requested_ms = Some(5_000);
     let requests = [
         acquire(BOB, "a-new", None),

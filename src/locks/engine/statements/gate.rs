@@ -76,7 +76,7 @@ impl GateRow {
             max_hold_ms: self.max_hold_ms,
             waited_ms: 0,
             holder: self.holder,
-            metadata: self.metadata,
+            metadata: self.metadata.map(Box::new),
         })
     }
 
@@ -167,7 +167,7 @@ pub(in crate::locks::engine) async fn decide(
         .collect();
     let metadata: Vec<Option<&serde_json::Value>> = acquires
         .iter()
-        .map(|acquire| acquire.and_then(|acquire| acquire.metadata.as_ref()))
+        .map(|acquire| acquire.and_then(|acquire| acquire.metadata.as_deref()))
         .collect();
     let attachments: Vec<i64> = requests
         .iter()

@@ -49,7 +49,7 @@ impl MemberRow {
             max_hold_ms: self.max_hold_ms,
             waited_ms: 0,
             holder: self.holder,
-            metadata: self.metadata,
+            metadata: self.metadata.map(Box::new),
         })
     }
 }

@@ -144,7 +144,7 @@ impl LeaseRow {
             max_hold_ms: self.max_hold_ms,
             waited_ms: 0,
             holder: self.holder,
-            metadata: self.metadata,
+            metadata: self.metadata.map(Box::new),
         })
     }
 }
@@ -215,7 +215,7 @@ impl<'a> AcquireColumns<'a> {
             needs_proof: requests.iter().map(|r| r.needs_proof).collect(),
             lease_ms: requests.iter().map(|r| r.lease_ms).collect(),
             holders: requests.iter().map(|r| r.holder.as_deref()).collect(),
-            metadata: requests.iter().map(|r| r.metadata.as_ref()).collect(),
+            metadata: requests.iter().map(|r| r.metadata.as_deref()).collect(),
             max_hold_ms: requests.iter().map(|r| r.max_hold_ms).collect(),
         }
     }

@@ -92,7 +92,7 @@ pub(in crate::locks::engine) async fn acquire_all(
             max_hold_ms: row.max_hold_ms,
             waited_ms: 0,
             holder: row.holder.clone(),
-            metadata: row.metadata.clone(),
+            metadata: row.metadata.clone().map(Box::new),
         })
     };
     let leases: Option<Vec<Lease>> = request.names.iter().map(lease).collect();

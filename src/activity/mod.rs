@@ -20,7 +20,7 @@ pub use store::{list, record, record_failed_sign_in, sweep};
 /// it are counted in the newest one, so that a guesser cannot fill the table.
 pub const MAX_FAILED_SIGN_INS_A_DAY: i64 = 20;
 
-/// What happened to an account.
+/// An act on an account.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
     /// A browser signed in.

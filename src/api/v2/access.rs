@@ -1,4 +1,4 @@
-//! Who asks, and about which namespace or lock: credentials, rate, and the parts of the path.
+//! The caller and the namespace or lock of a request: credentials, rate, the parts of the path.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -184,7 +184,7 @@ impl Namespace {
 /// The namespace in the path of a request: `/v2/namespaces/{namespace}/…`.
 #[derive(Debug)]
 pub struct InNamespace {
-    /// Who asks.
+    /// The request of a verified caller.
     pub access: Access,
     /// The namespace.
     pub namespace: Namespace,
@@ -205,7 +205,7 @@ impl FromRequestParts<Arc<Api>> for InNamespace {
 /// The lock in the path of a request: `/v2/namespaces/{namespace}/locks/{name}…`.
 #[derive(Debug)]
 pub struct OfLock {
-    /// Who asks.
+    /// The request of a verified caller.
     pub access: Access,
     /// The lock's namespace.
     pub namespace: Namespace,
